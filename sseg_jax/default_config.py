@@ -1,0 +1,162 @@
+"""Every field of a run, with its default, its reason and its source.
+
+The defaults are the published recipe as far as it is known (S-Seg, CVPR 2025,
+section given as "§"), and the nearest relative's value where it is not. Files
+in `configs/` import `get_config` and state their differences only.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the default configuration: the paper's model at batch 4096."""
+  c = ml_collections.ConfigDict()
+
+  # "sseg" learns from captions and pseudo-masks (the paper). "supervised"
+  # trains the same network on the records' label maps: the ceiling in
+  # comparisons.
+  c.task = "sseg"
+  c.seed = 0
+  # 30 epochs (as GroupViT) of the 11,156,203 pairs of CC12M that GroupViT could
+  # fetch, at batch 4096. The configs of other mixtures restate it.
+  c.total_steps = 81_690
+  c.batch_size = 4096
+  c.image_size = 224  # training crop; a multiple of the backbone's stride
+  # Type of the matrix products; parameters, losses, softmax, matching and
+  # K-means stay float32 whatever stands here.
+  c.dtype = "bfloat16"
+
+  c.model = ml_collections.ConfigDict()
+  c.model.backbone = "swin_s"  # see models/backbones.py for the registry
+  c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
+  c.model.pixel_decoder = "fpn"  # MaskFormer's BasePixelDecoder
+  c.model.memory = "res5"  # the level that queries attend to (§3.2: the lowest)
+  c.model.hidden_dim = 256  # §4.1
+  c.model.mask_dim = 256
+  c.model.num_queries = 64  # §4.1
+  c.model.decoder_layers = 6  # §4.1
+  c.model.num_heads = 8
+  c.model.ffn_dim = 2048
+  c.model.dropout = 0.1
+  # Mask losses on every decoder layer, as MaskFormer does; the contrastive loss
+  # always takes the last layer alone.
+  c.model.deep_supervision = True
+  # What a query is embedded from. "decoder": its feature after the decoder, the
+  # paper's form. "mask_pooled": pixel features averaged under its own mask.
+  c.model.query_embedding = "decoder"
+  # "mask_pooled" only: what is pooled, levels joined by "+". "res2" to "res5"
+  # are the backbone's, "pixel" is the pixel decoder's output (stride 4), which
+  # has seen the whole picture through its deepest level.
+  c.model.pool_feature = "pixel"
+  # "mask_pooled" only: "soft" pools under the mask's probabilities, "hard"
+  # under the pixels where no other query's logit is higher. "pseudo" pools
+  # where the probability is over one half; while training, the picture's
+  # embedding comes from the pseudo-masks, which are right from the first step.
+  c.model.pool_masks = "soft"
+  # "mask_pooled" only: tells the projection the outline of the mask as well.
+  c.model.pool_outline = False
+  # Which queries the mean over queries counts: "all" (the paper) or "owners",
+  # those whose logit is the highest at some pixel.
+  c.model.counted_queries = "all"
+  # Where the mean over queries is taken: "before" the projection (§3.5, the
+  # paper's form) or "after" it, so that each query is projected on its own.
+  c.model.mean = "before"
+  # Unit length for each query's embedding before the mean (mean="after" only).
+  c.model.normalize_queries = False
+  c.model.embed_dim = 256  # the joint space; GroupViT's output_dim
+  c.model.proj_hidden = 4096  # GroupViT's ProjectMLP
+  c.model.proj_norm = "bn"  # "bn" over the global batch, "ln" or "none"
+
+  c.text = ml_collections.ConfigDict()
+  c.text.layers = 12  # §4.1
+  c.text.width = 256  # §4.1
+  c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
+  c.text.context_length = 77
+  c.text.dropout = 0.0
+
+  c.pseudo_masks = ml_collections.ConfigDict()
+  c.pseudo_masks.generator = "pixels"  # see pseudo_masks/generator.py
+  c.pseudo_masks.k = 8  # as GroupViT's last stage
+  c.pseudo_masks.stride = 8  # "pixels": image pixels a token (paper, Table 1)
+  c.pseudo_masks.mode = "online"  # "online": inside the step; "cached": records
+  c.pseudo_masks.weights = ""  # path of the frozen network's weights
+  c.pseudo_masks.iterations = 10  # Lloyd iterations, fixed
+  c.pseudo_masks.metric = "euclidean"  # or "cosine"
+  c.pseudo_masks.init = "kmeans++"  # or "farthest"
+  c.pseudo_masks.position_weight = 0.5  # "pixels": weight of the position term
+  c.pseudo_masks.majority_passes = 0  # "pixels": 3x3 votes against specks
+  # "pixels": clusters closer than this are one mask; 0 keeps all k (the paper).
+  c.pseudo_masks.merge_distance = 0.0
+  c.pseudo_masks.median_passes = 0  # "pixels": 3x3 medians against fine texture
+
+  c.loss = ml_collections.ConfigDict()
+  c.loss.mask = 1.0  # §3.6
+  c.loss.contrastive = 1.0  # §3.6
+  c.loss.dice = 1.0  # §3.6
+  c.loss.focal = 20.0  # §3.6
+  c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
+  c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
+
+  c.optim = ml_collections.ConfigDict()
+  c.optim.peak_lr = 5e-4
+  c.optim.start_lr = 1.25e-6  # GroupViT's 4e-6, scaled by 5e-4 / 1.6e-3
+  c.optim.end_lr = 1.25e-5  # GroupViT's 4e-5, scaled alike
+  c.optim.warmup_steps = 5446  # 2 epochs of CC12M, inside total_steps
+  c.optim.b1 = 0.9
+  c.optim.b2 = 0.999
+  c.optim.eps = 1e-8
+  # None on biases, norms, embeddings, positions, queries, relative-position
+  # tables and the logit scale (GroupViT, MaskFormer's Swin recipe).
+  c.optim.weight_decay = 0.05
+  c.optim.clip_norm = 5.0  # global norm, GroupViT; 0 switches it off
+
+  c.data = ml_collections.ConfigDict()
+  # "records": TFRecords with a manifest, as `sseg_jax.prepare` writes them, in
+  # the folders `train` (comma-separated). "shapes": the embedded data set,
+  # written to the work directory at the start of the run.
+  c.data.source = "records"
+  c.data.train = ""
+  c.data.val = ""  # held-out pairs for retrieval; optional
+  # Parts of the global order; divides the batch (pipeline.py).
+  c.data.lanes = 64
+  c.data.shuffle_window = 4096  # records permuted together
+  c.data.crop_scale = (0.4, 1.0)  # area share of the random crop (OVSegmentor)
+  c.data.crop_ratio = (3 / 4, 4 / 3)
+  c.data.flip = 0.5
+  # Share of the strongest photometric change (brightness, contrast, saturation,
+  # hue); 0 switches it off. The student's view alone is altered.
+  c.data.photometric = 0.0
+  c.data.word_dropout = 0.0  # share of a caption's words left out at random
+  c.data.max_bad_share = 0.05  # of records unreadable before the run stops
+  c.data.threads = 8
+  # "shapes" only.
+  c.data.shapes = ml_collections.ConfigDict()
+  c.data.shapes.train_size = 16_384
+  c.data.shapes.eval_size = 256  # pictures of each held-out split
+  c.data.shapes.hard_share = 0.5  # of the training pictures, from the hard kind
+
+  c.mesh = ml_collections.ConfigDict()
+  c.mesh.data = -1  # devices along the batch; -1: all that fsdp leaves
+  c.mesh.fsdp = 1  # devices over which parameters are split
+
+  c.checkpoint = ml_collections.ConfigDict()
+  c.checkpoint.every_steps = 1000
+  c.checkpoint.every_minutes = 30.0
+  c.checkpoint.keep = 3
+
+  c.log_every_steps = 50
+  c.max_bad_steps = 20  # steps in a row with a non-finite loss before the stop
+
+  c.evaluate = ml_collections.ConfigDict()
+  c.evaluate.every_steps = 5000
+  # Comma-separated benchmarks evaluated between steps and at the end; "shapes"
+  # or NAME=FOLDER pairs as `sseg_jax.evaluate --benchmarks` takes them.
+  c.evaluate.benchmarks = ""
+  c.evaluate.max_images = 0  # of each benchmark between steps; 0: all
+  c.evaluate.image_size = 448  # short side at test (§4.1)
+  c.evaluate.stride = 224  # of the sliding window; its size is image_size
+  c.evaluate.combiner = "mean"  # "mean", "sum" or "hard" (segmenter.py)
+  c.evaluate.background_threshold = 0.95  # default until one is chosen
+  c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
+  c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
+  return c

@@ -1,0 +1,83 @@
+"""Settings and fixtures that all tests share."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+# Before anything imports JAX: the suite measures correctness, not devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+  """Folder of real pictures, masks and weights beside the repository."""
+  path = ROOT.parent / "shared"
+  if not path.is_dir():
+    pytest.skip("needs the folder `shared` beside the repository")
+  return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+  """Random numbers, the same in every run."""
+  return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tiny_config() -> ml_collections.ConfigDict:
+  """The default configuration, shrunk to compile in seconds on a CPU."""
+  return _tiny_config()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config() -> Callable[[], ml_collections.ConfigDict]:
+  """Makes what `tiny_config` is, for fixtures of a wider scope."""
+  return _tiny_config
+
+
+def _tiny_config() -> ml_collections.ConfigDict:
+  from sseg_jax import default_config
+
+  c = default_config.get_config()
+  c.batch_size = 8
+  c.total_steps = 10
+  c.image_size = 32
+  c.dtype = "float32"
+  c.model.backbone = "conv_tiny"
+  c.model.drop_path = 0.0
+  c.model.hidden_dim = 32
+  c.model.mask_dim = 32
+  c.model.num_queries = 8
+  c.model.decoder_layers = 2
+  c.model.num_heads = 4
+  c.model.ffn_dim = 64
+  c.model.embed_dim = 32
+  c.model.proj_hidden = 64
+  c.text.layers = 2
+  c.text.width = 32
+  c.text.num_heads = 2
+  c.text.context_length = 16
+  c.pseudo_masks.k = 4
+  c.pseudo_masks.stride = 4
+  c.optim.warmup_steps = 2
+  c.data.lanes = 4
+  c.data.shuffle_window = 16
+  c.data.threads = 1
+  c.data.shapes.train_size = 32
+  c.data.shapes.eval_size = 4
+  c.checkpoint.every_steps = 5
+  c.log_every_steps = 1
+  c.evaluate.every_steps = 10
+  c.evaluate.image_size = 32
+  c.evaluate.stride = 16
+  return c

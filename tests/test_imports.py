@@ -1,0 +1,163 @@
+"""The one-way order of imports, read off the syntax trees."""
+
+import ast
+import graphlib
+import pathlib
+import subprocess
+import sys
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "sseg_jax"
+
+# A row may import the rows below it, never those above; modules of one row may
+# import each other as long as they make no circle.
+ORDER = (
+  {
+    "main",
+    "predict",
+    "export",
+    "plan",
+    "prepare",
+    "demo",
+    "bench",
+    "ablations",
+  },
+  {"ablation_runs", "ablation_table"},
+  {"self_training"},
+  {"train"},
+  {"api"},
+  {"evaluate"},
+  {"checkpoint", "metrics", "data", "benchmarks", "baselines", "visualize"},
+  {"segmenter"},
+  {"windows"},
+  {"train_step"},
+  {"losses", "matching", "pseudo_masks", "optim"},
+  {"models"},
+  {
+    "sharding",
+    "tokenizer",
+    "prompts",
+    "default_config",
+    "palette",
+    "pictures",
+    "scoring",
+    "integrity",
+    "named_arrays",
+  },
+  {"errors"},
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+
+def _modules() -> dict[str, pathlib.Path]:
+  """Dotted name below the package -> file; "" is the package itself."""
+  modules = {}
+  for path in sorted(PACKAGE.rglob("*.py")):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    modules[".".join(p for p in parts if p != "__init__")] = path
+  return modules
+
+
+def _imports(tree: ast.AST, module: str, is_package: bool) -> set[str]:
+  """Everything the tree imports, anywhere in it, as absolute dotted names."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ""
+      if node.level:
+        parts = ["sseg_jax", *filter(None, module.split("."))]
+        parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
+        base = ".".join([*parts, *filter(None, [node.module])])
+      found |= {f"{base}.{alias.name}" for alias in node.names}
+  return found
+
+
+def _violations(module: str, imports: set[str]) -> list[str]:
+  top = module.split(".")[0]
+  wrong = []
+  for name in sorted(imports):
+    parts = name.split(".")
+    if parts[0] == "configs":
+      wrong.append(f"{module} imports {name}: nothing may import configs")
+    if parts[0] != "sseg_jax" or len(parts) < 2 or parts[1] == top:
+      continue
+    target = parts[1]
+    if target not in RANK:
+      continue  # a name of the package itself, as __version__
+    if RANK[target] < RANK.get(top, -1):
+      wrong.append(f"{module} imports {name}, which stands above it")
+    if top == "data" and target not in ("tokenizer", "errors"):
+      wrong.append(f"{module} imports {name}: data imports only tokenizer")
+  return wrong
+
+
+def test_every_module_has_a_place_in_the_order():
+  tops = {name.split(".")[0] for name in _modules()} - {""}
+  assert tops <= RANK.keys(), f"give {tops - RANK.keys()} a place in ORDER"
+
+
+def test_imports_go_one_way():
+  wrong = []
+  for module, path in _modules().items():
+    if not module:
+      continue  # the package's door: it imports `api` when asked for `load`
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    wrong += _violations(
+      module, _imports(tree, module, path.name == "__init__.py")
+    )
+  assert not wrong, "\n".join(wrong)
+
+
+def test_no_circles():
+  graph: dict[str, set[str]] = {}
+  for module, path in _modules().items():
+    top = module.split(".")[0]
+    if not top:
+      continue
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = _imports(tree, module, path.name == "__init__.py")
+    targets = {n.split(".")[1] for n in names if n.startswith("sseg_jax.")}
+    graph.setdefault(top, set()).update((targets & RANK.keys()) - {top})
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_check_sees_what_it_should():
+  source = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+  from sseg_jax import train
+def f():
+  from ..data import records
+  import sseg_jax.segmenter
+  import configs.quickstart
+  from sseg_jax import errors, __version__
+"""
+  imports = _imports(ast.parse(source), "models.sseg", is_package=False)
+  assert "sseg_jax.data.records" in imports
+  wrong = "\n".join(_violations("models.sseg", imports))
+  assert wrong.count("\n") == 3
+  for name in ("train", "data.records", "segmenter", "configs.quickstart"):
+    assert name in wrong
+  only = _violations("data.pipeline", {"sseg_jax.sharding.make_mesh"})
+  assert len(only) == 1 and "only tokenizer" in only[0]
+
+
+def test_no_tensorflow_outside_data():
+  names = [
+    ".".join(["sseg_jax", name]).rstrip(".")
+    for name in _modules()
+    if name.split(".")[0] != "data"
+  ]
+  code = (
+    "import importlib, sys\n"
+    f"for name in {names}:\n"
+    "  importlib.import_module(name)\n"
+    "  assert 'tensorflow' not in sys.modules, name\n"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_importing_the_package_imports_no_jax():
+  code = "import sys, sseg_jax; assert 'jax' not in sys.modules"
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
