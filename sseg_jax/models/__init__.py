@@ -1,0 +1,1 @@
+"""Every network of the project, and nothing but networks."""

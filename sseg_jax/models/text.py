@@ -1,0 +1,206 @@
+"""The text tower: a causal transformer read at the end token.
+
+CLIP's text transformer at GroupViT's size (`models/transformer.py` there),
+which equals the paper's "12 layers, hidden dimension 256", from scratch.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from sseg_jax.errors import InputError
+
+EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """CLIP's cheap approximation of GELU: `x * sigmoid(1.702 x)`."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+class CausalAttention(nnx.Module):
+  """Multi-head self-attention in which a token sees itself and earlier ones."""
+
+  def __init__(
+    self,
+    width: int,
+    num_heads: int,
+    *,
+    qkv_std: float,
+    out_std: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.num_heads = num_heads
+    self.dtype = dtype
+    self.qkv = nnx.Linear(
+      width,
+      3 * width,
+      kernel_init=nnx.initializers.normal(qkv_std),
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.out = nnx.Linear(
+      width,
+      width,
+      kernel_init=nnx.initializers.normal(out_std),
+      dtype=dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+    """Returns the attended values after the output projection."""
+    b, length, d = x.shape
+    qkv = self.qkv(x).reshape(b, length, 3, self.num_heads, -1)
+    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    # Softmax in float32 whatever the type of the products.
+    logits = jnp.einsum(
+      "bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32
+    )
+    logits = logits * q.shape[-1] ** -0.5
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    logits = jnp.where(causal[None, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    values = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+    return self.out(values.reshape(b, length, d))
+
+
+class TextBlock(nnx.Module):
+  """One pre-norm block: attention, then an MLP four times as wide."""
+
+  def __init__(
+    self,
+    width: int,
+    num_heads: int,
+    layers: int,
+    *,
+    dropout: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    normal = nnx.initializers.normal
+    # Branches that end in the residual stream start smaller with depth (GPT-2).
+    out_std = width**-0.5 * (2 * layers) ** -0.5
+    self.norm1 = nnx.LayerNorm(width, epsilon=EPS, dtype=dtype, rngs=rngs)
+    self.attention = CausalAttention(
+      width,
+      num_heads,
+      qkv_std=width**-0.5,
+      out_std=out_std,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.norm2 = nnx.LayerNorm(width, epsilon=EPS, dtype=dtype, rngs=rngs)
+    self.mlp_in = nnx.Linear(
+      width,
+      4 * width,
+      kernel_init=normal((2 * width) ** -0.5),
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.mlp_out = nnx.Linear(
+      4 * width, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs
+    )
+    self.dropout = nnx.Dropout(dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "b l d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b l d"]:
+    """Adds both branches to the stream; `train` applies dropout to them."""
+
+    def drop(y):
+      return self.dropout(y, deterministic=not train, rngs=rngs)
+
+    x = x + drop(self.attention(self.norm1(x)))
+    return x + drop(self.mlp_out(quick_gelu(self.mlp_in(self.norm2(x)))))
+
+
+class TextTower(nnx.Module):
+  """Transformer over token ids; its feature at the end token is the text's.
+
+  Args:
+    vocab_size: number of token ids, of which the end token is the largest.
+    context_length: longest text the positions reach.
+    width: of the residual stream, a multiple of `num_heads`.
+    layers: number of blocks.
+    num_heads: of each attention.
+    dropout: rate on both branches of each block in training (CLIP uses none).
+    dtype: of the products; parameters and softmax stay float32.
+    rngs: source of the initial values.
+
+  Raises:
+    InputError: if `width` is not a multiple of `num_heads`.
+  """
+
+  def __init__(
+    self,
+    *,
+    vocab_size: int,
+    context_length: int,
+    width: int,
+    layers: int,
+    num_heads: int,
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    if width % num_heads:
+      raise InputError(
+        f"text.width is {width}; make it a multiple of text.num_heads"
+        f" ({num_heads})"
+      )
+    self.token_embedding = nnx.Embed(
+      vocab_size,
+      width,
+      embedding_init=nnx.initializers.normal(0.02),
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.position_embedding = nnx.Param(
+      nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
+    )
+    self.blocks = nnx.List(
+      TextBlock(
+        width, num_heads, layers, dropout=dropout, dtype=dtype, rngs=rngs
+      )
+      for _ in range(layers)
+    )
+    self.norm = nnx.LayerNorm(width, epsilon=EPS, dtype=dtype, rngs=rngs)
+    self.context_length = context_length
+    self.dtype = dtype
+
+  def __call__(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b d"]:
+    """Returns each text's feature at its (first) end token.
+
+    Attention is causal, so ids after the end token change nothing, and a batch
+    of short texts may be cut to a shorter `l` than `context_length`.
+
+    Raises:
+      InputError: if `l` exceeds `context_length`.
+    """
+    length = tokens.shape[1]
+    if length > self.context_length:
+      raise InputError(
+        f"texts have {length} tokens, but text.context_length is"
+        f" {self.context_length}; tokenize to that length"
+      )
+    positions = self.position_embedding[:length].astype(self.dtype)
+    x = self.token_embedding(tokens) + positions[None]
+    for block in self.blocks:
+      x = block(x, train=train, rngs=rngs)
+    end = jnp.argmax(tokens, axis=-1)
+    # The final norm works on each token alone, so one token is enough.
+    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
+    return self.norm(x)
