@@ -1,0 +1,36 @@
+"""The registry of backbones: a name, and how to build it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from sseg_jax import errors
+from sseg_jax.models.conv import CONV_SIZES, ConvNet
+from sseg_jax.models.swin import SWIN_SIZES, Swin
+
+# Each entry maps a picture [b,h,w,3] to {"res2" .. "res5"} and tells the
+# features and the stride of each in `.channels` and `.strides`.
+BACKBONES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+  **{name: (ConvNet, sizes) for name, sizes in CONV_SIZES.items()},
+  **{name: (Swin, sizes) for name, sizes in SWIN_SIZES.items()},
+}
+LARGEST_STRIDE = 32
+
+
+def build(
+  name: str, *, drop_path: float, dtype: DTypeLike, rngs: nnx.Rngs
+) -> Any:
+  """Builds the backbone `name` from random weights.
+
+  Raises:
+    InputError: if there is no such backbone.
+  """
+  if name not in BACKBONES:
+    raise errors.InputError(
+      f"model.backbone={name!r} does not exist; there are"
+      f" {', '.join(sorted(BACKBONES))}"
+    )
+  network, sizes = BACKBONES[name]
+  return network(**sizes, drop_path=drop_path, dtype=dtype, rngs=rngs)

@@ -1,0 +1,175 @@
+"""Layers that several networks share."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, ImageNet's, as MaskFormer
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+xavier_uniform = nnx.initializers.xavier_uniform()
+# detectron2's c2_xavier_fill: Kaiming-uniform with a = 1, over the fan-in.
+fan_in_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
+# torch's default for linear and convolution layers.
+torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def normalize_pixels(
+  image: Array, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "b h w 3"]:
+  """Maps RGB in 0..255, [b,h,w,3], to zero mean and unit variance."""
+  mean = jnp.asarray(PIXEL_MEAN, jnp.float32)[None, None, None]
+  std = jnp.asarray(PIXEL_STD, jnp.float32)[None, None, None]
+  return ((image.astype(jnp.float32) - mean) / std).astype(dtype)
+
+
+class DropPath(nnx.Module):
+  """Drops a residual branch of whole examples (stochastic depth).
+
+  The input's leading axis is the batch; what is kept is divided by the keep
+  rate.
+  """
+
+  def __init__(self, rate: float):
+    self.rate = rate
+
+  def __call__(
+    self, x: Array, *, deterministic: bool, rngs: nnx.Rngs | None = None
+  ) -> Array:
+    """Maps [b,...] to the same shape; draws from `rngs.dropout`."""
+    if deterministic or self.rate == 0:
+      return x
+    if rngs is None:
+      raise ValueError("DropPath needs rngs when it is not deterministic")
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
+    return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+class MLP(nnx.Module):
+  """Linear layers with ReLU between them, none after the last."""
+
+  def __init__(
+    self,
+    sizes: Sequence[int],
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    """Builds len(sizes) - 1 layers, from sizes[0] features to sizes[-1]."""
+    self.layers = nnx.List(
+      [
+        nnx.Linear(
+          d_in, d_out, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
+        )
+        for d_in, d_out in zip(sizes[:-1], sizes[1:], strict=True)
+      ]
+    )
+
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+    """Maps the last axis."""
+    for layer in self.layers[:-1]:
+      x = nnx.relu(layer(x))
+    return self.layers[-1](x)
+
+
+class Projection(nnx.Module):
+  """The 2-layer head into the joint embedding space (§3.5).
+
+  Linear, norm, ReLU, linear, as GroupViT's ProjectMLP
+  (models/multi_label_contrastive.py). Under a sharded batch the batch norm's
+  statistics are those of the global batch. One set of statistics serves the
+  mean of the queries and each query alone, as there.
+  """
+
+  def __init__(
+    self,
+    d_in: int,
+    hidden: int,
+    d_out: int,
+    *,
+    norm: str,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.fc1 = nnx.Linear(
+      d_in, hidden, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
+    )
+    self.norm: nnx.Module | None
+    if norm == "bn":
+      # torch's momentum 0.1.
+      self.norm = nnx.BatchNorm(
+        hidden, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
+      )
+    elif norm == "ln":
+      self.norm = nnx.LayerNorm(
+        hidden, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
+      )
+    elif norm == "none":
+      self.norm = None
+    else:
+      raise ValueError(f"model.proj_norm={norm!r} is not one of bn, ln, none")
+    self.fc2 = nnx.Linear(
+      hidden, d_out, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "b *n d"],
+    *,
+    train: bool = False,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> Float[Array, "b *n e"]:
+    """Maps the last axis.
+
+    Args:
+      x: features, one or several of each example.
+      train: a batch norm takes the batch's statistics and updates its own.
+      valid: the examples that count for these statistics; None for all.
+    """
+    x = self.fc1(x)
+    if isinstance(self.norm, nnx.BatchNorm):
+      mask = None
+      if valid is not None:
+        # Of a batch without any valid example, all: no mean is over nothing.
+        mask = valid | ~valid.any()
+        mask = mask.reshape(-1, *(1,) * (x.ndim - 1))
+      x = self.norm(x, use_running_average=not train, mask=mask)
+    elif self.norm is not None:
+      x = self.norm(x)
+    return self.fc2(nnx.relu(x))
+
+
+def resize_bilinear(
+  values: Float[Array, "*batch h w"], size: tuple[int, int]
+) -> Float[Array, "*batch H W"]:
+  """Resizes by torch's "bilinear", without align_corners or antialias.
+
+  Two products with small constant matrices: gradients are products as well,
+  where those of a gather would be scatters.
+  """
+  values = values.astype(jnp.float32)
+  if values.shape[-2:] == size:
+    return values
+  rows = _bilinear_matrix(values.shape[-2], size[0])
+  columns = _bilinear_matrix(values.shape[-1], size[1])
+  return jnp.einsum(
+    "Hh,...hw,Ww->...HW",
+    rows,
+    values,
+    columns,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def _bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:
+  """Returns the [size_out, size_in] weights of linear interpolation."""
+  centers = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
+  centers = np.clip(centers, 0, size_in - 1)
+  distance = np.abs(centers[:, None] - np.arange(size_in))
+  return np.maximum(0, 1 - distance).astype(np.float32)

@@ -1,0 +1,288 @@
+"""Swin Transformer in MaskFormer's variant: four maps, any image size.
+
+Source: MaskFormer `mask_former/modeling/backbone/swin.py`. Swin's own code has
+one LayerNorm at the end where this has one for each output, and it drops the
+shift where a map is no larger than a window; here the shift always stays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from sseg_jax.errors import InputError
+from sseg_jax.models import windows
+from sseg_jax.models.layers import DropPath
+
+PATCH = 4
+EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
+# What pairs of tokens from different regions add to their logit: large beside
+# logits, finite so that the published networks are matched exactly.
+MASKED = -100.0
+
+# torch's trunc_normal_(std=0.02) cuts at ±2, a hundred deviations out, so it is
+# a plain normal. (JAX's truncated_normal cuts at two deviations.)
+normal_init = nnx.initializers.normal(0.02)
+# torch's default for a convolution, which Swin keeps: uniform, ±fan_in**-0.5.
+patch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+SWIN_SIZES: dict[str, dict[str, Any]] = {
+  "swin_t": dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+  "swin_s": dict(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+  "swin_b": dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+  "swin_l": dict(
+    embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)
+  ),
+}
+
+
+def _layer_norm(dim, dtype, rngs):
+  return nnx.LayerNorm(dim, epsilon=EPS, dtype=dtype, rngs=rngs)
+
+
+def _linear(d_in, d_out, dtype, rngs, use_bias=True):
+  return nnx.Linear(
+    d_in,
+    d_out,
+    use_bias=use_bias,
+    kernel_init=normal_init,
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+class WindowAttention(nnx.Module):
+  """Self-attention inside windows, with a learned bias per displacement."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    window: int,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.num_heads = num_heads
+    self.window = window
+    self.dtype = dtype
+    self.qkv = _linear(dim, 3 * dim, dtype, rngs)
+    self.out = _linear(dim, dim, dtype, rngs)
+    self.relative_position_bias = nnx.Param(
+      normal_init(rngs.params(), ((2 * window - 1) ** 2, num_heads))
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "m t d"],
+    regions: Int[np.ndarray, "n t"] | None = None,
+  ) -> Float[Array, "m t d"]:
+    """Attends within windows; m = b·n, and `regions` is one map's n windows."""
+    m, t, d = x.shape
+    qkv = self.qkv(x).reshape(m, t, 3, self.num_heads, -1)
+    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    # Logits and softmax in float32 whatever the type of the products.
+    logits = jnp.einsum(
+      "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32
+    )
+    logits = logits * q.shape[-1] ** -0.5
+    index = windows.relative_position_index(self.window)
+    logits += jnp.moveaxis(self.relative_position_bias[index], -1, 0)[None]
+    if regions is not None:
+      apart = regions[:, :, None] != regions[:, None, :]  # [n, t, t]
+      mask = jnp.where(apart, MASKED, 0.0)[None, :, None]
+      logits = logits.reshape(-1, len(regions), *logits.shape[1:]) + mask
+      logits = logits.reshape(m, self.num_heads, t, t)
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    return self.out(jnp.einsum("mhqk,mkhc->mqhc", weights, v).reshape(m, t, d))
+
+
+class SwinBlock(nnx.Module):
+  """Pre-norm window attention and MLP; `shift` rolls the map before the cut."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    *,
+    window: int,
+    shift: int,
+    mlp_ratio: float,
+    drop_path: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.window = window
+    self.shift = shift
+    hidden = int(mlp_ratio * dim)
+    self.norm1 = _layer_norm(dim, dtype, rngs)
+    self.attention = WindowAttention(
+      dim, num_heads, window, dtype=dtype, rngs=rngs
+    )
+    self.norm2 = _layer_norm(dim, dtype, rngs)
+    self.mlp_in = _linear(dim, hidden, dtype, rngs)
+    self.mlp_out = _linear(hidden, dim, dtype, rngs)
+    self.drop_path = DropPath(drop_path)
+
+  def __call__(
+    self,
+    x: Float[Array, "b h w d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b h w d"]:
+    """Adds both branches to the map; `train` drops them for whole examples."""
+
+    def drop(y):
+      return self.drop_path(y, deterministic=not train, rngs=rngs)
+
+    x = x + drop(self._attend(self.norm1(x)))
+    y = self.mlp_in(self.norm2(x))
+    return x + drop(self.mlp_out(nnx.gelu(y, approximate=False)))
+
+  def _attend(self, x):
+    _, h, w, _ = x.shape
+    # Padded after the norm, so that padding is zero; it is attended to like any
+    # token, as in the published networks.
+    x = windows.pad_to_multiple(x, self.window)
+    _, padded_h, padded_w, _ = x.shape
+    regions = None
+    if self.shift:
+      x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
+      regions = windows.shift_regions(
+        padded_h, padded_w, self.window, self.shift
+      )
+    x = self.attention(windows.partition(x, self.window), regions)
+    x = windows.join(x, self.window, padded_h, padded_w)
+    if self.shift:
+      x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
+    return x[:, :h, :w]
+
+
+class PatchMerging(nnx.Module):
+  """Halves the map and doubles its channels; an odd side is padded first."""
+
+  def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.norm = _layer_norm(4 * dim, dtype, rngs)
+    self.reduction = _linear(4 * dim, 2 * dim, dtype, rngs, use_bias=False)
+
+  def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 e"]:
+    """Joins each 2×2 neighbourhood; e = 2d, sides are rounded up."""
+    x = windows.pad_to_multiple(x, 2)
+    b, h, w, d = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, d)
+    # Channels of the 2×2 neighbours column by column, the published order.
+    x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * d)
+    return self.reduction(self.norm(x))
+
+
+class Swin(nnx.Module):
+  """Hierarchical backbone; see `SWIN_SIZES` for the published sizes.
+
+  Args:
+    embed_dim: channels of the first stage; each later stage doubles them.
+    depths: blocks of each stage.
+    num_heads: attention heads of each stage.
+    window: side of the attention windows, in tokens.
+    mlp_ratio: width of a block's MLP over the block's own.
+    drop_path: rate at the last block; it grows linearly from 0 at the first.
+    dtype: of the products; parameters and softmax stay float32.
+    rngs: source of the initial values.
+
+  Raises:
+    InputError: if a stage's channels cannot be split among its heads.
+  """
+
+  def __init__(
+    self,
+    *,
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    window: int = 7,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    dims = [embed_dim * 2**i for i in range(len(depths))]
+    for dim, heads in zip(dims, num_heads, strict=True):
+      if dim % heads:
+        raise InputError(
+          f"a Swin stage has {dim} channels, which {heads} heads cannot share;"
+          " change embed_dim or num_heads"
+        )
+    self.dims = tuple(dims)
+    self.patch_embedding = nnx.Conv(
+      3,
+      embed_dim,
+      (PATCH, PATCH),
+      strides=PATCH,
+      padding="VALID",
+      kernel_init=patch_init,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.patch_norm = _layer_norm(embed_dim, dtype, rngs)
+    rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
+    self.stages = nnx.List(
+      nnx.List(
+        SwinBlock(
+          dim,
+          heads,
+          window=window,
+          shift=window // 2 if i % 2 else 0,
+          mlp_ratio=mlp_ratio,
+          drop_path=next(rates),
+          dtype=dtype,
+          rngs=rngs,
+        )
+        for i in range(depth)
+      )
+      for dim, depth, heads in zip(dims, depths, num_heads, strict=True)
+    )
+    self.merges = nnx.List(
+      PatchMerging(dim, dtype=dtype, rngs=rngs) for dim in dims[:-1]
+    )
+    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for dim in dims)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Channels of each output."""
+    return {f"res{i + 2}": dim for i, dim in enumerate(self.dims)}
+
+  @property
+  def strides(self) -> dict[str, int]:
+    """Image pixels per token along a side, for each output."""
+    return {f"res{i + 2}": PATCH * 2**i for i in range(len(self.dims))}
+
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> dict[str, Float[Array, "b _ _ _"]]:
+    """Maps normalised images of any size to `{"res2": [b,h/4,w/4,d], …}`.
+
+    Sides that a stride does not divide are rounded up. Training with
+    `drop_path` draws from the stream "dropout" of `rngs`.
+    """
+    x = self.patch_norm(
+      self.patch_embedding(windows.pad_to_multiple(image, PATCH))
+    )
+    outputs = {}
+    for i, (blocks, norm) in enumerate(
+      zip(self.stages, self.norms, strict=True)
+    ):
+      if i:
+        x = self.merges[i - 1](x)
+      for block in blocks:
+        x = block(x, train=train, rngs=rngs)
+      outputs[f"res{i + 2}"] = norm(x)
+    return outputs

@@ -1,0 +1,146 @@
+"""Small layers against their formulas in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sseg_jax.models import layers
+
+FLOAT = jnp.dtype("float32")
+
+
+def draw(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def weights(linear):
+  return np.asarray(linear.kernel[...]), np.asarray(linear.bias[...])
+
+
+def test_pixels_of_the_mean_colour_become_zero():
+  image = np.zeros((1, 1, 3, 3), np.float32)
+  image[0, 0, 0] = layers.PIXEL_MEAN
+  image[0, 0, 1] = np.add(layers.PIXEL_MEAN, layers.PIXEL_STD)
+  got = layers.normalize_pixels(jnp.asarray(image))
+  np.testing.assert_allclose(got[0, 0, 0], [0, 0, 0], atol=1e-6)
+  np.testing.assert_allclose(got[0, 0, 1], [1, 1, 1], rtol=1e-5)
+  black = (0 - 123.675) / 58.395
+  np.testing.assert_allclose(got[0, 0, 2, 0], black, rtol=1e-5)
+
+
+def test_pixels_may_be_bytes_and_are_normalised_before_they_are_rounded():
+  image = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+  full = layers.normalize_pixels(jnp.asarray(image))
+  rounded = layers.normalize_pixels(jnp.asarray(image), jnp.dtype("bfloat16"))
+  assert full.dtype == jnp.float32 and rounded.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(full.astype(jnp.bfloat16), rounded)
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+  drop = layers.DropPath(0.25)
+  x = jnp.ones((400, 2, 3))
+  got = np.asarray(drop(x, deterministic=False, rngs=nnx.Rngs(dropout=0)))
+  rows = got.reshape(400, -1)
+  assert (rows == rows[:, :1]).all()
+  np.testing.assert_allclose(np.unique(rows), [0, 1 / 0.75], rtol=1e-6)
+  assert 0.2 < (rows[:, 0] == 0).mean() < 0.3
+
+
+def test_drop_path_is_the_identity_in_evaluation_and_asks_for_its_key():
+  x = jnp.asarray(draw(4, 3))
+  np.testing.assert_array_equal(layers.DropPath(0.5)(x, deterministic=True), x)
+  np.testing.assert_array_equal(layers.DropPath(0)(x, deterministic=False), x)
+  with pytest.raises(ValueError, match="needs rngs"):
+    layers.DropPath(0.5)(x, deterministic=False)
+
+
+def test_mlp_has_relu_between_its_layers_and_none_after_the_last():
+  mlp = layers.MLP((4, 8, 8, 2), dtype=FLOAT, rngs=nnx.Rngs(0))
+  x = draw(5, 4)
+  expected = x
+  for i, layer in enumerate(mlp.layers):
+    kernel, bias = weights(layer)
+    expected = expected @ kernel + bias
+    if i < 2:
+      expected = np.maximum(expected, 0)
+  assert len(mlp.layers) == 3 and (expected < 0).any()
+  np.testing.assert_allclose(mlp(jnp.asarray(x)), expected, atol=1e-5)
+
+
+def projection(norm):
+  return layers.Projection(6, 16, 3, norm=norm, dtype=FLOAT, rngs=nnx.Rngs(0))
+
+
+def projected(model, x, normalise):
+  kernel, bias = weights(model.fc1)
+  hidden = np.maximum(normalise(x @ kernel + bias), 0)
+  kernel, bias = weights(model.fc2)
+  return hidden @ kernel + bias
+
+
+def standardised(x, axis):
+  return (x - x.mean(axis, keepdims=True)) / np.sqrt(
+    x.var(axis, keepdims=True) + 1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("norm", "normalise"),
+  [
+    ("none", lambda x: x),
+    ("ln", lambda x: standardised(x, -1)),
+    ("bn", lambda x: standardised(x, 0)),
+  ],
+)
+def test_projection_in_training(norm, normalise):
+  model, x = projection(norm), draw(8, 6)
+  got = model(jnp.asarray(x), train=True)
+  np.testing.assert_allclose(got, projected(model, x, normalise), atol=1e-4)
+
+
+def test_batch_norm_in_evaluation_uses_running_statistics():
+  model, x = projection("bn"), draw(8, 6)
+  kernel, bias = weights(model.fc1)
+  model(jnp.asarray(x), train=True)
+  mean, var = (x @ kernel + bias).mean(0), (x @ kernel + bias).var(0)
+  np.testing.assert_allclose(model.norm.mean[...], 0.1 * mean, atol=1e-5)
+  np.testing.assert_allclose(model.norm.var[...], 0.9 + 0.1 * var, atol=1e-4)
+  got = model(jnp.asarray(x[:2]))
+
+  def running(hidden):
+    return (hidden - 0.1 * mean) / np.sqrt(0.9 + 0.1 * var + 1e-5)
+
+  expected = projected(model, x[:2], running)
+  np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("queries", [(), (5,)])
+def test_invalid_examples_have_no_part_in_the_batch_statistics(queries):
+  valid = jnp.array([True, False, True, True])
+  x = draw(4, *queries, 6)
+  other = x.copy()
+  other[1] = 1000
+  got = []
+  for values in (x, other):
+    model = projection("bn")
+    out = model(jnp.asarray(values), train=True, valid=valid)
+    got.append((out[np.array([0, 2, 3])], model.norm.mean[...]))
+  jax.tree.map(np.testing.assert_array_equal, *got)
+  # Without the mask they would: the test can fail.
+  model = projection("bn")
+  out = model(jnp.asarray(other), train=True)
+  assert np.abs(out[0] - got[0][0][0]).max() > 0.01
+
+
+def test_a_batch_without_valid_examples_has_finite_statistics():
+  model = projection("bn")
+  got = model(jnp.asarray(draw(4, 6)), train=True, valid=jnp.zeros(4, bool))
+  assert np.isfinite(got).all()
+  assert np.isfinite(np.asarray(model.norm.var[...])).all()
+
+
+def test_an_unknown_norm_is_named():
+  with pytest.raises(ValueError, match="proj_norm='batch'"):
+    projection("batch")
