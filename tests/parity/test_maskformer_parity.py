@@ -1,0 +1,188 @@
+"""Pixel and transformer decoder against transformers' MaskFormer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from torch_weights import TorchWeights, randomize, relative_error
+
+from sseg_jax.models.maskformer import MaskFormer, sine_positions
+from sseg_jax.models.swin import SWIN_SIZES, Swin
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+# 256 wide like the published network: its group norms have 32 groups.
+CHANNELS = {"res2": 16, "res3": 32, "res4": 64, "res5": 128}
+SIZES = dict(
+  hidden_dim=256,
+  mask_dim=32,
+  num_queries=6,
+  decoder_layers=3,
+  num_heads=8,
+  ffn_dim=64,
+  dropout=0.0,
+  memory="res5",
+  deep_supervision=True,
+  dtype=jnp.dtype("float32"),
+)
+
+
+def copy_maskformer(model: MaskFormer, weights: TorchWeights) -> None:
+  """Writes MaskFormerForInstanceSegmentation's weights into `model`."""
+  decoder = "model.pixel_level_module.decoder"
+  fpn = f"{decoder}.fpn"
+  weights.conv(model.fpn.outputs[0].conv, f"{fpn}.stem.0")
+  weights.norm(model.fpn.outputs[0].norm, f"{fpn}.stem.1")
+  for i, lateral in enumerate(model.fpn.laterals):
+    level = f"{fpn}.layers.{i}"
+    weights.conv(lateral.conv, f"{level}.proj.0")
+    weights.norm(lateral.norm, f"{level}.proj.1")
+    weights.conv(model.fpn.outputs[i + 1].conv, f"{level}.block.0")
+    weights.norm(model.fpn.outputs[i + 1].norm, f"{level}.block.1")
+  weights.conv(model.fpn.mask_features, f"{decoder}.mask_projection")
+
+  transformer = "model.transformer_module"
+  weights.linear(model.input_proj, f"{transformer}.input_projection")
+  model.query_positions[...] = weights.take(
+    f"{transformer}.queries_embedder.weight"
+  )
+  for i, ours in enumerate(model.layers):
+    layer = f"{transformer}.decoder.layers.{i}"
+    for attention, name in [
+      (ours.self_attention, "self_attn"),
+      (ours.cross_attention, "encoder_attn"),
+    ]:
+      weights.linear(attention.query, f"{layer}.{name}.q_proj")
+      weights.linear(attention.key, f"{layer}.{name}.k_proj")
+      weights.linear(attention.value, f"{layer}.{name}.v_proj")
+      weights.linear(attention.out, f"{layer}.{name}.o_proj")
+    weights.norm(ours.norms[0], f"{layer}.self_attn_layer_norm")
+    weights.norm(ours.norms[1], f"{layer}.encoder_attn_layer_norm")
+    weights.norm(ours.norms[2], f"{layer}.final_layer_norm")
+    weights.linear(ours.fc1, f"{layer}.mlp.fc1")
+    weights.linear(ours.fc2, f"{layer}.mlp.fc2")
+  weights.norm(model.norm, f"{transformer}.decoder.layernorm")
+  for i, ours in enumerate(model.mask_embed.layers):
+    weights.linear(ours, f"mask_embedder.{i}.0")
+
+
+@pytest.fixture(scope="module")
+def reference():
+  backbone = transformers.MaskFormerSwinConfig(
+    embed_dim=16,
+    depths=[1, 1, 1, 1],
+    num_heads=[1, 2, 4, 8],
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+  )
+  decoder = transformers.DetrConfig(
+    d_model=256,
+    decoder_layers=3,
+    decoder_attention_heads=8,
+    decoder_ffn_dim=64,
+    num_queries=6,
+    encoder_layers=1,  # DETR's own; MaskFormer builds none
+  )
+  config = transformers.MaskFormerConfig(
+    fpn_feature_size=256,
+    mask_feature_size=32,
+    backbone_config=backbone,
+    decoder_config=decoder,
+  )
+  module = transformers.MaskFormerForInstanceSegmentation(config).eval()
+  randomize(module)
+  return module
+
+
+def decoder_weights(module):
+  """All weights but the backbone's and the class head's, which S-Seg drops."""
+  dropped = ("model.pixel_level_module.encoder.", "class_", "criterion.")
+  return TorchWeights(
+    {
+      name: value.numpy()
+      for name, value in module.state_dict().items()
+      if not name.startswith(dropped)
+    }
+  )
+
+
+@pytest.mark.slow
+def test_masks_and_queries_equal_maskformer(reference):
+  model = MaskFormer(CHANNELS, **SIZES, rngs=nnx.Rngs(0))
+  weights = decoder_weights(reference)
+  copy_maskformer(model, weights)
+  assert not weights.unused
+
+  rng = np.random.default_rng(0)
+  features = {
+    name: rng.normal(size=(2, 64 // 2**i, 96 // 2**i, channels))
+    for i, (name, channels) in enumerate(CHANNELS.items())
+  }
+  features = {name: x.astype(np.float32) for name, x in features.items()}
+  with torch.no_grad():
+    maps = [
+      torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+      for x in features.values()
+    ]
+    pixel = reference.model.pixel_level_module.decoder(
+      maps, output_hidden_states=True
+    )
+    transformer = reference.model.transformer_module
+    decoded = transformer(maps[-1], output_hidden_states=True, return_dict=True)
+    # The first is the decoder's input, and only the last has been normed; the
+    # published code applies the norm to what it returns of every layer.
+    hidden = [
+      *map(transformer.decoder.layernorm, decoded.hidden_states[1:-1]),
+      decoded.last_hidden_state,
+    ]
+    masks = torch.einsum(
+      "lbqc,bchw->lbqhw",
+      reference.mask_embedder(torch.stack(hidden)),
+      pixel.last_hidden_state,
+    )
+
+  run = nnx.jit(lambda model, features: model(features, train=True))
+  ours = run(model, jax.tree.map(jnp.asarray, features))
+  errors = {
+    "pixel_features": relative_error(
+      ours.pixel_features, pixel.hidden_states[-1].permute(0, 2, 3, 1)
+    ),
+    "query_features": relative_error(
+      ours.query_features, decoded.last_hidden_state
+    ),
+    "mask_logits": relative_error(ours.mask_logits, masks),
+  }
+  print({name: f"{error:.1e}" for name, error in errors.items()})
+  assert max(errors.values()) <= 1e-4
+
+
+def test_sine_positions_equal_maskformer(reference):
+  embedder = reference.model.transformer_module.position_embedder
+  expected = embedder(
+    torch.Size((1, 256, 7, 10)), torch.device("cpu"), torch.float32
+  )
+  error = relative_error(
+    sine_positions(7, 10, 256), expected[0].permute(1, 2, 0)
+  )
+  assert error <= 1e-4
+
+
+def test_published_parameter_counts():
+  def count(module):
+    leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
+    return sum(leaf.size for leaf in leaves)
+
+  def build():
+    backbone = Swin(**SWIN_SIZES["swin_s"], rngs=nnx.Rngs(0))
+    paper = dict(mask_dim=256, num_queries=64, decoder_layers=6, ffn_dim=2048)
+    return backbone, MaskFormer(
+      backbone.channels, **(SIZES | paper), rngs=nnx.Rngs(0)
+    )
+
+  backbone, maskformer = nnx.eval_shape(build)
+  pixel_decoder = count(maskformer.fpn)
+  predictor = count(maskformer) - pixel_decoder
+  assert pixel_decoder == 4_304_640
+  assert predictor == 9_883_648
+  assert count(backbone) + pixel_decoder + predictor == 63_026_890
