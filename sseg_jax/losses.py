@@ -1,0 +1,226 @@
+"""The losses: contrastive, masks (dice and focal) and, supervised, class.
+
+All are computed in float32 and normalised by counts over the whole batch they
+are given: under `jax.jit` with shardings that is the global batch.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from sseg_jax import matching
+from sseg_jax.models.layers import resize_bilinear
+
+# What an excluded pair's logit is set to: far below any cosine times a scale,
+# and finite, so that a row without any valid pair has finite gradients.
+_EXCLUDED = -1e9
+
+NO_OBJECT_WEIGHT = 0.1  # MaskFormer, mask_former/config.py
+
+
+def contrastive(
+  image_embedding: Float[Array, "b e"],
+  text_embedding: Float[Array, "b e"],
+  logit_scale: Float[Array, ""],
+  valid: Bool[Array, "b"],
+  *,
+  max_logit_scale: float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+  """Returns the sum of both directions' cross-entropies, and metrics.
+
+  Embeddings come unnormalised; pair i is row i of both. A pair that is not
+  valid is neither a positive nor a negative. `logit_scale` is the logarithm of
+  the scale, which is clamped at `max_logit_scale` where it is used. Source:
+  S-Seg Eq. 2-3 (the sum, where GroupViT and SLIP take the mean).
+  """
+  image = _unit(jnp.where(valid[:, None], image_embedding, 0))
+  text = _unit(jnp.where(valid[:, None], text_embedding, 0))
+  # Clamped before the exponential: a runaway scale has a zero gradient, not
+  # NaN.
+  log_scale = logit_scale.astype(jnp.float32)
+  scale = jnp.exp(jnp.minimum(log_scale, np.log(np.float32(max_logit_scale))))
+  logits = scale * jnp.einsum(
+    "ie,te->it", image, text, precision=lax.Precision.HIGHEST
+  )
+  image_to_text, image_accuracy = _retrieval(logits, valid)
+  text_to_image, text_accuracy = _retrieval(logits.T, valid)
+  metrics = {
+    "contrastive_i2t": image_to_text,
+    "contrastive_t2i": text_to_image,
+    "image_to_text_accuracy": image_accuracy,
+    "text_to_image_accuracy": text_accuracy,
+    "logit_scale": scale,
+  }
+  return image_to_text + text_to_image, metrics
+
+
+def dice(
+  mask_logits: Float[Array, "*layers b k h w"],
+  masks: Float[Array, "b k h w"],
+  valid: Bool[Array, "b k"],
+) -> Float[Array, "*layers"]:
+  """Returns the dice loss, summed over valid masks and divided by their number.
+
+  `masks` are binary. Unsquared denominators, one added to both parts. Source:
+  MaskFormer mask_former/modeling/criterion.py.
+  """
+  probs = jax.nn.sigmoid(mask_logits.astype(jnp.float32))
+  masks = _with_layers(masks.astype(jnp.float32), probs)
+  overlap = (probs * masks).sum((-2, -1))
+  area = probs.sum((-2, -1)) + masks.sum((-2, -1))
+  return _mean_of_valid(1 - (2 * overlap + 1) / (area + 1), valid)
+
+
+def focal(
+  mask_logits: Float[Array, "*layers b k h w"],
+  masks: Float[Array, "b k h w"],
+  valid: Bool[Array, "b k"],
+) -> Float[Array, "*layers"]:
+  """Returns the focal loss: mean over pixels, then as `dice`.
+
+  `masks` are binary; alpha 0.25 weighs them, 0.75 the rest; gamma is 2. Source:
+  MaskFormer mask_former/modeling/criterion.py.
+  """
+  inside = _with_layers(masks > 0.5, mask_logits)
+  # The logit of the right answer: one expression serves both sides, and neither
+  # the logarithm nor the power sees a rounded probability.
+  right = jnp.where(inside, 1.0, -1.0) * mask_logits.astype(jnp.float32)
+  alpha = jnp.where(inside, matching.FOCAL_ALPHA, 1 - matching.FOCAL_ALPHA)
+  loss = alpha * jax.nn.softplus(-right)
+  loss *= jax.nn.sigmoid(-right) ** matching.FOCAL_GAMMA
+  return _mean_of_valid(loss.mean((-2, -1)), valid)
+
+
+def class_loss(
+  class_logits: Float[Array, "*layers b n classes"],
+  index: Int[Array, "*layers b classes-1"],
+  valid: Bool[Array, "b classes-1"],
+  image_valid: Bool[Array, "b"],
+) -> Float[Array, "*layers"]:
+  """Returns the cross-entropy of the queries' classes, for the supervised task.
+
+  Query `index[..., j]` should say class j where `valid`; every other query
+  should say "no object", the last class, with weight 0.1. The mean is weighted,
+  and over the queries of valid images. Source: MaskFormer
+  mask_former/modeling/criterion.py.
+  """
+  logits = class_logits.astype(jnp.float32)
+  mine = index[..., None, :] == lax.broadcasted_iota(
+    jnp.int32, (*logits.shape[:-1], 1), logits.ndim - 2
+  )
+  mine &= _with_layers(valid[:, None, :], mine)  # [*layers, b, n, c]
+  matched = mine.any(-1)  # [*layers, b, n]
+  target = jnp.where(matched, jnp.argmax(mine, axis=-1), logits.shape[-1] - 1)
+  log_probs = jax.nn.log_softmax(logits, axis=-1)
+  loss = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
+  weight = jnp.where(matched, 1.0, NO_OBJECT_WEIGHT)
+  weight = jnp.where(_with_layers(image_valid[:, None], weight), weight, 0.0)
+  total = weight.sum((-2, -1))
+  # At least one no-object query's weight, for a batch without a valid image.
+  return (weight * loss).sum((-2, -1)) / jnp.maximum(total, NO_OBJECT_WEIGHT)
+
+
+def mask_loss(
+  mask_logits: Float[Array, "layers b n h w"],
+  labels: Int[Array, "b H W"],
+  valid: Bool[Array, "b k"],
+  *,
+  dice_weight: float,
+  focal_weight: float,
+  k: int,
+  class_logits: Float[Array, "layers b n k+1"] | None = None,
+  image_valid: Bool[Array, "b"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+  """Returns the mask loss summed over layers, and the last layer's parts.
+
+  Mask j is where `labels` is j; labels outside 0..k-1 belong to no mask. Each
+  layer has a matching of its own. The loss is taken at the label map's size, or
+  at the logits' where that is finer. Queries left unmatched are not penalised.
+
+  With `class_logits` (the supervised task: mask j is class j) the class joins
+  the matching and the loss with weight 1; `image_valid` then marks the images
+  that count.
+
+  Source: S-Seg §3.4, Eq. 1; MaskFormer
+  mask_former/modeling/{matcher,criterion}.py.
+  """
+  layers, b, n, h, w = mask_logits.shape
+  cost = matching.cost_matrix(
+    lax.stop_gradient(mask_logits),
+    _one_hot(resize_labels(labels, (h, w)), k),
+    dice=dice_weight,
+    focal=focal_weight,
+  )  # [layers, b, k, n]
+  if class_logits is not None:
+    cost += matching.class_cost(lax.stop_gradient(class_logits))
+  # All layers in one call: the solver's steps are paid once, not once a layer.
+  # The batch axis stays in front, so that merging the two moves nothing between
+  # chips.
+  index = matching.match(
+    jnp.swapaxes(cost, 0, 1).reshape(b * layers, k, n),
+    jnp.repeat(valid, layers, axis=0),
+  )
+  index = jnp.swapaxes(index.reshape(b, layers, k), 0, 1)
+
+  # k of n queries are gathered before anything is enlarged.
+  matched = jnp.take_along_axis(mask_logits, index[..., None, None], axis=2)
+  size = max(labels.shape[1], h), max(labels.shape[2], w)
+  matched = resize_bilinear(matched, size)
+  masks = _one_hot(resize_labels(labels, size), k)
+  dice_losses = dice(matched, masks, valid)  # [layers]
+  focal_losses = focal(matched, masks, valid)
+  loss = (dice_weight * dice_losses + focal_weight * focal_losses).sum()
+  metrics = {"dice": dice_losses[-1], "focal": focal_losses[-1]}
+  if class_logits is not None:
+    if image_valid is None:
+      image_valid = jnp.ones(b, bool)
+    class_losses = class_loss(class_logits, index, valid, image_valid)
+    loss += class_losses.sum()
+    metrics["class"] = class_losses[-1]
+  return loss, metrics
+
+
+def resize_labels(
+  labels: Int[Array, "*batch H W"], size: tuple[int, int]
+) -> Int[Array, "*batch h w"]:
+  """Resizes by torch's "nearest": source index = floor(target * in / out)."""
+  for axis, out in zip((-2, -1), size, strict=True):
+    if labels.shape[axis] != out:
+      source = np.arange(out) * labels.shape[axis] // out
+      labels = jnp.take(labels, source, axis=axis)
+  return labels
+
+
+def _one_hot(labels, k):  # [b, h, w] -> [b, k, h, w]
+  return jax.nn.one_hot(labels, k, axis=1, dtype=jnp.float32)
+
+
+def _with_layers(x, like):  # [b, ...] -> [1.., b, ...], of like's rank
+  return lax.expand_dims(x, range(like.ndim - x.ndim))
+
+
+def _mean_of_valid(per_mask, valid):  # [*layers, b, k] -> [*layers]
+  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
+  valid = _with_layers(valid, per_mask)
+  return jnp.where(valid, per_mask, 0).sum((-2, -1)) / count
+
+
+def _unit(x):
+  x = x.astype(jnp.float32)
+  # The floor keeps the gradient of a zero vector finite.
+  square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
+  return x * lax.rsqrt(square)
+
+
+def _retrieval(logits, valid):
+  """Returns mean cross-entropy and accuracy of finding column i from row i."""
+  logits = jnp.where(valid[None], logits, _EXCLUDED)
+  loss = jax.nn.logsumexp(logits, axis=-1) - jnp.diagonal(logits)
+  hit = jnp.argmax(logits, axis=-1) == jnp.arange(len(logits))
+  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
+  return (
+    jnp.where(valid, loss, 0).sum() / count,
+    (valid & hit).sum(dtype=jnp.float32) / count,
+  )
