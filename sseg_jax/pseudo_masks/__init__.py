@@ -1,0 +1,1 @@
+"""Pseudo-masks: clusters of patches in the place of annotated masks."""

@@ -1,0 +1,77 @@
+"""From `config.pseudo_masks` to the object that makes pseudo-masks."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Int, Key, Num
+
+from sseg_jax import errors
+from sseg_jax.pseudo_masks import kmeans, pixels
+
+
+@runtime_checkable
+class PseudoMasks(Protocol):
+  """What every generator offers. `generate` is pure and can be jitted."""
+
+  @property
+  def k(self) -> int:
+    """Masks an image."""
+    ...
+
+  @property
+  def stride(self) -> int:
+    """Image pixels a cell of the label map."""
+    ...
+
+  @property
+  def frozen(self) -> Any:
+    """Parameters of the frozen network, {} without one.
+
+    An argument of `generate`, so that they are neither baked into the compiled
+    step nor stored in checkpoints.
+    """
+    ...
+
+  def generate(
+    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+  ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
+    """Returns label maps 0..k-1 and which labels occur; image values 0..255.
+
+    One key per example, folded from its id: the result does not depend on the
+    batch, the topology or a cache. Raises `InputError` for an image whose sides
+    are no multiples of the stride.
+    """
+    ...
+
+
+# Name -> function from a whole config to a generator. A network (dino, dinov2,
+# imagenet_vit) or the spectral method is a module beside pixels.py and a line
+# here.
+GENERATORS: dict[str, Callable[..., PseudoMasks]] = {
+  "pixels": pixels.Pixels.build,
+}
+
+
+def build(config) -> PseudoMasks:
+  """Builds the generator that `config.pseudo_masks` describes.
+
+  Raises `InputError` for a name, a metric or a start that does not exist.
+  """
+  fields = config.pseudo_masks
+  _check("generator", fields.generator, tuple(GENERATORS))
+  _check("metric", fields.metric, kmeans.METRICS)
+  _check("init", fields.init, kmeans.INITS)
+  for name in ("k", "stride", "iterations"):
+    if getattr(fields, name) < 1:
+      raise errors.InputError(
+        f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"
+      )
+  return GENERATORS[fields.generator](config)
+
+
+def _check(field: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise errors.InputError(
+      f"pseudo_masks.{field}={value!r} does not exist; use one of "
+      f"{', '.join(known)}"
+    )

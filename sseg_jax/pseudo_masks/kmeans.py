@@ -1,0 +1,183 @@
+"""K-means on the accelerator: the examples of a batch, each on its own."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+METRICS = ("euclidean", "cosine")
+INITS = ("kmeans++", "farthest")
+
+
+class KMeans(NamedTuple):
+  """A clustering per example."""
+
+  labels: Int[Array, "b p"]  # nearest center of each point
+  centers: Float[Array, "b k d"]
+  valid: Bool[Array, "b k"]  # False: no point is nearest to this center
+  inertia: Float[Array, "b"]  # sum of squared distances to the nearest center
+
+
+@functools.partial(
+  jax.jit, static_argnames=("k", "iterations", "metric", "init")
+)
+def kmeans(
+  points: Float[Array, "b p d"],
+  keys: Key[Array, "b"],
+  *,
+  k: int,
+  iterations: int = 10,
+  metric: str = "euclidean",
+  init: str = "kmeans++",
+  initial_centers: Float[Array, "b k d"] | None = None,
+) -> KMeans:
+  """Clusters each example's points by Lloyd's algorithm, in float32.
+
+  An example's result depends on its points and its key alone. "cosine" is
+  spherical K-means: points and centers have unit length, and squared distances,
+  hence the inertia, are twice one minus the cosine. "kmeans++" is the greedy
+  form (best of 2 + log k draws, as scikit-learn); "farthest" starts at the
+  point farthest from the mean and needs no randomness. `initial_centers`
+  overrides both.
+
+  An empty cluster restarts at the point that is farthest from its center, one a
+  iteration; what is empty in the end (fewer distinct points than k) is not
+  valid.
+  """
+  if metric not in METRICS:
+    raise ValueError(f"metric={metric!r}; use one of {METRICS}")
+  if init not in INITS:
+    raise ValueError(f"init={init!r}; use one of {INITS}")
+  run = functools.partial(
+    _one, k=k, iterations=iterations, metric=metric, init=init
+  )
+  return jax.vmap(run)(points.astype(jnp.float32), keys, initial_centers)
+
+
+def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
+  """Clusters one example: points [p, d]."""
+  if metric == "cosine":
+    points = _unit(points)
+    origin = jnp.zeros((1, points.shape[1]))
+  else:
+    # Distances are differences of squares; around the mean little cancels.
+    origin = points.mean(0, keepdims=True)
+    points = points - origin
+  square = (points * points).sum(-1)  # [p]
+
+  if centers is not None:
+    centers = centers.astype(jnp.float32)
+    centers = _unit(centers) if metric == "cosine" else centers - origin
+  elif init == "kmeans++":
+    centers = _plus_plus(points, square, key, k)
+  else:
+    centers = _farthest(points, square, k)
+
+  def iterate(_, centers):
+    distance = _distances(points, square, centers)  # [p, k]
+    members = jax.nn.one_hot(jnp.argmin(distance, -1), k)  # [p, k]
+    count = members.sum(0)
+    total = _matmul("pk,pd->kd", members, points)
+    means = total / jnp.maximum(count, 1)[:, None]
+    if metric == "cosine":
+      means = _unit(means)
+    empty = count == 0
+    restart = empty & (jnp.arange(k) == jnp.argmax(empty))
+    lone = points[jnp.argmax(distance.min(-1))][None]
+    means = jnp.where(empty[:, None], centers, means)
+    return jnp.where(restart[:, None], lone, means)
+
+  centers = lax.fori_loop(0, iterations, iterate, centers)
+  labels = jnp.argmin(_distances(points, square, centers), -1)
+  members = jax.nn.one_hot(labels, k)
+  offset = points - _matmul("pk,kd->pd", members, centers)
+  return KMeans(
+    labels.astype(jnp.int32),
+    centers + origin,
+    members.any(0),
+    (offset * offset).sum(),
+  )
+
+
+def _plus_plus(points, square, key, k):
+  """Greedy k-means++ (Arthur and Vassilvitskii, 2007, section 5)."""
+  trials = 2 + int(math.log(k))  # scikit-learn, sklearn/cluster/_kmeans.py
+  first_key, key = jax.random.split(key)
+  first = points[jax.random.randint(first_key, (), 0, len(points))]
+  draws = jax.random.uniform(key, (k, trials))
+
+  def add(i, state):
+    centers, nearest = state
+    # Points drawn in proportion to their squared distance from the centers.
+    mass = jnp.cumsum(nearest)
+    drawn = (mass[None] <= (draws[i] * mass[-1])[:, None]).sum(-1)
+    candidates = points[jnp.minimum(drawn, len(points) - 1)]  # [trials, d]
+    distance = _distances(points, square, candidates)
+    distance = jnp.minimum(nearest[:, None], distance)  # [p, trials]
+    best = jnp.argmin(distance.sum(0))
+    return centers.at[i].set(candidates[best]), distance[:, best]
+
+  centers = jnp.zeros((k, points.shape[1])).at[0].set(first)
+  nearest = _distances(points, square, first[None])[:, 0]
+  return lax.fori_loop(1, k, add, (centers, nearest))[0]
+
+
+def _farthest(points, square, k):
+  """Each next center is the point farthest from those chosen."""
+
+  def add(i, state):
+    centers, nearest = state
+    center = points[jnp.argmax(nearest)]
+    distance = _distances(points, square, center[None])[:, 0]
+    return centers.at[i].set(center), jnp.minimum(nearest, distance)
+
+  # From the mean outwards; afterwards only distances to centers count.
+  mean = points.mean(0)
+  first = points[jnp.argmax(_distances(points, square, mean[None])[:, 0])]
+  nearest = _distances(points, square, first[None])[:, 0]
+  centers = jnp.zeros((k, points.shape[1])).at[0].set(first)
+  return lax.fori_loop(1, k, add, (centers, nearest))[0]
+
+
+def _distances(points, square, centers):
+  """Returns squared distances [p, k]."""
+  product = _matmul("pd,kd->pk", points, centers)
+  return jnp.maximum(
+    square[:, None] - 2 * product + (centers * centers).sum(-1)[None], 0
+  )
+
+
+def _matmul(equation, *operands):
+  # Full precision by name: TPUs round float32 factors to bfloat16 by default.
+  return jnp.einsum(equation, *operands, precision=lax.Precision.HIGHEST)
+
+
+def _unit(x):
+  return x * lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+
+
+def merge(clusters: KMeans, distance: float) -> KMeans:
+  """Joins clusters with centers closer than `distance`, and chains of them.
+
+  A picture then keeps as many masks as it has distinct regions, and a textured
+  region is one mask instead of scattered fragments that no network could
+  foresee. The joined cluster keeps the lowest label of its parts, the others
+  become invalid; centers and inertia stay those of the parts. Euclidean
+  distance.
+  """
+  k = clusters.centers.shape[1]
+  gap = clusters.centers[:, :, None] - clusters.centers[:, None]
+  near = (gap * gap).sum(-1) < distance**2
+  near &= clusters.valid[:, :, None] & clusters.valid[:, None]
+  linked = near | jnp.eye(k, dtype=bool)[None]
+  # Squaring the relation doubles the length of the chains that it follows.
+  for _ in range(max(1, (k - 1).bit_length())):
+    linked = (linked[:, :, :, None] & linked[:, None]).any(2)
+  first = jnp.argmax(linked, -1)  # [b, k], the lowest label linked to each
+  kept = clusters.valid & (first == jnp.arange(k)[None])
+  labels = jnp.take_along_axis(first, clusters.labels, axis=1)
+  return clusters._replace(labels=labels.astype(jnp.int32), valid=kept)

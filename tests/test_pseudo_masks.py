@@ -1,0 +1,179 @@
+"""The registry of generators, and pixel K-means from pictures to label maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from sseg_jax import default_config
+from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks import generator, kmeans, pixels
+
+
+def _config(**fields):
+  config = default_config.get_config()
+  config.pseudo_masks.update(fields)
+  return config
+
+
+def _keys(b):
+  return jax.random.split(jax.random.key(0), b)
+
+
+def _quarters(side=16):
+  """Returns a picture whose four quarters have a colour each."""
+  colours = np.array(
+    [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8
+  )
+  return jnp.asarray(colours.repeat(side // 2, 0).repeat(side // 2, 1))[None]
+
+
+def test_pixels_finds_the_coloured_quarters():
+  masks = generator.build(_config(k=4, stride=4))
+  assert (masks.k, masks.stride, masks.frozen) == (4, 4, {})
+  generate = jax.jit(masks.generate)
+  for image in (_quarters(), _quarters().astype(jnp.float32)):
+    labels, valid = generate(masks.frozen, image, _keys(1))
+    assert labels.shape == (1, 4, 4) and labels.dtype == jnp.int32
+    assert valid.all()
+    quarters = labels[0, ::2, ::2]
+    assert len(set(quarters.ravel().tolist())) == 4
+    whole = np.asarray(quarters).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(labels[0], whole)
+
+
+def test_pixels_of_one_colour_without_position_are_one_valid_mask():
+  masks = generator.build(_config(k=3, stride=4, position_weight=0.0))
+  image = jnp.full((2, 8, 16, 3), 77, jnp.uint8)
+  labels, valid = masks.generate(masks.frozen, image, _keys(2))
+  assert labels.shape == (2, 2, 4)
+  np.testing.assert_array_equal(valid.sum(1), 1)
+
+
+def test_features_are_mean_colour_and_weighted_position():
+  image = np.zeros((1, 2, 4, 3), np.uint8)
+  image[0, 0, 0] = 255  # a fourth of the first cell
+  cells = pixels.features(jnp.asarray(image), stride=2, position_weight=0.5)
+  np.testing.assert_allclose(
+    cells[0, 0],
+    [[0.25, 0.25, 0.25, 0.25, 0.125], [0, 0, 0, 0.25, 0.375]],
+    rtol=1e-6,
+  )
+
+
+def test_image_that_the_stride_does_not_divide():
+  masks = generator.build(_config(stride=8))
+  with pytest.raises(InputError, match="12x16 pixels: pseudo_masks.stride=8"):
+    masks.generate({}, jnp.zeros((1, 12, 16, 3)), _keys(1))
+
+
+@pytest.mark.parametrize(
+  "field, value, remedy",
+  [
+    ("generator", "dreams", "pixels"),
+    ("metric", "manhattan", "euclidean, cosine"),
+    ("init", "random", r"kmeans\+\+, farthest"),
+    ("k", 0, "at least 1"),
+    ("stride", -1, "at least 1"),
+  ],
+)
+def test_wrong_fields_name_themselves_and_the_remedy(field, value, remedy):
+  with pytest.raises(InputError, match=f"pseudo_masks.{field}=.*{remedy}"):
+    generator.build(_config(**{field: value}))
+
+
+def _oracle(label_maps, truths, k, classes=21):
+  """Returns the mIoU when each cluster takes its most frequent class."""
+  inter, union = np.zeros(classes), np.zeros(classes)
+  for labels, truth in zip(label_maps, truths, strict=True):
+    h, w = truth.shape
+    rows = np.arange(h) * labels.shape[0] // h
+    columns = np.arange(w) * labels.shape[1] // w
+    counted = truth != 255
+    cluster, truth = labels[rows][:, columns][counted], truth[counted]
+    table = np.zeros((k, classes))
+    np.add.at(table, (cluster, truth), 1)
+    for c in range(classes):
+      chosen = table.argmax(1) == c
+      inter[c] += table[chosen, c].sum()
+      union[c] += table[chosen].sum() + table[~chosen, c].sum()
+  return 100 * (inter[union > 0] / union[union > 0]).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight, reference", [(0.5, 48.8), (0.0, 42.75)])
+def test_oracle_score_of_real_pictures(shared, weight, reference):
+  voc = shared / "data" / "VOCdevkit" / "VOC2012"
+  lists = [
+    voc / "ImageSets/Segmentation" / f"{s}.txt" for s in ("train", "val")
+  ]
+  names = [name for file in lists for name in file.read_text().split()]
+  masks = generator.build(_config(k=8, stride=8, position_weight=weight))
+  label_maps, truths = [], []
+  keys = _keys(len(names))
+  for name, key in zip(names, keys, strict=True):
+    with Image.open(voc / "JPEGImages" / f"{name}.jpg") as image:
+      image = np.array(image.resize((448, 448), Image.Resampling.BILINEAR))
+    with Image.open(voc / "SegmentationClass" / f"{name}.png") as truth:
+      truths.append(np.array(truth))
+    labels, _ = masks.generate({}, jnp.asarray(image)[None], key[None])
+    label_maps.append(np.asarray(labels[0]))
+  # Two seeds of the torch reference differ by 0.4, two decoders a little.
+  assert _oracle(label_maps, truths, masks.k) == pytest.approx(
+    reference, abs=2.5
+  )
+
+
+def test_median_equals_scipy(rng):
+  values = rng.random((2, 9, 7, 3), np.float32)
+  ours = pixels.median_3x3(jnp.asarray(values))
+  theirs = ndimage.median_filter(values, (1, 3, 3, 1), mode="nearest")
+  np.testing.assert_array_equal(ours, theirs)
+
+
+def test_majority_takes_away_specks_and_keeps_regions():
+  labels = np.zeros((1, 8, 8), np.int32)
+  labels[:, :, 4:] = 1
+  speck = labels.copy()
+  speck[0, 2, 1] = 2
+  cleaned = pixels.majority_3x3(jnp.asarray(speck), 3)
+  np.testing.assert_array_equal(cleaned, labels)
+
+
+def test_merge_follows_chains_and_keeps_what_is_apart():
+  centers = jnp.asarray([[[0.0], [1.0], [0.1], [0.2], [0.15]]])
+  clusters = kmeans.KMeans(
+    labels=jnp.asarray([[0, 1, 2, 3, 2]], jnp.int32),
+    centers=centers,
+    # The last center belongs to nobody, and must not link its neighbours.
+    valid=jnp.asarray([[True, True, True, True, False]]),
+    inertia=jnp.zeros(1),
+  )
+  merged = kmeans.merge(clusters, 0.11)
+  assert merged.labels.tolist() == [[0, 1, 0, 0, 0]]
+  assert merged.valid.tolist() == [[True, True, False, False, False]]
+  apart = kmeans.merge(clusters, 0.05)
+  assert apart.labels.tolist() == clusters.labels.tolist()
+  assert apart.valid.tolist() == clusters.valid.tolist()
+
+
+def test_merged_masks_are_fewer_and_consistent(tiny_config, rng):
+  image = np.full((2, 32, 32, 3), 60.0, np.float32)
+  image[:, 8:24, 8:24] = 200.0
+  image += rng.normal(0, 8, image.shape).astype(np.float32)
+  keys = jax.random.split(jax.random.key(0), 2)
+  counts = {}
+  for distance in (0.0, 0.3):
+    tiny_config.pseudo_masks.merge_distance = distance
+    tiny_config.pseudo_masks.majority_passes = 1
+    tiny_config.pseudo_masks.position_weight = 0.0
+    made = generator.build(tiny_config)
+    labels, valid = made.generate({}, jnp.asarray(image), keys)
+    for label, exists in zip(
+      np.asarray(labels), np.asarray(valid), strict=True
+    ):
+      assert set(np.unique(label)) == set(np.flatnonzero(exists))
+    counts[distance] = int(valid.sum())
+  assert counts[0.3] == 4 < counts[0.0]
