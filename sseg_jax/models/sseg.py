@@ -1,0 +1,355 @@
+"""S-Seg: MaskFormer and a text transformer in one embedding space (§3).
+
+On a first read, go to `SSeg.encode_image`. The functions below the class are
+the boundary to plain JAX: parameters and statistics as nested dictionaries of
+arrays.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from sseg_jax import errors, tokenizer
+from sseg_jax.models import backbones
+from sseg_jax.models.layers import Projection, normalize_pixels, resize_bilinear
+from sseg_jax.models.maskformer import MaskFormer
+from sseg_jax.models.text import TextTower
+
+POOL_MASKS = ("soft", "hard", "pseudo")
+EMBEDDINGS = ("decoder", "mask_pooled")
+OUTLINE_SIZE = 81
+Variables = dict[Any, Any]  # nested dictionaries of arrays
+
+
+class ImageOutputs(NamedTuple):
+  """What the image tower gives. Embeddings are not of unit length.
+
+  Attributes:
+    mask_logits: float32 [layers, b, n, h/4, w/4], the last decoder layer last;
+      in evaluation the last layer alone.
+    query_features: [b, n, d], what a query is embedded from.
+    query_embeddings: float32 [b, n, e], each query projected.
+    image_embedding: float32 [b, e], for the contrastive loss.
+  """
+
+  mask_logits: Array
+  query_features: Array
+  query_embeddings: Array
+  image_embedding: Array
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+  if value not in allowed:
+    raise errors.InputError(
+      f"{name}={value!r} is not one of {', '.join(allowed)}"
+    )
+
+
+def _unit(x: Array) -> Array:
+  return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
+
+
+def _weighted_mean(x: Array, weights: Array) -> Array:
+  """Averages [b,n,d] over the n whose weight [b,n] is 1; zeros for none."""
+  total = jnp.maximum(weights.sum(1, keepdims=True), 1)
+  return jnp.einsum("bnd,bn->bd", x, weights) / total
+
+
+class SSeg(nnx.Module):
+  """The model: image tower, text tower, two projections, a logit scale."""
+
+  def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    """Builds the network from random weights.
+
+    Args:
+      config: fields as in `default_config.py`.
+      rngs: the stream `params`.
+
+    Raises:
+      InputError: if a field of `config.model` has an unknown value.
+    """
+    c, t = config.model, config.text
+    _one_of("model.pixel_decoder", c.pixel_decoder, ("fpn",))
+    _one_of("model.query_embedding", c.query_embedding, EMBEDDINGS)
+    _one_of("model.pool_masks", c.pool_masks, POOL_MASKS)
+    _one_of("model.counted_queries", c.counted_queries, ("all", "owners"))
+    _one_of("model.mean", c.mean, ("before", "after"))
+    _one_of("model.proj_norm", c.proj_norm, ("bn", "ln", "none"))
+    _one_of("model.memory", c.memory, ("res2", "res3", "res4", "res5"))
+    _one_of("dtype", config.dtype, ("bfloat16", "float16", "float32"))
+    if c.hidden_dim % c.num_heads:
+      raise errors.InputError(
+        f"model.hidden_dim={c.hidden_dim} is not a multiple of"
+        f" model.num_heads={c.num_heads}"
+      )
+    dtype = jnp.dtype(config.dtype)
+    self.dtype = dtype
+    self.backbone = backbones.build(
+      c.backbone, drop_path=c.drop_path, dtype=dtype, rngs=rngs
+    )
+    self.maskformer = MaskFormer(
+      self.backbone.channels,
+      hidden_dim=c.hidden_dim,
+      mask_dim=c.mask_dim,
+      num_queries=c.num_queries,
+      decoder_layers=c.decoder_layers,
+      num_heads=c.num_heads,
+      ffn_dim=c.ffn_dim,
+      dropout=c.dropout,
+      memory=c.memory,
+      deep_supervision=c.deep_supervision,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.pool_feature = c.pool_feature
+    self.query_embedding = c.query_embedding
+    self.pool_masks = c.pool_masks
+    self.pool_outline = c.pool_outline
+    self.counted_queries = c.counted_queries
+    self.mean = c.mean
+    self.normalize_queries = c.normalize_queries
+    width = c.hidden_dim
+    if c.query_embedding == "mask_pooled":
+      channels = {**self.backbone.channels, "pixel": c.hidden_dim}
+      for level in c.pool_feature.split("+"):
+        _one_of("model.pool_feature", level, tuple(channels))
+      width = sum(channels[level] for level in c.pool_feature.split("+"))
+      width += OUTLINE_SIZE if c.pool_outline else 0
+    projection = functools.partial(
+      Projection,
+      hidden=c.proj_hidden,
+      d_out=c.embed_dim,
+      norm=c.proj_norm,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.image_projection = projection(width)
+    self.text = TextTower(
+      vocab_size=tokenizer.VOCAB_SIZE,
+      context_length=t.context_length,
+      width=t.width,
+      layers=t.layers,
+      num_heads=t.num_heads,
+      dropout=t.dropout,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.text_projection = projection(t.width)
+    self.logit_scale = nnx.Param(
+      jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
+    )
+
+  def encode_image(
+    self,
+    image: Array,
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+    regions: Float[Array, "b k H W"] | None = None,
+  ) -> ImageOutputs:
+    """Gives N masks, an embedding for each, and one for the picture.
+
+    Args:
+      image: RGB in 0..255, [b, h, w, 3]; sides are multiples of 32.
+      train: dropout, batch statistics and the masks of every decoder layer.
+      rngs: the stream `dropout`, where `train`.
+      valid: the pictures that count for batch statistics; None for all.
+      regions: shares in [0, 1] of each cell of the mask logits. With
+        `pool_masks="pseudo"` the picture's embedding is made from them, not
+        from the queries' own masks; empty ones are not counted.
+    """
+    h, w = image.shape[1:3]
+    if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
+      raise errors.InputError(
+        f"image size {h}x{w} is not a multiple of {backbones.LARGEST_STRIDE}"
+      )
+    pixels = normalize_pixels(image, self.dtype)
+    levels = self.backbone(pixels, train=train, rngs=rngs)
+    masks = self.maskformer(levels, train=train, rngs=rngs)
+    logits = jax.lax.stop_gradient(masks.mask_logits[-1])
+    owned = owned_pixels(logits)
+    if self.query_embedding == "decoder":
+      features = masks.query_features
+    else:
+      levels = {**levels, "pixel": masks.pixel_features}
+      shares = {
+        "soft": lambda: jax.nn.sigmoid(logits),
+        "hard": lambda: owned,
+        "pseudo": lambda: inside(logits),
+      }[self.pool_masks]()
+      features = self._describe(levels, shares)
+    counts = jnp.ones(owned.shape[:2])  # [b, n]
+    if self.counted_queries == "owners":
+      counts = owned.any((2, 3)).astype(jnp.float32)
+
+    def project(x):
+      return self.image_projection(x).astype(jnp.float32)
+
+    def project_and_learn(x):
+      x = self.image_projection(x, train=train, valid=valid)
+      return x.astype(jnp.float32)
+
+    # What the picture is embedded from: queries, or what stands in for them.
+    parts = features
+    pooling = self.query_embedding == "mask_pooled"
+    if pooling and self.pool_masks == "pseudo" and regions is not None:
+      parts = self._describe(levels, regions)
+      counts = regions.any((2, 3)).astype(jnp.float32)
+    if self.mean == "before":
+      # §3.5: "a single feature … by taking the average", then the projection.
+      # The statistics of a batch norm come from the average, as in GroupViT.
+      mean = _weighted_mean(parts.astype(jnp.float32), counts)
+      pooled = project_and_learn(mean)
+      each = project(features)
+    else:
+      embedded = project_and_learn(parts)
+      each = embedded if parts is features else project(features)
+      if self.normalize_queries:
+        embedded = _unit(embedded)
+      pooled = _weighted_mean(embedded, counts)
+    return ImageOutputs(masks.mask_logits, features, each, pooled)
+
+  def _describe(
+    self, levels: dict[str, Array], shares: Float[Array, "b n H W"]
+  ) -> Float[Array, "b n d"]:
+    """Returns what masks are embedded from: features under them, outlines."""
+    parts = [
+      pool_under_masks(levels[level], shares)
+      for level in self.pool_feature.split("+")
+    ]
+    if self.pool_outline:
+      parts.append(outline(shares).astype(parts[0].dtype))
+    return jnp.concatenate(parts, -1)
+
+  def encode_text(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> Float[Array, "b e"]:
+    """Embeds token ids, as `tokenizer.Tokenizer` gives them; float32.
+
+    `train`, `rngs` and `valid` as in `encode_image`.
+    """
+    features = self.text(tokens, train=train, rngs=rngs)
+    projected = self.text_projection(features, train=train, valid=valid)
+    return projected.astype(jnp.float32)
+
+
+def owned_pixels(
+  mask_logits: Float[Array, "b n h w"],
+) -> Float[Array, "b n h w"]:
+  """Returns the share of each cell where a query's logit is the highest.
+
+  Judged at twice the resolution, on logits interpolated bilinearly.
+  """
+  b, n, h, w = mask_logits.shape
+  winner = jnp.argmax(resize_bilinear(mask_logits, (2 * h, 2 * w)), 1)
+  owned = winner[:, None] == jnp.arange(n)[None, :, None, None]
+  return owned.reshape(b, n, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
+
+
+def inside(mask_logits: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
+  """Returns the share of each cell where a query's probability is over 1/2.
+
+  Masks may overlap: queries without a pseudo-mask to answer for are free to
+  repeat others. Judged at twice the resolution, as `owned_pixels`.
+  """
+  b, n, h, w = mask_logits.shape
+  fine = resize_bilinear(mask_logits, (2 * h, 2 * w)) > 0
+  return fine.reshape(b, n, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
+
+
+def pool_under_masks(
+  features: Float[Array, "b h w d"], masks: Float[Array, "b n H W"]
+) -> Float[Array, "b n d"]:
+  """Averages features under each query's mask, whose values are in [0, 1].
+
+  A coarser feature map is pooled at its own resolution, with the masks averaged
+  over its cells. An empty mask gives zeros.
+  """
+  b, n, big_h, big_w = masks.shape
+  h, w = features.shape[1:3]
+  masks = masks.reshape(b, n, h, big_h // h, w, big_w // w).mean((3, 5))
+  total = masks.sum((2, 3))[..., None] + 1e-6
+  pooled = jnp.einsum("bnhw,bhwd->bnd", masks, features.astype(jnp.float32))
+  return (pooled / total).astype(features.dtype)
+
+
+def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
+  """Describes the outline of each mask, wherever it is and whatever its size.
+
+  Fourier moments in the mask's own frame: the origin is its centroid, the unit
+  the radius of a disk of its area. Nine functions an axis (a constant, and
+  cosine and sine of four frequencies) give 81 numbers in [-1, 1], zeros for an
+  empty mask.
+  """
+  area = masks.sum((2, 3)) + 1e-6  # [b, n]
+  radius = jnp.sqrt(area / jnp.pi)
+
+  def axis_functions(profile):  # profile [b, n, cells] -> [b, n, cells, 9]
+    cells = jnp.arange(profile.shape[-1], dtype=jnp.float32) + 0.5
+    center = (profile * cells[None, None]).sum(-1) / area
+    place = (cells[None, None] - center[..., None]) / radius[..., None]
+    # A half-wave across the disk, and two, three and four times as fast.
+    angles = (
+      place[..., None] * (jnp.pi * jnp.arange(1, 5) / 2)[None, None, None]
+    )
+    one = jnp.ones_like(place)[..., None]
+    return jnp.concatenate([one, jnp.cos(angles), jnp.sin(angles)], -1)
+
+  across = axis_functions(masks.sum(2))
+  down = axis_functions(masks.sum(3))
+  rows = jnp.einsum("bnhw,bnwq->bnhq", masks, across)
+  moments = jnp.einsum("bnhq,bnhp->bnpq", rows, down)
+  moments = moments / area[..., None, None]
+  return moments.reshape(*masks.shape[:2], -1)
+
+
+def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
+  """Returns the static structure, parameters, and statistics of `model`."""
+  parts: Any = nnx.split(model, nnx.Param, ...)
+  graphdef, params, rest = parts
+  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def build(config: Any) -> tuple[nnx.GraphDef, Variables, Variables]:
+  """Returns the structure, and shapes in place of parameters and statistics."""
+  return split(nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0))))
+
+
+def init(config: Any, seed: int) -> tuple[Variables, Variables]:
+  """Returns random parameters and initial statistics, nested dictionaries."""
+
+  def make(key):
+    return split(SSeg(config, rngs=nnx.Rngs(params=key)))[1:]
+
+  return jax.jit(make)(jax.random.key(seed))
+
+
+def apply_image(
+  graphdef: nnx.GraphDef,
+  params: Variables,
+  model_state: Variables,
+  image: Array,
+) -> ImageOutputs:
+  """`SSeg.encode_image` in evaluation, as a pure function."""
+  return nnx.merge(graphdef, params, model_state).encode_image(image)
+
+
+def apply_text(
+  graphdef: nnx.GraphDef,
+  params: Variables,
+  model_state: Variables,
+  tokens: Array,
+) -> Array:
+  """`SSeg.encode_text` in evaluation, as a pure function."""
+  return nnx.merge(graphdef, params, model_state).encode_text(tokens)
