@@ -1,0 +1,152 @@
+"""The one place that says which device holds what.
+
+A mesh has two axes. Both split the batch; "fsdp" also splits the parameters and
+the optimizer's moments. The model has some 90 million parameters, so tensor
+parallelism is not needed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
+
+from sseg_jax.errors import InputError
+
+AXES = ("data", "fsdp")
+
+# Arrays of fewer elements stay whole everywhere: splitting them saves some
+# kilobytes and costs a message between devices each step.
+MIN_SIZE = 2**14
+
+# Paths whose split dimension is not left to the shape, as (pattern, dimension).
+# At most one may match a path.
+RULES: tuple[tuple[str, int], ...] = (
+  # Rows are looked up by index: splitting the features keeps the look-up local.
+  (r"(^|/)token_embedding(/|$)", 1),
+)
+
+
+def make_mesh(
+  mesh_config: Any, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Makes the mesh of axes ("data", "fsdp").
+
+  Args:
+    mesh_config: `config.mesh` with `data` (-1: all that `fsdp` leaves) and
+      `fsdp`.
+    devices: all devices of all processes by default.
+
+  Raises:
+    InputError: if the two do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  data, fsdp, count = mesh_config.data, mesh_config.fsdp, len(devices)
+  if fsdp < 1 or count % fsdp:
+    raise InputError(
+      f"mesh.fsdp is {fsdp}; choose a divisor of the {count} devices"
+    )
+  if data == -1:
+    data = count // fsdp
+  if data * fsdp != count:
+    raise InputError(
+      f"mesh.data is {data} and mesh.fsdp {fsdp}, not the {count} devices;"
+      " set mesh.data to -1 to use them all"
+    )
+  # Written out, since the default is Explicit, under which rules by path and
+  # shape do not apply.
+  return jax.make_mesh(
+    (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+  )
+
+
+def param_spec(
+  path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, rules=RULES
+) -> PartitionSpec:
+  """Says how one array is split: along "fsdp" in one dimension, or not at all.
+
+  The dimension is the one a rule names for the path, else the largest that the
+  axis divides (the last of equals, which a matrix product reads contiguously).
+
+  Args:
+    path: names joined by "/", as "params/text/token_embedding/embedding".
+    shape: of the whole array.
+    mesh: of `make_mesh`.
+    rules: (pattern, dimension) pairs searched in the path.
+
+  Raises:
+    ValueError: if two rules match the path.
+  """
+  matches = [(p, dimension) for p, dimension in rules if re.search(p, path)]
+  if len(matches) > 1:
+    raise ValueError(f"{path} matches {len(matches)} rules: {matches}")
+  fsdp = mesh.shape["fsdp"]
+  if fsdp == 1 or np.prod(shape) < MIN_SIZE:
+    return PartitionSpec()
+  candidates = list(range(len(shape)))
+  if matches:
+    candidates = [matches[0][1]]
+  candidates = [i for i in candidates if shape[i] % fsdp == 0]
+  if not candidates:
+    return PartitionSpec()
+  split = max(candidates, key=lambda i: (shape[i], i))
+  return PartitionSpec(
+    *("fsdp" if i == split else None for i in range(split + 1))
+  )
+
+
+def state_sharding(abstract_state: Any, mesh: Mesh) -> Any:
+  """Returns a pytree of `NamedSharding`, one per leaf of `abstract_state`.
+
+  The optimizer's moments have the paths' ends and the shapes of the parameters,
+  and so their sharding.
+  """
+
+  def sharding(path: Any, leaf: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return NamedSharding(mesh, param_spec(name, leaf.shape, mesh))
+
+  return jax.tree.map_with_path(sharding, abstract_state)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of an array that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of arrays [b, ...]: b over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def host_batch_size(batch_size: int, mesh: Mesh) -> int:
+  """Returns this process's share of the global batch.
+
+  Raises:
+    InputError: if the batch does not divide over the devices.
+  """
+  if batch_size < 1 or batch_size % mesh.size:
+    raise InputError(
+      f"batch_size is {batch_size}; choose a multiple of the {mesh.size}"
+      " devices"
+    )
+  return batch_size * mesh.local_mesh.size // mesh.size
+
+
+def global_batch(
+  host_batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Joins what each process read, [b / processes, ...], to arrays [b, ...]."""
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, array)
+    for name, array in host_batch.items()
+  }

@@ -1,0 +1,118 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sseg_jax import optim
+from sseg_jax.errors import InputError
+
+
+def _optim(**changes):
+  fields = dict(
+    peak_lr=5e-4,
+    start_lr=1.25e-6,
+    end_lr=1.25e-5,
+    warmup_steps=10,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.05,
+    clip_norm=5.0,
+  )
+  return types.SimpleNamespace(**{**fields, **changes})
+
+
+def _config(total_steps=100, **changes):
+  return types.SimpleNamespace(optim=_optim(**changes), total_steps=total_steps)
+
+
+@pytest.mark.parametrize(
+  "step, expected",
+  [
+    (0, 1.25e-6),
+    (5, (1.25e-6 + 5e-4) / 2),
+    (10, 5e-4),
+    (55, (5e-4 + 1.25e-5) / 2),  # half-way down the cosine
+    (100, 1.25e-5),
+    (1000, 1.25e-5),
+  ],
+)
+def test_schedule(step, expected):
+  rate = optim.schedule(_optim(), 100)(step)
+  np.testing.assert_allclose(rate, expected, rtol=1e-5)
+
+
+def test_schedule_without_warmup_starts_at_the_peak():
+  rate = optim.schedule(_optim(warmup_steps=0), 100)
+  np.testing.assert_allclose(rate(0), 5e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "changes, field",
+  [
+    ({"warmup_steps": 100}, "warmup_steps"),
+    ({"warmup_steps": -1}, "warmup_steps"),
+    ({"peak_lr": 0.0}, "peak_lr"),
+    ({"clip_norm": -1.0}, "clip_norm"),
+    ({"weight_decay": -0.1}, "weight_decay"),
+  ],
+)
+def test_wrong_fields_are_named(changes, field):
+  with pytest.raises(InputError, match=f"optim.{field}"):
+    optim.build(_config(**changes))
+
+
+class _Model(nnx.Module):
+  def __init__(self, rngs):
+    self.patch_embed = nnx.Conv(3, 8, (4, 4), rngs=rngs)
+    self.blocks = nnx.List([nnx.Linear(8, 8, rngs=rngs)])
+    self.norm = nnx.LayerNorm(8, rngs=rngs)
+    self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+    self.token_embedding = nnx.Embed(16, 8, rngs=rngs)
+    self.position_embedding = nnx.Param(jnp.zeros((5, 8)))
+    self.relative_position_bias = nnx.Param(jnp.zeros((9, 2)))
+    self.queries = nnx.Param(jnp.zeros((4, 8)))
+    self.logit_scale = nnx.Param(jnp.zeros(()))
+
+
+def test_decay_mask():
+  params = nnx.to_pure_dict(nnx.state(_Model(nnx.Rngs(0)), nnx.Param))
+  mask = optim.decay_mask(params)
+  decayed = {
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, decays in jax.tree.leaves_with_path(mask)
+    if decays
+  }
+  # "query" is here the projection of the attention, a matrix product.
+  assert decayed == {
+    "patch_embed/kernel",
+    "blocks/0/kernel",
+    "attention/query/kernel",
+    "attention/key/kernel",
+    "attention/value/kernel",
+    "attention/out/kernel",
+  }
+
+
+def test_decay_and_clipping_reach_the_update():
+  params = {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  transform = optim.build(_config(warmup_steps=0))
+  updates, _ = transform.update(zeros, transform.init(params), params)
+  np.testing.assert_allclose(updates["a"]["kernel"], -5e-4 * 0.05, rtol=1e-5)
+  np.testing.assert_array_equal(updates["a"]["bias"], 0)
+
+
+@pytest.mark.parametrize("clip_norm, expected", [(0.0, 200.0), (5.0, 5.0)])
+def test_gradients_are_clipped_by_global_norm(clip_norm, expected):
+  params = {"kernel": jnp.ones((2, 2))}
+  gradients = {"kernel": jnp.full((2, 2), 100.0)}
+  transform = optim.build(_config(clip_norm=clip_norm))
+  _, state = transform.update(gradients, transform.init(params), params)
+  # Adam's first moment is (1 - b1) times the gradient it was given.
+  moment = optax.tree.get(state, "mu")
+  np.testing.assert_allclose(optax.tree.norm(moment), 0.1 * expected, rtol=1e-5)
