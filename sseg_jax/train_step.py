@@ -1,0 +1,325 @@
+"""One step of training, as pure functions of arrays.
+
+On a first read, go straight to `train_step`; then `sseg_loss`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from sseg_jax import losses, optim, tokenizer
+from sseg_jax.models import sseg
+from sseg_jax.pseudo_masks import generator
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+  """All that a run needs to go on: a plain pytree.
+
+  Attributes:
+    step: int32 [], updates tried so far, skipped ones included.
+    params: parameters, float32.
+    model_state: running statistics of the batch norms.
+    opt_state: optax's.
+  """
+
+  step: Array
+  params: sseg.Variables
+  model_state: sseg.Variables
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What is static about a step, and the frozen arrays it is called with.
+
+  Attributes:
+    config: the run's fields.
+    graphdef: structure of the model.
+    generator: makes the pseudo-masks.
+    optimizer: optax's transformation.
+    frozen: arrays that are never trained: the generator's network and, in the
+      supervised task, the tokens of the class names.
+  """
+
+  config: Any
+  graphdef: nnx.GraphDef
+  generator: generator.PseudoMasks
+  optimizer: optax.GradientTransformation
+  frozen: dict[str, Any]
+
+
+def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
+  """Checks `config` and builds what `train_step` closes over.
+
+  Args:
+    config: fields as in `default_config.py`.
+    class_names: of the labels in the batches, in the supervised task.
+
+  Raises:
+    InputError: if a field has a value that cannot work.
+  """
+  graphdef, _, _ = sseg.build(config)
+  made = generator.build(config)
+  frozen = {"pseudo_masks": made.frozen}
+  if config.task == "supervised":
+    tokens = tokenizer.Tokenizer(config.text.context_length)(
+      [f"a photo of a {name}." for name in class_names]
+    )
+    frozen["class_tokens"] = tokens
+  return Setup(config, graphdef, made, optim.build(config), frozen)
+
+
+def init_state(setup: Setup) -> TrainState:
+  """Returns the state before the first step, random by `config.seed`."""
+  params, model_state = sseg.init(setup.config, setup.config.seed)
+  return TrainState(
+    jnp.zeros((), jnp.int32),
+    params,
+    model_state,
+    jax.jit(setup.optimizer.init)(params),
+  )
+
+
+def abstract_state(setup: Setup) -> TrainState:
+  """Returns shapes and types in place of the state's arrays; no computation."""
+  _, params, model_state = sseg.build(setup.config)
+  step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  return TrainState(
+    step,
+    params,
+    model_state,
+    jax.eval_shape(setup.optimizer.init, params),
+  )
+
+
+def pseudo_mask_labels(
+  setup: Setup, frozen: dict[str, Any], batch: dict[str, Array]
+) -> tuple[Array, Array]:
+  """Returns label maps int32 [b,h/s,w/s] and which masks exist, bool [b,k].
+
+  The clusters of a picture depend on its id and the seed, on nothing else.
+  """
+  config = setup.config
+  if config.pseudo_masks.mode == "cached":
+    labels = batch["pseudo_labels"]
+    k = config.pseudo_masks.k
+    present = labels[:, None] == jnp.arange(k)[None, :, None, None]
+    return labels, present.any((2, 3))
+  key = jax.random.key(config.seed)
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+  image = batch.get("teacher_image", batch["image"])
+  labels, present = setup.generator.generate(
+    frozen["pseudo_masks"], image, keys
+  )
+  return jax.lax.stop_gradient(labels), present
+
+
+def region_shares(
+  labels: Int[Array, "b H W"],
+  present: Bool[Array, "b k"],
+  image_size: tuple[int, int],
+) -> Float[Array, "b k h w"]:
+  """Returns how much of each cell of stride 4 a mask covers, in [0, 1].
+
+  A picture without any mask is one region.
+  """
+  size = (image_size[0] // 4, image_size[1] // 4)
+  fine = [max(1, labels.shape[1 + i] // size[i]) for i in range(2)]
+  labels = losses.resize_labels(labels, (size[0] * fine[0], size[1] * fine[1]))
+  k = present.shape[1]
+  masks = labels[:, None] == jnp.arange(k)[None, :, None, None]
+  masks &= present[:, :, None, None]
+  shape = (len(labels), k, size[0], fine[0], size[1], fine[1])
+  shares = masks.reshape(shape).mean((3, 5), dtype=jnp.float32)
+  none = ~present.any(1)
+  return shares.at[:, 0].max(none[:, None, None].astype(jnp.float32))
+
+
+def sseg_loss(
+  setup: Setup,
+  model: sseg.SSeg,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  rngs: nnx.Rngs,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Returns Eq. 4: weighted mask loss plus weighted contrastive loss."""
+  config, weights = setup.config, setup.config.loss
+  labels, present = pseudo_mask_labels(setup, frozen, batch)
+  valid = batch["valid"]
+  regions = None
+  if config.model.pool_masks == "pseudo":
+    _, h, w, _ = batch["image"].shape
+    regions = region_shares(labels, present, (h, w))
+  image = model.encode_image(
+    batch["image"], train=True, rngs=rngs, valid=valid, regions=regions
+  )
+  text = model.encode_text(batch["text"], train=True, rngs=rngs, valid=valid)
+  contrastive, metrics = losses.contrastive(
+    image.image_embedding,
+    text,
+    model.logit_scale[...],
+    valid,
+    max_logit_scale=weights.max_logit_scale,
+  )
+  mask, mask_metrics = losses.mask_loss(
+    image.mask_logits,
+    labels,
+    present & valid[:, None],
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=config.pseudo_masks.k,
+  )
+  loss = weights.mask * mask + weights.contrastive * contrastive
+  parts = {"loss/mask": mask, "loss/contrastive": contrastive}
+  return loss, metrics | mask_metrics | parts
+
+
+def supervised_loss(
+  setup: Setup,
+  model: sseg.SSeg,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  rngs: nnx.Rngs,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Trains the same network on true label maps: the ceiling in comparisons.
+
+  The masks are the classes present, matched as pseudo-masks are. Words are
+  taught pixel by pixel, by the cross-entropy of the very scores that inference
+  takes its labels from (the "mean" combiner), so nothing but the teacher
+  differs.
+  """
+  weights = setup.config.loss
+  classes = len(frozen["class_tokens"])
+  labels = batch["labels"]
+  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
+  present = present.any((2, 3))  # [b, c]
+  # The classes present in a picture, at most k, take its first k numbers.
+  k = setup.config.pseudo_masks.k
+  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
+  known = (labels >= 0) & (labels < classes)
+  index = jnp.clip(labels, 0, classes - 1)
+  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
+  ranked = jnp.where(known & (ranked < k), ranked, k)
+  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
+
+  image = model.encode_image(
+    batch["image"], train=True, rngs=rngs, valid=batch["valid"]
+  )
+  text = model.encode_text(
+    jnp.asarray(frozen["class_tokens"]), train=True, rngs=rngs
+  )
+  mask, metrics = losses.mask_loss(
+    image.mask_logits,
+    ranked,
+    exists & batch["valid"][:, None],
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=k,
+  )
+  scores = dense_scores(
+    image.mask_logits[-1],
+    image.query_embeddings,
+    text,
+    jnp.minimum(jnp.exp(model.logit_scale[...]), weights.max_logit_scale),
+  )  # [b, c, h/4, w/4]
+  small = losses.resize_labels(
+    jnp.where(known, labels, -1), (scores.shape[2], scores.shape[3])
+  )
+  seen = (small >= 0) & batch["valid"][:, None, None]
+  log_p = jnp.log(jnp.clip(scores, 1e-6, 1.0))
+  log_p = jnp.take_along_axis(log_p, jnp.maximum(small, 0)[:, None], 1)[:, 0]
+  pixel = -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
+  loss = weights.mask * mask + weights.contrastive * pixel
+  return loss, metrics | {"loss/mask": mask, "loss/pixel": pixel}
+
+
+def dense_scores(
+  mask_logits: Float[Array, "b n h w"],
+  query_embeddings: Float[Array, "b n e"],
+  class_embeddings: Float[Array, "c e"],
+  scale: Float[Array, ""],
+) -> Float[Array, "b c h w"]:
+  """Class probabilities of each cell: sum_q p_q(c) s_q(x) / sum_q s_q(x)."""
+
+  def unit(x):
+    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
+
+  cosine = jnp.einsum(
+    "bne,ce->bnc", unit(query_embeddings), unit(class_embeddings)
+  )
+  probs = jax.nn.softmax(scale * cosine, -1)
+  share = jax.nn.sigmoid(mask_logits)
+  share = share / (share.sum(1, keepdims=True) + 1e-6)
+  return jnp.einsum("bnc,bnhw->bchw", probs, share)
+
+
+LOSSES: dict[str, Callable[..., tuple[Array, Metrics]]] = {
+  "sseg": sseg_loss,
+  "supervised": supervised_loss,
+}
+
+
+def train_step(
+  setup: Setup,
+  state: TrainState,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+) -> tuple[TrainState, Metrics]:
+  """Takes one optimiser step on a global batch.
+
+  Pure: jit it with `setup` static (or closed over) and `state` donated. With a
+  non-finite loss or gradient the parameters, statistics and optimiser stay as
+  they were, and the metric `bad` is 1.
+
+  Args:
+    setup: see `Setup`.
+    state: before the step.
+    frozen: `setup.frozen`, as an argument so that no array is baked in.
+    batch: `id`, `valid`, `image`, `text`; see the pipeline.
+
+  Returns:
+    The state after the step, and float32 scalars.
+  """
+  config = setup.config
+  dropout_key = jax.random.fold_in(
+    jax.random.fold_in(jax.random.key(config.seed), 1), state.step
+  )
+
+  def loss_fn(params):
+    model = nnx.merge(setup.graphdef, params, state.model_state)
+    loss, metrics = LOSSES[config.task](
+      setup, model, frozen, batch, nnx.Rngs(dropout=dropout_key)
+    )
+    return loss, (metrics, sseg.split(model)[2])
+
+  (loss, (metrics, model_state)), grads = jax.value_and_grad(
+    loss_fn, has_aux=True
+  )(state.params)
+  grad_norm = optax.tree.norm(grads)
+  updates, opt_state = setup.optimizer.update(
+    grads, state.opt_state, state.params
+  )
+  new = TrainState(
+    state.step,
+    optax.apply_updates(state.params, updates),
+    model_state,
+    opt_state,
+  )
+  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+  metrics |= {
+    "loss": loss,
+    "grad_norm": grad_norm,
+    "bad": 1.0 - good,
+    "valid": batch["valid"].mean(dtype=jnp.float32),
+  }
+  metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+  return new._replace(step=state.step + 1), metrics

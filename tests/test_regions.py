@@ -1,0 +1,80 @@
+"""What a mask is embedded from: who owns a pixel, pooling, outlines."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sseg_jax import train_step
+from sseg_jax.models import sseg
+
+
+def disk(size, y, x, radius):
+  grid = np.mgrid[0:size, 0:size] + 0.5
+  inside = (grid[0] - y) ** 2 + (grid[1] - x) ** 2 <= radius**2
+  return inside.astype(np.float32)
+
+
+def box(size, y, x, half):
+  grid = np.mgrid[0:size, 0:size] + 0.5
+  inside = np.maximum(abs(grid[0] - y), abs(grid[1] - x)) <= half
+  return inside.astype(np.float32)
+
+
+def test_owned_pixels_are_a_partition(rng):
+  logits = jnp.asarray(rng.normal(size=(2, 5, 6, 4)).astype(np.float32))
+  owned = np.asarray(sseg.owned_pixels(logits))
+  np.testing.assert_allclose(owned.sum(1), 1)
+  assert set(np.unique(owned)) <= {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_inside_lets_masks_overlap():
+  logits = np.full((1, 3, 4, 4), -1.0, np.float32)
+  logits[0, :2, :2] = 1.0
+  logits[0, 0] = 2.0
+  share = np.asarray(sseg.inside(jnp.asarray(logits)))
+  assert (share[0, 0] == 1).all()
+  assert (share[0, 1, 0] == 1).all() and (share[0, 1, 3] == 0).all()
+  assert (share[0, 2] == 0).all()
+
+
+def test_outline_knows_neither_place_nor_size():
+  small, large = disk(96, 20.0, 30.0, 8.0), disk(96, 60.0, 52.0, 20.0)
+  square = box(96, 40.0, 40.0, 14.0)
+  masks = jnp.asarray(np.stack([small, large, square])[None])
+  one, same, other = np.asarray(sseg.outline(masks))[0]
+  assert len(one) == sseg.OUTLINE_SIZE
+  assert np.abs(one - same).max() < 0.03
+  assert np.abs(one - other).max() > 0.1
+  empty = sseg.outline(jnp.zeros((1, 1, 8, 8)))
+  np.testing.assert_allclose(empty, 0, atol=1e-6)
+
+
+def test_pooling_averages_under_the_mask_at_every_level(rng):
+  features = rng.normal(size=(1, 4, 4, 3)).astype(np.float32)
+  masks = np.zeros((1, 2, 8, 8), np.float32)
+  masks[0, 0, :4, :4] = 1.0  # the first two by two cells of the features
+  pooled = sseg.pool_under_masks(jnp.asarray(features), jnp.asarray(masks))
+  np.testing.assert_allclose(
+    pooled[0, 0], features[0, :2, :2].mean((0, 1)), rtol=1e-4
+  )
+  np.testing.assert_allclose(pooled[0, 1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_region_shares_at_any_stride(side):
+  labels = np.zeros((1, side, side), np.int32)
+  labels[:, :, side // 2 :] = 1
+  present = jnp.asarray([[True, True, False]])
+  shares = train_step.region_shares(jnp.asarray(labels), present, (32, 32))
+  assert shares.shape == (1, 3, 8, 8)
+  np.testing.assert_allclose(shares[0, 0, :, :4], 1)
+  np.testing.assert_allclose(shares[0, 1, :, 4:], 1)
+  np.testing.assert_allclose(shares.sum(1), 1)
+
+
+def test_a_picture_without_masks_is_one_region():
+  labels = jnp.zeros((2, 8, 8), jnp.int32)
+  present = jnp.asarray([[False, False], [True, False]])
+  shares = train_step.region_shares(labels, present, (32, 32))
+  np.testing.assert_allclose(shares[:, 0], 1)
+  np.testing.assert_allclose(shares[:, 1], 0)
