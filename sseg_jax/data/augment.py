@@ -1,0 +1,173 @@
+"""Random crops, flips and colour changes, as TensorFlow functions.
+
+Every function draws from a stateless seed (int32 [2]): the same seed gives the
+same picture, in any batch, on any host. The defaults of training are the crop
+and flip of OVSegmentor's second stage; strong colour changes would spoil
+pseudo-masks, so they are applied to the student's view alone.
+"""
+
+import dataclasses
+from typing import Any
+
+from sseg_jax.data import import_tensorflow
+
+_ATTEMPTS = 10  # boxes tried before the central one, as torchvision's crop
+# Largest changes at strength 1: factors 1 ± 0.4, as timm's colour jitter of
+# 0.4, and a tenth of the hue circle.
+_JITTER = 0.4
+_HUE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+  """A box of the source picture and whether the result is mirrored.
+
+  Attributes:
+    box: float32 [4] tensor: top, left, height, width in pixels, whole numbers.
+    size: float32 [2] tensor: height and width of the source picture.
+    flip: bool [] tensor.
+  """
+
+  box: Any
+  size: Any
+  flip: Any
+
+
+def random_crop(size, seed, *, scale, ratio, flip) -> Crop:
+  """Draws the box of a random resized crop, and a flip.
+
+  Args:
+    size: int32 [2] tensor, height and width of the picture.
+    seed: int32 [2] tensor.
+    scale: smallest and largest share of the picture's area.
+    ratio: smallest and largest width / height; drawn log-uniformly.
+    flip: probability of mirroring.
+
+  The rule is torchvision's RandomResizedCrop: the first of ten boxes that fits,
+  else the largest central box within `ratio`.
+  """
+  tf = import_tensorflow()
+  size = tf.cast(size, tf.float32)
+  height, width = size[0], size[1]
+  # "auto_select" would pick the algorithm by device.
+  u = tf.random.stateless_uniform([2 * _ATTEMPTS + 3], seed, alg="philox")
+  low, high = scale
+  area = height * width * (low + (high - low) * u[:_ATTEMPTS])
+  ratios = ratio[0] * (ratio[1] / ratio[0]) ** u[_ATTEMPTS:-3]
+  widths = tf.round(tf.sqrt(area * ratios))
+  heights = tf.round(tf.sqrt(area / ratios))
+  fits = (
+    (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+  )
+  first = tf.argmax(tf.cast(fits, tf.int32))
+  central_h = tf.maximum(1.0, tf.minimum(height, tf.round(width / ratio[0])))
+  central_w = tf.maximum(1.0, tf.minimum(width, tf.round(height * ratio[1])))
+  found = tf.reduce_any(fits)
+  h = tf.where(found, heights[first], central_h)
+  w = tf.where(found, widths[first], central_w)
+  # A place among the height - h + 1 possible ones; the centre for the fallback.
+  y, x = tf.where(found, u[-3], 0.5), tf.where(found, u[-2], 0.5)
+  top = tf.minimum(tf.floor(y * (height - h + 1)), height - h)
+  left = tf.minimum(tf.floor(x * (width - w + 1)), width - w)
+  return Crop(tf.stack([top, left, h, w]), size, u[-1] < flip)
+
+
+def crop_image(image, crop: Crop, out_size: int):
+  """Cuts and resizes a picture, bilinear with antialiasing.
+
+  Args:
+    image: uint8 [h,w,3] tensor.
+    crop: from `random_crop`.
+    out_size: side of the result.
+
+  Returns:
+    float32 [out_size,out_size,3], 0..255.
+  """
+  tf = import_tensorflow()
+  box = tf.cast(crop.box, tf.int32)
+  image = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
+  # When no side shrinks, both kernels compute the same: take the faster.
+  image = tf.cond(
+    tf.reduce_max(box[2:]) <= out_size,
+    lambda: tf.image.resize(image, [out_size, out_size]),
+    lambda: tf.image.resize(image, [out_size, out_size], antialias=True),
+  )
+  # The raw op, as it takes a tensor for the axes; `tf.cond` costs more.
+  return tf.raw_ops.Reverse(
+    tensor=image, dims=tf.stack([False, crop.flip, False])
+  )
+
+
+def crop_labels(labels, crop: Crop, out_size: int):
+  """Cuts and resizes a label map as `crop_image` does, by nearest neighbour.
+
+  Args:
+    labels: [h,w] tensor of any size: it covers the same scene as the picture.
+    crop: from `random_crop`, in the picture's pixels.
+    out_size: side of the result.
+
+  Returns:
+    int32 [out_size,out_size]: at each pixel the label under its centre, the
+    rule of half-pixel centres that `crop_image` follows.
+  """
+  tf = import_tensorflow()
+  centres = (tf.range(out_size, dtype=tf.float32) + 0.5) / out_size
+
+  def places(axis: int):
+    length = tf.shape(labels)[axis]
+    source = crop.box[axis] + centres * crop.box[axis + 2]
+    place = tf.floor(source / crop.size[axis] * tf.cast(length, tf.float32))
+    return tf.minimum(tf.cast(place, tf.int32), length - 1)
+
+  columns = places(1)
+  columns = tf.where(crop.flip, columns[::-1], columns)
+  rows = tf.gather(labels, places(0), axis=0)
+  return tf.cast(tf.gather(rows, columns, axis=1), tf.int32)
+
+
+def photometric(image, seed, strength: float):
+  """Changes brightness, contrast, saturation and hue, in this order.
+
+  Args:
+    image: float32 [h,w,3] tensor, 0..255.
+    seed: int32 [2] tensor.
+    strength: 0 (nothing) to 1 (factors within 1 ± 0.4, hue within ± 0.1 of the
+      circle).
+
+  Returns:
+    float32 [h,w,3], 0..255.
+  """
+  tf = import_tensorflow()
+  u = tf.random.stateless_uniform([4], seed, -1.0, 1.0, alg="philox")
+  factors = 1.0 + _JITTER * strength * u[:3]
+  image = tf.clip_by_value(image / 255.0 * factors[0], 0.0, 1.0)
+  mean = tf.reduce_mean(tf.image.rgb_to_grayscale(image))
+  image = tf.clip_by_value(mean + (image - mean) * factors[1], 0.0, 1.0)
+  grey = tf.image.rgb_to_grayscale(image)
+  image = tf.clip_by_value(grey + (image - grey) * factors[2], 0.0, 1.0)
+  image = tf.image.adjust_hue(image, _HUE * strength * u[3])
+  return tf.clip_by_value(image * 255.0, 0.0, 255.0)
+
+
+def central_square(image, out_size: int):
+  """Resizes the short side to `out_size`, then cuts the central square.
+
+  Args:
+    image: uint8 [h,w,3] tensor.
+    out_size: side of the result.
+
+  Returns:
+    float32 [out_size,out_size,3], 0..255.
+  """
+  tf = import_tensorflow()
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  size = tf.cast(tf.round(size * out_size / tf.reduce_min(size)), tf.int32)
+  image = tf.image.resize(image, size, method="bilinear", antialias=True)
+  top, left = (size[0] - out_size) // 2, (size[1] - out_size) // 2
+  return tf.slice(image, [top, left, 0], [out_size, out_size, 3])
+
+
+def to_uint8(image):
+  """Rounds float 0..255 to uint8."""
+  tf = import_tensorflow()
+  return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)

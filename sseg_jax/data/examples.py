@@ -1,0 +1,211 @@
+"""The examples of one process: read by Python, decoded and cut by tf.data."""
+
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sseg_jax.data import augment, decode, import_tensorflow, order, records
+from sseg_jax.data.shards import RecordTable
+from sseg_jax.errors import InputError
+from sseg_jax.tokenizer import Tokenizer
+
+Batch = dict[str, np.ndarray]
+
+_AHEAD = 2  # batches made while the step runs
+_IGNORED = 255
+
+
+class Examples:
+  """Makes the dataset of one process's batches.
+
+  The graph of the dataset refers to this object, so it must not own an
+  iterator: the cycle would be freed by whatever thread collects garbage,
+  possibly one of tf.data's own, which would wait for itself.
+
+  Args:
+    config: the whole configuration.
+    table: the records.
+    lanes: first and last (exclusive) lane of this process.
+
+  Attributes:
+    table: as given.
+    error: the InputError that stopped the dataset, which reports it as its own.
+  """
+
+  def __init__(self, config: Any, table: RecordTable, lanes: Sequence[int]):
+    self.table = table
+    self.error: InputError | None = None
+    self._config = config
+    self._lanes = tuple(lanes)
+    lane_count = config.data.lanes
+    self._batch_size = (lanes[1] - lanes[0]) * config.batch_size // lane_count
+    self._order = order.LaneOrder(
+      len(table),
+      lanes=lane_count,
+      batch_size=config.batch_size,
+      window=config.data.shuffle_window,
+      seed=config.seed,
+    )
+    supervised = config.task == "supervised"
+    self._needs_text = not supervised
+    self._labels = supervised and all(m.labels for m in table.manifests)
+    self._cached = config.pseudo_masks.mode == "cached"
+    self._tokenizer = Tokenizer(config.text.context_length)
+    self._tokenize_lock = threading.Lock()
+
+  def dataset(self, start_step: int):
+    """Returns the endless tf.data.Dataset of batches."""
+    tf = import_tensorflow()
+    threads = self._config.data.threads
+    ds = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    ds = ds.map(self._read_op, num_parallel_calls=2, deterministic=True)
+    ds = decode.batches(
+      ds,
+      self._decode,
+      self._blank(),
+      fields=("image", "labels", "pseudo", "seed"),
+      batch_size=self._batch_size,
+      threads=threads,
+    )
+    empty = self._tokenizer([""])
+
+    def finish(batch):
+      text = tf.where(batch["valid"][:, None], batch["text"], empty)
+      return dict(batch, id=tf.bitcast(batch["id"], tf.uint32), text=text)
+
+    return ds.map(finish).prefetch(_AHEAD).with_options(decode.options(threads))
+
+  def _read_op(self, step):
+    tf = import_tensorflow()
+    b = self._batch_size
+    names = ("id", "image", "labels", "pseudo", "text", "seed")
+    types = (tf.int32, tf.string, tf.string, tf.string, tf.int32, tf.int32)
+    shapes = ([b], [b], [b], [b], [b, None], [b, 4])
+    values = tf.numpy_function(self._read, [step], types, stateful=False)
+    for value, shape in zip(values, shapes, strict=True):
+      value.set_shape(shape)
+    return dict(zip(names, values, strict=True))
+
+  def _read(self, step: np.int64):
+    """Reads the records of one step. Bad ones come back with an empty image."""
+    try:
+      ids, epochs = self._order.batch(int(step), *self._lanes)
+      keys = functools.partial(order.mix, self._config.seed, ids, epochs)
+      choice, word_seed = keys(order.CAPTION), keys(order.CAPTION, 1)
+      dropout = self._config.data.word_dropout
+      images, labels, pseudo, texts = [], [], [], []
+      for i, index in enumerate(ids.tolist()):
+        try:
+          record = self.table[index]
+          caption = caption_of(record, int(choice[i]), self._needs_text)
+          if dropout:
+            caption = drop_words(caption, dropout, int(word_seed[i]))
+          fields = (record.image, record.labels, record.pseudo_labels, caption)
+        except ValueError as error:
+          if isinstance(error, InputError):
+            raise
+          fields = (b"", b"", b"", "")
+        images.append(fields[0])
+        labels.append(fields[1] or b"")
+        pseudo.append(fields[2] or b"")
+        texts.append(fields[3])
+      with self._tokenize_lock:  # it may keep a cache
+        text = self._tokenizer(texts)
+      # Two seeds of two words for each picture: crop and flip, colours.
+      seed = np.stack(
+        [keys(order.AUGMENT, 0), keys(order.AUGMENT, 1)], axis=1
+      ).view(np.int32)
+      return (
+        ids.astype(np.uint32).view(np.int32),
+        np.array(images, object),
+        np.array(labels, object),
+        np.array(pseudo, object),
+        np.asarray(text, np.int32),
+        seed,
+      )
+    except InputError as error:  # tf.data would report it as its own
+      self.error = error
+      raise
+
+  def _decode(self, raw):
+    """Turns one record's bytes into its part of the batch."""
+    c = self._config
+    image = decode.image(raw["image"])
+    tf = import_tensorflow()
+    crop = augment.random_crop(
+      tf.shape(image)[:2],
+      raw["seed"][:2],
+      scale=c.data.crop_scale,
+      ratio=c.data.crop_ratio,
+      flip=c.data.flip,
+    )
+    image = augment.crop_image(image, crop, c.image_size)
+    out = {"image": augment.to_uint8(image)}
+    if c.data.photometric > 0:
+      out["teacher_image"] = out["image"]
+      out["image"] = augment.to_uint8(
+        augment.photometric(image, raw["seed"][2:], c.data.photometric)
+      )
+    if self._labels:
+      labels = decode.labels(raw["labels"])
+      out["labels"] = augment.crop_labels(labels, crop, c.image_size)
+    if self._cached:
+      labels = decode.labels(raw["pseudo"])
+      size = c.image_size // c.pseudo_masks.stride
+      out["pseudo_labels"] = augment.crop_labels(labels, crop, size)
+    return out
+
+  def _blank(self) -> Batch:
+    """Returns what stands in for a record that cannot be read."""
+    c = self._config
+    black = np.zeros((c.image_size, c.image_size, 3), np.uint8)
+    out = {"image": black}
+    if c.data.photometric > 0:
+      out["teacher_image"] = black
+    if self._labels:
+      out["labels"] = np.full(black.shape[:2], _IGNORED, np.int32)
+    if self._cached:
+      size = c.image_size // c.pseudo_masks.stride
+      out["pseudo_labels"] = np.zeros((size, size), np.int32)
+    return out
+
+  def reason(self, index: int) -> str:
+    """Says why a record is unusable by decoding it once more."""
+    tf = import_tensorflow()
+    try:
+      record = self.table[index]
+      caption_of(record, 0, self._needs_text)
+      decode.image(tf.constant(record.image))
+      return "its label map does not decode"
+    except (ValueError, tf.errors.OpError) as error:
+      return str(getattr(error, "message", error)).splitlines()[0]
+
+
+def caption_of(record: records.Record, choice: int, needed: bool) -> str:
+  """Returns caption `choice` modulo their number; ValueError if it is empty."""
+  if not record.captions:
+    if needed:
+      raise ValueError("a record without captions")
+    return ""
+  caption = record.captions[choice % len(record.captions)]
+  text = caption.decode("utf-8", errors="replace").strip()
+  if needed and not text:
+    raise ValueError("an empty caption")
+  return text
+
+
+def drop_words(caption: str, share: float, seed: int) -> str:
+  """Leaves out words at random, each with probability `share`, but never all.
+
+  Class names are asked for alone or nearly so ("a photo of a cat."), and
+  captions name several things; fewer words make the two more alike.
+  """
+  words = caption.split()
+  rng = np.random.Generator(np.random.PCG64(seed))
+  kept = rng.random(len(words)) >= share
+  if len(words) and not kept.any():
+    kept[rng.integers(len(words))] = True
+  return " ".join(w for w, keep in zip(words, kept, strict=True) if keep)

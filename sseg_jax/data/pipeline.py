@@ -1,0 +1,256 @@
+"""Batches from folders of records.
+
+On a first read, go straight to `Examples.dataset`. Python decides which record
+goes where (order.py), reads it and its caption; tf.data decodes and augments in
+parallel. All randomness is a hash of (seed, record, epoch), so that a batch
+depends on (seed, step) alone: not on the number of hosts or threads, nor on
+where a run was resumed.
+"""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from sseg_jax.data import augment, decode, import_tensorflow
+from sseg_jax.data.examples import Batch, Examples, caption_of
+from sseg_jax.data.shards import RecordTable
+from sseg_jax.errors import InputError
+from sseg_jax.tokenizer import Tokenizer
+
+_MIN_SEEN = 1000  # records before the share of bad ones is judged
+
+
+def train_batches(
+  config: Any,
+  *,
+  folders: Sequence[str] | None = None,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> "TrainBatches":
+  """Returns an endless iterator over this process's part of the batches.
+
+  Args:
+    config: the whole configuration; see default_config.py.
+    folders: of records; `config.data.train`, split at commas, where None.
+    start_step: the first batch's step; the same bits as running through.
+    process_index: this process takes the part of the global batch that follows
+      those of the processes before it.
+    process_count: must divide `config.data.lanes`.
+
+  Returns:
+    Dictionaries of `id` uint32 [b], `valid` bool [b], `image` uint8 [b,h,w,3],
+    `text` int32 [b,l]; `labels` int32 [b,h,w] in the supervised task, 255
+    ignored; `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
+    `teacher_image` where the student's view is altered. An unreadable record is
+    black, with empty text and `valid` False.
+
+  Raises:
+    InputError: here for settings that do not fit together and for missing data;
+      from the iterator where too many records are unreadable.
+  """
+  return TrainBatches(config, folders, start_step, process_index, process_count)
+
+
+class TrainBatches:
+  """The iterator of `train_batches`.
+
+  Attributes:
+    num_records: in the data set, over all processes.
+    seen: records drawn so far by this process.
+    bad_records: of those, the unreadable ones.
+  """
+
+  def __init__(self, config, folders, start_step, process_index, process_count):
+    if folders is None:
+      folders = [f.strip() for f in config.data.train.split(",") if f.strip()]
+    if not folders:
+      raise InputError(
+        "config.data.train is empty; name one or more folders of records"
+      )
+    self._config = config
+    table = RecordTable(folders)
+    self.num_records = len(table)
+    self.seen = 0
+    self.bad_records = 0
+    _check(config, table, process_index, process_count)
+
+    lanes = config.data.lanes // process_count
+    self._examples = Examples(
+      config, table, (process_index * lanes, (process_index + 1) * lanes)
+    )
+    self._first_bad = -1
+    # tf.data's threads call Python: they must end before the interpreter does,
+    # or the process may abort at its exit. `finalize` sees to that; it holds
+    # the list, not this object.
+    self._batches = [iter(self._examples.dataset(start_step))]
+    self._stop = weakref.finalize(self, self._batches.clear)
+
+  def __iter__(self) -> Iterator[Batch]:
+    """Returns itself."""
+    return self
+
+  def __next__(self) -> Batch:
+    """Returns the next step's batch."""
+    if not self._batches:
+      raise StopIteration
+    tf = import_tensorflow()
+    try:
+      batch = {k: x.numpy() for k, x in next(self._batches[0]).items()}
+    except tf.errors.OpError:
+      if self._examples.error is not None:
+        raise self._examples.error from None
+      raise
+    self._count(batch)
+    return batch
+
+  def close(self) -> None:
+    """Ends the threads; the iterator yields nothing more."""
+    self._stop()
+
+  def _count(self, batch: Batch) -> None:
+    bad = batch["id"][~batch["valid"]]
+    if len(bad) and not self.bad_records:
+      self._first_bad = int(bad[0])
+      logging.warning(
+        "%s cannot be used (%s); such records are masked out and counted",
+        self._examples.table.where(self._first_bad),
+        self._examples.reason(self._first_bad),
+      )
+    self.seen += len(batch["id"])
+    self.bad_records += len(bad)
+    limit = self._config.data.max_bad_share
+    if self.seen >= _MIN_SEEN and self.bad_records > limit * self.seen:
+      raise InputError(
+        f"{self.bad_records} of {self.seen} records cannot be used, more than"
+        f" config.data.max_bad_share={limit}, for example"
+        f" {self._examples.table.where(self._first_bad)}; write the records"
+        " again or raise the limit"
+      )
+
+
+def eval_pairs(
+  folder: str,
+  *,
+  image_size: int,
+  context_length: int,
+  limit: int = 0,
+  batch_size: int = 64,
+  threads: int = 8,
+) -> Iterator[Batch]:
+  """Yields the pairs of a folder in their order, for retrieval.
+
+  Args:
+    folder: of records.
+    image_size: the short side is resized to it, then the central square is cut.
+    context_length: tokens of the first caption.
+    limit: pairs at most; 0: all.
+    batch_size: the last batch is filled up with `valid` False.
+    threads: that decode.
+
+  Yields:
+    `id`, `valid`, `image`, `text` as in `train_batches`.
+  """
+  tf = import_tensorflow()
+  table = RecordTable([folder])
+  total = min(limit, len(table)) if limit else len(table)
+  if not total:
+    raise InputError(f"{folder} holds no records; write it again")
+  tokenizer = Tokenizer(context_length)
+
+  def one(raw):
+    image = augment.central_square(decode.image(raw["image"]), image_size)
+    return {"image": augment.to_uint8(image)}
+
+  failure: list[InputError] = []
+
+  def read():
+    for start in range(0, total, batch_size):
+      ids = range(start, start + batch_size)
+      images, texts = [], []
+      for index in ids:
+        try:
+          record = table[index] if index < total else None
+          texts.append(caption_of(record, 0, True) if record else "")
+          images.append(record.image if record else b"")
+        except ValueError as error:
+          if isinstance(error, InputError):
+            failure.append(error)  # tf.data would report it as its own
+            raise
+          images.append(b"")
+          texts.append("")
+      yield {"id": list(ids), "image": images, "text": texts}
+
+  spec = tf.TensorSpec
+  ds = tf.data.Dataset.from_generator(
+    read,
+    output_signature={
+      "id": spec([batch_size], tf.uint32),
+      "image": spec([batch_size], tf.string),
+      "text": spec([batch_size], tf.string),
+    },
+  )
+  blank = {"image": np.zeros((image_size, image_size, 3), np.uint8)}
+  ds = decode.batches(ds, one, blank, ("image",), batch_size, threads)
+  batches = ds.with_options(decode.options(threads)).as_numpy_iterator()
+  while True:
+    try:
+      batch = next(batches)
+    except StopIteration:
+      return
+    except tf.errors.OpError:
+      if failure:
+        raise failure[0] from None
+      raise
+    texts = [
+      text.decode() if valid else ""
+      for text, valid in zip(batch["text"], batch["valid"], strict=True)
+    ]
+    yield dict(batch, text=np.asarray(tokenizer(texts), np.int32))
+
+
+def _check(config, table: RecordTable, index: int, count: int) -> None:
+  """Raises InputError where settings and data do not fit together."""
+  lanes, batch = config.data.lanes, config.batch_size
+  if lanes < 1 or batch % lanes:
+    raise InputError(
+      f"config.data.lanes={lanes} does not divide config.batch_size={batch};"
+      " choose a divisor"
+    )
+  if lanes % count:
+    raise InputError(
+      f"config.data.lanes={lanes} cannot be split over {count} processes;"
+      " choose a multiple of their number that divides the batch"
+    )
+  if not 0 <= index < count:
+    raise ValueError(f"process {index} of {count}")
+  if config.data.shuffle_window < 1:
+    raise InputError("config.data.shuffle_window must be at least 1")
+  folders = ", ".join(m.folder for m in table.manifests)
+  if len(table) < batch:
+    raise InputError(
+      f"{folders}: {len(table)} records, fewer than config.batch_size={batch};"
+      " use a smaller batch or more data"
+    )
+  if len(table) > np.iinfo(np.uint32).max:
+    raise InputError(f"{folders}: {len(table)} records do not fit uint32 ids")
+  stride = config.pseudo_masks.stride
+  for manifest in table.manifests:
+    if config.pseudo_masks.mode == "cached" and not manifest.pseudo_labels:
+      raise InputError(
+        f"{manifest.folder} holds no pseudo-masks for every record, but"
+        ' config.pseudo_masks.mode="cached"; write them or use "online"'
+      )
+    if config.task == "supervised" and not manifest.labels:
+      raise InputError(
+        f"{manifest.folder} holds no label maps for every record, which"
+        ' config.task="supervised" needs'
+      )
+  if config.pseudo_masks.mode == "cached" and config.image_size % stride:
+    raise InputError(
+      f"config.image_size={config.image_size} is not a multiple of"
+      f" config.pseudo_masks.stride={stride}"
+    )

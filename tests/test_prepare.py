@@ -1,0 +1,271 @@
+"""Tests of the command that turns pictures into records."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sseg_jax import prepare
+from sseg_jax.data import records, reencode
+from sseg_jax.errors import InputError
+
+RED = (200, 40, 30)
+
+
+def _encode(image, kind, **kwargs):
+  out = io.BytesIO()
+  image.save(out, kind, **kwargs)
+  return out.getvalue()
+
+
+def _decode(data):
+  image = Image.open(io.BytesIO(data))
+  assert image.format == "JPEG"
+  assert image.mode == "RGB"
+  return np.asarray(image).astype(int)
+
+
+def _solid(mode="RGB", size=(20, 16)):
+  image = Image.new("RGB", size, RED)
+  return image.quantize(4) if mode == "P" else image.convert(mode)
+
+
+def _source(folder, count=12, size=(20, 16)):
+  """Writes pictures of distinct colours with captions.jsonl."""
+  folder.mkdir(parents=True, exist_ok=True)
+  rows = []
+  for i in range(count):
+    name = f"{i:03d}.png"
+    Image.new("RGB", size, (i * 9 % 256, 50, 99)).save(folder / name)
+    rows.append({"file_name": name, "captions": [f"number {i}"], "license": i})
+  (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  return folder
+
+
+def _keys(folder):
+  return [record.key.decode() for record in records.read(str(folder))]
+
+
+@pytest.mark.parametrize(
+  ("mode", "kind"),
+  [
+    ("P", "PNG"),
+    ("RGBA", "PNG"),
+    ("CMYK", "JPEG"),
+    ("YCbCr", "TIFF"),
+    ("RGB", "WEBP"),
+    ("RGB", "BMP"),
+    ("P", "GIF"),
+  ],
+)
+def test_every_mode_keeps_its_colour(mode, kind):
+  pixels = _decode(reencode.to_jpeg(_encode(_solid(mode), kind)))
+  assert pixels.shape == (16, 20, 3)
+  assert np.abs(pixels - RED).max() <= 12
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_stays_grey(mode):
+  image = Image.new("L", (8, 8), 255).convert(mode)
+  assert _decode(reencode.to_jpeg(_encode(image, "PNG"))).min() >= 254
+
+
+def test_16_bits_are_scaled_not_clipped():
+  values = np.linspace(0, 65_535, 256).astype(np.uint16)[None].repeat(16, 0)
+  data = _encode(Image.fromarray(values), "PNG")
+  pixels = _decode(reencode.to_jpeg(data))
+  assert np.abs(pixels[..., 0] - np.arange(256)).max() <= 2
+
+
+def test_transparency_is_laid_over_white():
+  image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+  assert _decode(reencode.to_jpeg(_encode(image, "PNG"))).min() >= 254
+  palette = Image.new("P", (16, 16), 0)
+  palette.putpalette([0, 0, 0, 255, 0, 0])
+  data = _encode(palette, "PNG", transparency=0)
+  assert _decode(reencode.to_jpeg(data)).min() >= 254
+
+
+def test_orientation_is_applied():
+  image = Image.new("RGB", (32, 16), (0, 0, 0))
+  image.paste((255, 255, 255), (0, 0, 16, 16))  # white on the left
+  exif = Image.Exif()
+  exif[0x0112] = 6  # shown turned a quarter clockwise: white on top
+  data = _encode(image, "JPEG", exif=exif)
+  result = reencode.to_jpeg(data)
+  pixels = _decode(result)
+  assert pixels.shape == (32, 16, 3)
+  assert pixels[:12].min() > 240
+  assert pixels[20:].max() < 15
+  assert 0x0112 not in Image.open(io.BytesIO(result)).getexif()
+
+
+def test_fitting_jpeg_keeps_its_bytes():
+  data = _encode(_solid(), "JPEG")
+  assert reencode.to_jpeg(data, short_side=16) is data
+  assert reencode.to_jpeg(data) is data
+  assert reencode.to_jpeg(data, short_side=8) is not data
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_short_side_shrinks_only_larger_pictures(kind):
+  large = _encode(_solid(size=(120, 40)), kind)
+  pixels = _decode(reencode.to_jpeg(large, short_side=20))
+  assert pixels.shape == (20, 60, 3)
+  assert np.abs(pixels - RED).max() <= 12
+  small = _decode(reencode.to_jpeg(large, short_side=64))
+  assert small.shape == (40, 120, 3)
+
+
+def test_an_embedded_profile_is_applied():
+  from PIL import ImageCms
+
+  lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ"))
+  data = _encode(_solid(), "PNG", icc_profile=lab.tobytes())
+  # A profile that does not fit the pixels must not lose the picture.
+  assert _decode(reencode.to_jpeg(data)).shape == (16, 20, 3)
+
+
+@pytest.mark.parametrize(
+  ("data", "reason"),
+  [
+    (b"", "empty_file"),
+    (b"not a picture", "unreadable"),
+    (_encode(Image.new("RGB", (64, 64)), "PNG")[:60], "unreadable"),
+    (_encode(Image.effect_noise((64, 64), 50), "JPEG")[:900], "unreadable"),
+    (_encode(Image.new("F", (4, 4)), "TIFF"), "unsupported_mode"),
+  ],
+)
+def test_rejections(data, reason):
+  with pytest.raises(reencode.Rejected, match=reason):
+    reencode.to_jpeg(data)
+
+
+def test_huge_pictures_are_refused(monkeypatch):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+  for side in (12, 30):  # Pillow warns above the limit, raises above twice it
+    with pytest.raises(reencode.Rejected, match="too_large"):
+      reencode.to_jpeg(_encode(Image.new("L", (side, side)), "PNG"))
+
+
+def test_prepare_writes_both_splits(tmp_path):
+  source = _source(tmp_path / "source")
+  report = prepare.prepare(str(source), str(tmp_path / "out"), val_size=5)
+  assert (report.read, report.train, report.val) == (12, 7, 5)
+  train, val = _keys(tmp_path / "out/train"), _keys(tmp_path / "out/val")
+  assert sorted(train + val) == [f"{i:03d}.png" for i in range(12)]
+  assert train == sorted(train)  # the source's order
+  record = next(records.read(str(tmp_path / "out/train")))
+  assert record.captions == (f"number {int(record.key[:3])}".encode(),)
+  assert record.license == str(int(record.key[:3])).encode() or None
+
+
+def test_the_split_depends_on_keys_and_seed_alone(tmp_path):
+  held_out = {}
+  for name, count, seed in (("a", 12, 0), ("b", 13, 0), ("c", 12, 1)):
+    source = _source(tmp_path / name, count)
+    prepare.prepare(
+      str(source), str(tmp_path / f"o{name}"), val_size=6, seed=seed
+    )
+    held_out[name] = set(_keys(tmp_path / f"o{name}/val"))
+  assert len(held_out["a"] & held_out["b"]) >= 5
+  assert held_out["a"] != held_out["c"]
+
+
+def test_rejections_are_counted_and_named(tmp_path, capsys):
+  source = _source(tmp_path / "source")
+  (source / "000.png").write_bytes(b"")
+  (source / "001.png").write_bytes(b"rubbish")
+  (source / "002.png").unlink()
+  with (source / "captions.jsonl").open("a") as file:
+    file.write('\n{"file_name": "new.png", "captions": [" "]}')
+  out = tmp_path / "out"
+  argv = [f"--source={source}", f"--out={out}", "--val_size=4", "--workers=0"]
+  assert prepare.main([*argv, "--json"]) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert (report["read"], report["train"], report["val"]) == (13, 5, 4)
+  expected = {
+    "empty_file": ["000.png"],
+    "unreadable": ["001.png"],
+    "missing_image": ["002.png"],
+    "empty_caption": ["new.png"],
+  }
+  found = {k: v["examples"] for k, v in report["rejected"].items()}
+  assert found == expected
+  manifest = records.read_manifest(str(out / "train"))
+  assert manifest.rejected == report["rejected"]
+  assert manifest.info["val"] == 4
+  assert prepare.main(argv) == 2
+  assert "--overwrite" in capsys.readouterr().err
+  assert prepare.main([*argv, "--overwrite"]) == 0
+  assert "kept 9 of 13" in capsys.readouterr().out
+
+
+def test_val_that_leaves_nothing_is_refused(tmp_path):
+  source = _source(tmp_path / "source", 3)
+  with pytest.raises(InputError, match="val_size"):
+    prepare.prepare(str(source), str(tmp_path / "out"), val_size=3)
+  assert not (tmp_path / "out/train/manifest.json").exists()
+
+
+def test_interrupted_run_starts_clean(tmp_path, monkeypatch):
+  source, out = _source(tmp_path / "source"), tmp_path / "out"
+
+  def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as m:
+    m.setattr(records.RecordWriter, "reject", stop)
+    (source / "011.png").unlink()
+    with pytest.raises(KeyboardInterrupt):
+      prepare.prepare(str(source), str(out), val_size=2, seed=1)
+  assert (out / "val/manifest.json").exists()
+  assert not (out / "train/manifest.json").exists()
+  report = prepare.prepare(str(source), str(out), val_size=4)
+  assert (report.train, report.val) == (7, 4)
+
+
+def test_workers_do_not_change_the_bytes(tmp_path):
+  source = _source(tmp_path / "source", 70)
+  (source / "007.png").write_bytes(b"rubbish")
+  for workers in (0, 2):
+    out = str(tmp_path / f"out{workers}")
+    prepare.prepare(
+      str(source),
+      out,
+      val_size=9,
+      workers=workers,
+      image_size=12,
+      shard_size=20,
+    )
+  files = sorted(p for p in (tmp_path / "out0").rglob("*") if p.is_file())
+  # Two manifests, 60 records in three shards and nine in one, with indexes.
+  assert len(files) == 2 + 2 * (3 + 1)
+  for path in files:
+    twin = tmp_path / "out2" / path.relative_to(tmp_path / "out0")
+    assert path.read_bytes() == twin.read_bytes()
+
+
+@pytest.mark.parametrize(
+  "flag", ["--val_size=-1", "--shard_size=0", "--quality=0", "--image_size=-3"]
+)
+def test_flags_out_of_range(tmp_path, flag, capsys):
+  argv = [f"--source={tmp_path}", f"--out={tmp_path}/out", flag]
+  assert prepare.main(argv) == 2
+  assert flag in capsys.readouterr().err
+
+
+def test_real_photos(tmp_path, shared):
+  source = shared / "data" / "coco_captions"
+  few = tmp_path / "few.jsonl"
+  lines = (source / "captions.jsonl").read_text().splitlines()[:6]
+  few.write_text("\n".join(lines))
+  report = prepare.prepare(
+    str(source), str(tmp_path / "out"), captions=str(few), image_size=64
+  )
+  assert report.train == 6
+  for record in records.read(str(tmp_path / "out/train")):
+    assert min(_decode(record.image).shape[:2]) == 64
+    assert len(record.captions) >= 5
