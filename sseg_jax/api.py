@@ -1,0 +1,159 @@
+"""The package from Python: load a checkpoint, segment pictures with words."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sseg_jax import checkpoint, pictures, prompts
+from sseg_jax.errors import InputError
+from sseg_jax.evaluate import choose_threshold
+from sseg_jax.segmenter import (
+  ClassSet,
+  SSegSegmenter,
+  apply_threshold,
+  winners,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+  """What was found in one picture.
+
+  Attributes:
+    labels: an index into `names` for each pixel.
+    names: "background" first if a threshold was used, then the words.
+    scores: score of the winning word at each pixel, whether or not it passed
+      the threshold.
+    areas: share of the picture for each name.
+    threshold: background threshold, or None.
+  """
+
+  labels: Int[np.ndarray, "h w"]
+  names: tuple[str, ...]
+  scores: Float[np.ndarray, "h w"]
+  areas: dict[str, float]
+  threshold: float | None
+
+
+class Model:
+  """A trained model that segments any picture with any words."""
+
+  def __init__(
+    self,
+    segmenter: SSegSegmenter,
+    *,
+    templates: tuple[str, ...],
+    threshold: float,
+    step: int,
+    metadata: dict[str, Any],
+  ):
+    """Holds a segmenter with its defaults; use `load` to make one."""
+    self.segmenter = segmenter
+    self.templates = templates
+    self.threshold = threshold
+    self.step = step
+    self.metadata = metadata
+
+  def segment(
+    self,
+    image: np.ndarray | str | os.PathLike,
+    words: str | Sequence[str],
+    background_threshold: float | None = None,
+    *,
+    background: bool = True,
+  ) -> Segmentation:
+    """Gives each pixel of a picture one of the words, or background.
+
+    Args:
+      image: RGB pixels, uint8 [h, w, 3], or the path of a picture.
+      words: names of what to look for; a string is split at its commas.
+      background_threshold: pixels whose best score is below it are background;
+        None takes the checkpoint's.
+      background: False gives every pixel a word.
+
+    Returns:
+      The segmentation. InputError for a bad picture or bad words.
+    """
+    pixels = self._pixels(image)
+    class_set = self._class_set(words)
+    best, index = winners(self.segmenter, pixels[None], class_set)
+    names, threshold = class_set.names, None
+    labels = index[0]
+    if background:
+      threshold = self.threshold
+      if background_threshold is not None:
+        threshold = float(background_threshold)
+      names = ("background", *names)
+      labels = apply_threshold(best[0], index[0], threshold)
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    areas = {
+      n: float(k) / labels.size for n, k in zip(names, counts, strict=True)
+    }
+    return Segmentation(labels, names, best[0], areas, threshold)
+
+  def scores(
+    self,
+    image: np.ndarray | str | os.PathLike,
+    words: str | Sequence[str],
+  ) -> Float[np.ndarray, "h w c"]:
+    """Scores of every word at every pixel."""
+    return self.segmenter.scores(self._pixels(image), self._class_set(words))
+
+  def _pixels(self, image) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+      return pictures.read_image(image)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+      raise InputError(
+        f"image has type {pixels.dtype} and shape {pixels.shape}; give uint8"
+        " [h, w, 3] or a path"
+      )
+    if not pixels.size:
+      raise InputError(f"image has shape {pixels.shape}; it has no pixels")
+    return pixels
+
+  def _class_set(self, words) -> ClassSet:
+    return ClassSet(prompts.parse_words(words), self.templates)
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  step: int | None = None,
+  templates: str | None = None,
+  combiner: str | None = None,
+  image_size: int | None = None,
+) -> Model:
+  """Loads a checkpoint for use on this machine.
+
+  Args:
+    path: work directory, its `checkpoints/`, or one step's folder.
+    step: None for the latest.
+    templates: a key of `prompts.TEMPLATES`, instead of the checkpoint's.
+    combiner: "mean", "sum" or "hard", instead of the checkpoint's.
+    image_size: short side at which pictures are seen, instead of the
+      checkpoint's.
+  """
+  from ml_collections import ConfigDict
+
+  loaded = checkpoint.load(path, step=step)
+  config = ConfigDict(loaded.config)
+  segmenter = SSegSegmenter(
+    loaded.params,
+    loaded.model_state,
+    config,
+    combiner=combiner,
+    image_size=image_size,
+  )
+  threshold, _ = choose_threshold("default", None, loaded.metadata, config)
+  return Model(
+    segmenter,
+    templates=prompts.templates(templates or config.evaluate.templates),
+    threshold=threshold,
+    step=int(loaded.step),
+    metadata=loaded.metadata,
+  )

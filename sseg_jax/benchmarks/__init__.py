@@ -1,0 +1,111 @@
+"""Readers of benchmarks, and the resolver of their specifications.
+
+A benchmark has `name`, `class_names` (without background), `has_background`,
+`__len__` and `__getitem__(i) -> Sample`; samples are read when asked for. With
+background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sseg_jax import prompts
+from sseg_jax.benchmarks.coco import CocoObject
+from sseg_jax.benchmarks.folder import Folder
+from sseg_jax.benchmarks.sample import Benchmark, Sample
+from sseg_jax.benchmarks.voc import Pascal
+from sseg_jax.errors import InputError
+
+__all__ = ["KINDS", "Benchmark", "Sample", "open_benchmark", "parse_specs"]
+
+# Kind -> folder below the data root. A number in the name: without background.
+KINDS = {
+  "voc": "VOCdevkit",
+  "voc20": "VOCdevkit",
+  "context": "VOCdevkit",
+  "context59": "VOCdevkit",
+  "coco": "coco",
+  "coco80": "coco",
+}
+
+
+def parse_specs(specs: str) -> list[str]:
+  """Splits `"voc,coco,mine=DIR"`; InputError for none or a repeated name."""
+  parts = [part.strip() for part in specs.split(",") if part.strip()]
+  if not parts:
+    raise InputError(
+      f"benchmarks={specs!r} names none; use {', '.join(KINDS)}, NAME=PATH or"
+      " the path of a folder"
+    )
+  names = [_name_and_path(part)[0] for part in parts]
+  for i, name in enumerate(names):
+    if name in names[:i]:
+      raise InputError(
+        f"benchmarks={specs!r}: {name!r} occurs twice; tell them apart with"
+        " NAME=PATH"
+      )
+  return parts
+
+
+def open_benchmark(
+  spec: str,
+  data_root: str | os.PathLike = ".",
+  *,
+  split: str = "val",
+  class_names: Sequence[str] | None = None,
+) -> Benchmark:
+  """Opens the benchmark that `spec` means.
+
+  Args:
+    spec: a kind (`voc`, `voc20`, `context`, `context59`, `coco`, `coco80`),
+      found below `data_root`; `KIND=PATH`; `NAME=PATH` or just a path for a
+      folder with `images/`, `labels/` and `classes.txt`.
+    data_root: holds `VOCdevkit/` and `coco/`.
+    split: part of the data set; folders have none.
+    class_names: instead of the data set's own, in label order.
+
+  Returns:
+    The benchmark; samples are read on access. InputError if a part is missing.
+  """
+  name, path = _name_and_path(spec)
+  if name in KINDS:
+    root = Path(path) if path else Path(data_root) / KINDS[name]
+    reader = CocoObject if name.startswith("coco") else Pascal
+    benchmark: Benchmark = reader(root, kind=name, split=split)
+  else:
+    benchmark = Folder(path, name=name)
+  if class_names is not None:
+    if len(class_names) != len(benchmark.class_names):
+      raise InputError(
+        f"the class list has {len(class_names)} names but {name} has"
+        f" {len(benchmark.class_names)} classes; list them all, in label order,"
+        " without background"
+      )
+    benchmark.class_names = tuple(class_names)
+  return benchmark
+
+
+def class_list(name_or_path: str) -> tuple[str, ...]:
+  """Names of a list of `prompts.CLASS_NAMES`, or read from a file.
+
+  A first line `background` in the file is dropped, as folders have it.
+  """
+  if name_or_path in prompts.CLASS_NAMES:
+    return prompts.CLASS_NAMES[name_or_path]
+  names = prompts.read_class_list(name_or_path)
+  return names[1:] if names[0] == "background" else names
+
+
+def _name_and_path(spec: str) -> tuple[str, str]:
+  name, equals, path = spec.partition("=")
+  if equals:
+    if not name or not path:
+      raise InputError(f"benchmark {spec!r}: give NAME=PATH")
+    return name, path
+  if spec in KINDS:
+    return spec, ""
+  if not Path(spec).is_dir():
+    raise InputError(
+      f"benchmark {spec!r} is neither a folder nor one of {', '.join(KINDS)}"
+    )
+  return Path(spec).resolve().name, spec

@@ -1,0 +1,101 @@
+"""Confusion counts and the scores drawn from them.
+
+As mmsegmentation accumulates (core/evaluation/metrics.py): ignored pixels are
+dropped, counts are summed over all images, then divided once.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sseg_jax.pictures import IGNORED
+from sseg_jax.scoring import effective_threshold
+
+
+class Confusion:
+  """Counts of (label, prediction) pairs over any number of images.
+
+  `counts[i, j]` are pixels of label i predicted as j. Predictions that are no
+  class go to the last column: they miss their label but join no class.
+  """
+
+  def __init__(self, classes: int):
+    """Starts from zero; `classes` includes the background if there is one."""
+    self.counts = np.zeros((classes, classes + 1), np.int64)
+
+  def add(
+    self, labels: Int[np.ndarray, "h w"], predictions: Int[np.ndarray, "h w"]
+  ) -> None:
+    """Counts one image; labels of 255 are dropped."""
+    c = len(self.counts)
+    kept = labels != IGNORED
+    labels, predictions = labels[kept], predictions[kept]
+    inside = (predictions >= 0) & (predictions < c)
+    pairs = labels.astype(np.int64) * (c + 1) + np.where(inside, predictions, c)
+    self.counts += np.bincount(pairs, minlength=c * (c + 1)).reshape(c, c + 1)
+
+  def iou(self) -> Float[np.ndarray, "c"]:
+    """Intersection over union of each class; NaN where it never occurs."""
+    hits = np.diagonal(self.counts)
+    union = self.counts.sum(1) + self.counts[:, :-1].sum(0) - hits
+    with np.errstate(invalid="ignore"):
+      return hits / union
+
+  def mean_iou(self) -> float:
+    """Mean over the classes that occur as label or prediction, in 0..100."""
+    return mean_iou(self.iou())
+
+  def pixel_accuracy(self) -> float:
+    """Share of labelled pixels that are right, in 0..100."""
+    total = self.counts.sum()
+    return 100 * float(np.trace(self.counts) / total) if total else float("nan")
+
+
+def mean_iou(iou: Float[np.ndarray, "c"]) -> float:
+  """Mean in 0..100 over classes that are not NaN; NaN if all are."""
+  return (
+    100 * float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+  )
+
+
+class ThresholdConfusions:
+  """Confusions under the background rule for many thresholds, in one pass.
+
+  A pixel has its class up to the first threshold it fails, then it is
+  background: so a histogram over (label, class, thresholds passed) holds all.
+  """
+
+  def __init__(self, classes: int, thresholds: Sequence[float]):
+    """Starts from zero; `classes` is without background."""
+    self.thresholds = np.unique(np.asarray(thresholds, np.float64))
+    t = len(self.thresholds)
+    self._counts = np.zeros((classes + 1, classes, t + 1), np.int64)
+
+  def add(
+    self,
+    labels: Int[np.ndarray, "h w"],
+    best: Float[np.ndarray, "h w"],
+    index: Int[np.ndarray, "h w"],
+  ) -> None:
+    """Counts one image from the winning score and class of each pixel."""
+    bounds = effective_threshold(best, self.thresholds)
+    kept = labels != IGNORED
+    passed = np.searchsorted(bounds, best[kept], side="right")
+    _, c, t = self._counts.shape
+    pairs = (labels[kept].astype(np.int64) * c + index[kept]) * t + passed
+    self._counts += np.bincount(pairs, minlength=self._counts.size).reshape(
+      self._counts.shape
+    )
+
+  def at(self, threshold: float) -> Confusion:
+    """Returns the confusion at one of the thresholds, background being 0."""
+    found = np.flatnonzero(self.thresholds == threshold)
+    if not len(found):
+      raise ValueError(f"threshold {threshold} is not in the grid")
+    j = int(found[0])
+    confusion = Confusion(len(self._counts))
+    # Pixels that passed more than j thresholds passed the j-th.
+    confusion.counts[:, 1:-1] = self._counts[:, :, j + 1 :].sum(-1)
+    confusion.counts[:, 0] = self._counts[:, :, : j + 1].sum((1, 2))
+    return confusion

@@ -1,0 +1,105 @@
+"""Scores as text tables, predictions and curves as pictures."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sseg_jax import visualize
+from sseg_jax.benchmarks.sample import Benchmark
+from sseg_jax.errors import InputError
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Lines up columns; the first to the left, the others to the right."""
+  lines = [list(header), *map(list, rows)]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  text = []
+  for line in lines:
+    cells = [line[0].ljust(widths[0])]
+    cells += [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
+    text.append("  ".join(cells).rstrip())
+  text.insert(1, "  ".join("-" * width for width in widths))
+  return "\n".join(text)
+
+
+def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """One line for each benchmark."""
+  rows = []
+  for name, r in results.items():
+    best = r.get("best_threshold")
+    rows.append(
+      (
+        name,
+        _number(r["mIoU"]),
+        _number(r["pixel_accuracy"]),
+        str(r["images"]),
+        f"{r['images_per_second']:.2f}",
+        "-" if r["threshold"] is None else f"{r['threshold']:g}",
+        r["threshold_source"] or "-",
+        f"{best['mIoU']:.2f} at {best['threshold']:g}" if best else "-",
+      )
+    )
+  header = (
+    "benchmark",
+    "mIoU",
+    "pixel acc.",
+    "images",
+    "images/s",
+    "threshold",
+    "from",
+    "best of sweep",
+  )
+  return table(header, rows)
+
+
+def per_class(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """One table of class and IoU for each benchmark."""
+  parts = []
+  for name, r in results.items():
+    rows = [(c, _number(iou)) for c, iou in r["per_class"].items()]
+    parts.append(table((name, "IoU"), rows))
+  return "\n\n".join(parts)
+
+
+def draw(
+  out: Path,
+  benchmark: Benchmark,
+  result: Mapping[str, Any],
+  rows: Sequence[tuple],
+) -> None:
+  """Writes `predictions_<name>.png` and, with background, `curve_<name>.png`.
+
+  Args:
+    out: an existing folder.
+    benchmark: what was evaluated.
+    result: as `evaluate` returns it.
+    rows: (picture, truth, predicted labels) of some samples.
+  """
+  name = benchmark.name
+  if rows:
+    picture = visualize.grid(
+      rows, benchmark.class_names, has_background=benchmark.has_background
+    )
+    visualize.save(out / f"predictions_{name}.png", picture)
+  if benchmark.has_background:
+    points = result["curve"]
+    x = [point["threshold"] for point in points]
+    y = [point["mIoU"] for point in points]
+    t = result["threshold"]
+    try:
+      visualize.curve(
+        out / f"curve_{name}.png",
+        {name: (x, y)},
+        title=f"{name}: mIoU against the background threshold",
+        x="background threshold",
+        y="mIoU",
+        mark=(t, result["mIoU"], f"{result['mIoU']:.2f} at {t:g}"),
+      )
+    except InputError as error:
+      # The scores are worth more than the curve: go on without it.
+      print(f"no curve of {name}: {error}", file=sys.stderr)
+
+
+def _number(value: float | None) -> str:
+  return "-" if value is None else f"{value:.2f}"

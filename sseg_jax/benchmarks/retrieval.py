@@ -1,0 +1,37 @@
+"""Retrieval between held-out images and captions."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def retrieval(
+  image_embeddings: Float[np.ndarray, "b e"],
+  text_embeddings: Float[np.ndarray, "b e"],
+) -> dict[str, float]:
+  """Ranks b pairs against each other by cosine, in both directions.
+
+  Returns:
+    R@1, R@5 and R@10 in 0..100 and the median rank (from 1) of the right text
+    for each image (`image_to_text_…`) and of the right image for each text. A
+    tie counts against: equal embeddings everywhere rank last, not first.
+  """
+  unit = [
+    e / np.maximum(np.linalg.norm(e, axis=-1, keepdims=True), 1e-12)
+    for e in (
+      np.asarray(image_embeddings, np.float32),
+      np.asarray(text_embeddings, np.float32),
+    )
+  ]
+  similarity = unit[0] @ unit[1].T
+  # The right one counts itself, so ranks start at 1. NaN ranks last.
+  right = np.diagonal(similarity)
+  result = {}
+  for name, rows in (
+    ("image_to_text", similarity),
+    ("text_to_image", similarity.T),
+  ):
+    ranks = len(rows) - (rows < right[:, None]).sum(1)
+    for k in (1, 5, 10):
+      result[f"{name}_R@{k}"] = 100 * float((ranks <= k).mean())
+    result[f"{name}_median_rank"] = float(np.median(ranks))
+  return result

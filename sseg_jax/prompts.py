@@ -1,0 +1,227 @@
+"""Prompt templates, class-name lists and the reader of class-list files.
+
+A leaf: no JAX, no TensorFlow. Names and templates are those of the published
+protocols, since a renamed class changes the score of every system.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sseg_jax.errors import InputError
+
+_PHOTO_OF_ADJECTIVE = (
+  "clean",
+  "cool",
+  "dirty",
+  "hard to see",
+  "large",
+  "nice",
+  "small",
+  "weird",
+)
+_ADJECTIVE_PHOTO = (
+  "bad",
+  "black and white",
+  "blurry",
+  "bright",
+  "close-up",
+  "cropped",
+  "dark",
+  "good",
+  "jpeg corrupted",
+  "low resolution",
+  "pixelated",
+)
+_DEPICTION = (
+  "a doodle",
+  "a drawing",
+  "a painting",
+  "a rendering",
+  "a rendition",
+  "a sculpture",
+  "a sketch",
+  "a tattoo",
+  "art",
+  "graffiti",
+)
+_MATERIAL = ("cartoon", "embroidered", "origami", "plastic", "plushie", "toy")
+
+
+def _full() -> tuple[str, ...]:
+  """CLIP's 80 ImageNet templates (CLIP, Prompt_Engineering notebook).
+
+  They are 38 phrases with both articles and four more; the order does not
+  matter, because embeddings are averaged over templates.
+  """
+  phrases = [
+    f"a photo of {{article}} {word} {{}}." for word in _PHOTO_OF_ADJECTIVE
+  ]
+  phrases += [
+    f"a {word} photo of {{article}} {{}}." for word in _ADJECTIVE_PHOTO
+  ]
+  phrases += [f"{kind} of {{article}} {{}}." for kind in _DEPICTION]
+  phrases += [f"{{article}} {word} {{}}." for word in _MATERIAL]
+  phrases += [
+    "a photo of {article} {}.",
+    "itap of {article} {}.",
+    "{article} {} in a video game.",
+  ]
+  both = [
+    phrase.replace("{article}", article)
+    for phrase in phrases
+    for article in ("a", "the")
+  ]
+  single = [
+    "a photo of many {}.",
+    "a photo of my {}.",
+    "a photo of one {}.",
+    "itap of my {}.",
+  ]
+  return tuple(both + single)
+
+
+# GroupViT, datasets/imagenet_template.py.
+_SUBSET = (
+  "itap of a {}.",
+  "a bad photo of a {}.",
+  "a origami {}.",
+  "a photo of the large {}.",
+  "a {} in a video game.",
+  "art of the {}.",
+  "a photo of the small {}.",
+)
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+  "identity": ("{}",),
+  "simple": ("a photo of a {}.",),
+  "subset": _SUBSET,
+  # TCL, datasets/templates.py: the seven and two plurals.
+  "custom": (*_SUBSET, "a photo of many {}.", "a photo of {}s."),
+  "full": _full(),
+}
+
+# fmt: off
+_VOC_ORIGINAL = (
+  "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+  "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person",
+  "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+_CONTEXT = (
+  "airplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat",
+  "book", "bottle", "building", "bus", "cabinet", "car", "cat", "ceiling",
+  "chair", "cloth", "computer", "cow", "cup", "curtain", "dog", "door",
+  "fence", "floor", "flower", "food", "grass", "ground", "horse", "keyboard",
+  "light", "motorbike", "mountain", "mouse", "person", "plate", "platform",
+  "plant", "road", "rock", "sheep", "shelves", "sidewalk", "sign", "sky",
+  "snow", "sofa", "table", "track", "train", "tree", "truck", "monitor",
+  "wall", "water", "window", "wood",
+)
+_COCO = (
+  "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train",
+  "truck", "boat", "traffic light", "fire hydrant", "stop sign",
+  "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+  "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag",
+  "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+  "baseball bat", "baseball glove", "skateboard", "surfboard",
+  "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon",
+  "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot",
+  "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
+  "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote",
+  "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+  "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+  "hair drier", "toothbrush",
+)
+# fmt: on
+
+
+def _renamed(names: Sequence[str], renames: dict[str, str]) -> tuple[str, ...]:
+  return tuple(renames.get(name, name) for name in names)
+
+
+# "voc", "context" and "coco" are spelt as GroupViT, OVSegmentor and SegCLIP
+# prompt with them (GroupViT, segmentation/datasets); the "_original" lists are
+# mmsegmentation's, which TCL uses. None holds the background.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+  "voc": _renamed(
+    _VOC_ORIGINAL,
+    {"diningtable": "table", "pottedplant": "plant", "tvmonitor": "monitor"},
+  ),
+  "voc_original": _VOC_ORIGINAL,
+  "context": _CONTEXT,
+  "context_original": _renamed(
+    _CONTEXT,
+    {"airplane": "aeroplane", "plant": "pottedplant", "monitor": "tvmonitor"},
+  ),
+  "coco": _COCO,
+}
+
+
+def templates(name: str) -> tuple[str, ...]:
+  """Returns the templates called `name`; InputError names the known ones."""
+  if name not in TEMPLATES:
+    raise InputError(
+      f"templates={name!r} is unknown; use one of {', '.join(TEMPLATES)}"
+    )
+  return TEMPLATES[name]
+
+
+def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
+  """Cleans class names; a string is split at its commas.
+
+  Surrounding and repeated blanks are dropped. InputError for an empty word and
+  for one that occurs twice (compared without case).
+  """
+  if isinstance(words, str):
+    words = words.split(",")
+  names = tuple(" ".join(word.split()) for word in words)
+  if not any(names):
+    raise InputError("words is empty; give at least one, e.g. 'cat, sky'")
+  if "" in names:
+    raise InputError(
+      f"words={', '.join(words)!r}: word {names.index('') + 1} is empty; remove"
+      " a comma"
+    )
+  _refuse_duplicates(names, lambda i: f"words: word {i + 1}")
+  return names
+
+
+def read_class_list(path: str | os.PathLike) -> tuple[str, ...]:
+  """Reads a class list: UTF-8, one name a line.
+
+  InputError names the line for an empty line, a duplicate (compared without
+  case) or an undecodable file. Blank lines at the end are allowed.
+  """
+  path = Path(path)
+  try:
+    text = path.read_text(encoding="utf-8-sig")
+  except OSError as error:
+    raise InputError(
+      f"{path}: cannot read the class list ({error.strerror}); it holds one"
+      " class name a line"
+    ) from error
+  except UnicodeDecodeError as error:
+    raise InputError(
+      f"{path}: the class list is not UTF-8 text; save it as UTF-8"
+    ) from error
+  names = tuple(" ".join(line.split()) for line in text.rstrip().splitlines())
+  if not any(names):
+    raise InputError(f"{path}: the class list is empty; write one name a line")
+  if "" in names:
+    raise InputError(
+      f"{path}:{names.index('') + 1}: empty line; remove it, since a line's"
+      " number is its class's label"
+    )
+  _refuse_duplicates(names, lambda i: f"{path}:{i + 1}")
+  return names
+
+
+def _refuse_duplicates(names: Sequence[str], place) -> None:
+  first: dict[str, int] = {}
+  for i, name in enumerate(names):
+    before = first.setdefault(name.lower(), i)
+    if before != i:
+      raise InputError(
+        f"{place(i)}: {name!r} repeats number {before + 1}; class names must"
+        " differ"
+      )

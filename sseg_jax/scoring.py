@@ -1,0 +1,121 @@
+"""The method at test: from query embeddings and masks to labels.
+
+Pure functions, without geometry and without weights: `class_probabilities` says
+what each query is, `combine` what each pixel is, `apply_threshold` which pixels
+are background.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sseg_jax.errors import InputError
+
+COMBINERS = ("mean", "sum", "hard")
+
+
+def class_embeddings(
+  prompt_embeddings: Float[Array, "ct e"], classes: int
+) -> Float[Array, "c e"]:
+  """Averages un-normalised embeddings over templates, then normalises.
+
+  GroupViT, `build_text_embedding`. (MaskCLIP normalises before the mean, too.)
+  """
+  e = prompt_embeddings.shape[-1]
+  mean = prompt_embeddings.astype(jnp.float32).reshape(classes, -1, e).mean(1)
+  return _unit(mean)
+
+
+def class_probabilities(
+  query_embeddings: Float[Array, "b n e"],
+  class_embeddings: Float[Array, "c e"],
+  logit_scale: Float[Array, ""],
+  *,
+  max_logit_scale: float,
+) -> Float[Array, "b n c"]:
+  """Softmax over classes of the scaled cosine, for each query (paper, Fig. 6).
+
+  `logit_scale` is the logarithm of the scale, which is clamped here, where it
+  is used, as GroupViT does. There is no "no object" class.
+  """
+  scale = jnp.minimum(jnp.exp(logit_scale), max_logit_scale)
+  cosine = jnp.einsum(
+    "bne,ce->bnc",
+    _unit(query_embeddings.astype(jnp.float32)),
+    class_embeddings,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return jax.nn.softmax(scale * cosine, axis=-1)
+
+
+def combine(
+  mask_logits: Float[Array, "b n h w"],
+  probabilities: Float[Array, "b n c"],
+  combiner: str,
+) -> Float[Array, "b h w c"]:
+  """Class scores of each pixel from masks s = sigmoid(logits) and p of queries.
+
+  Args:
+    mask_logits: of one decoder layer, at any resolution.
+    probabilities: of each query, summing to one over all classes; any slice of
+      the classes may be given.
+    combiner: "mean" is sum_q p_q s_q / sum_q s_q, a distribution over
+      classes; "sum" is MaskFormer's sum_q p_q s_q, which n queries can bring up
+      to n, so that thresholds mean something else; "hard" takes p of the
+      pixel's strongest query, as GroupViT does.
+  """
+  if combiner == "mean":
+    # s / sum(s), written so that it survives when every s underflows.
+    share = jax.nn.softmax(jax.nn.log_sigmoid(mask_logits), axis=1)
+  elif combiner == "sum":
+    share = jax.nn.sigmoid(mask_logits)
+  elif combiner == "hard":
+    strongest = jnp.argmax(mask_logits, axis=1)  # [b, h, w]
+    return jax.vmap(lambda p, q: p[q])(probabilities, strongest)
+  else:
+    raise unknown_combiner(combiner)
+  return jnp.einsum("bnhw,bnc->bhwc", share, probabilities)
+
+
+def with_background(
+  scores: Float[np.ndarray, "h w c"], threshold: float
+) -> Int[np.ndarray, "h w"]:
+  """Labels of an image: background 0, classes 1..c, by `apply_threshold`."""
+  return apply_threshold(scores.max(-1), scores.argmax(-1), threshold)
+
+
+def apply_threshold(
+  best: Float[np.ndarray, "h w"],
+  index: Int[np.ndarray, "h w"],
+  threshold: float,
+) -> Int[np.ndarray, "h w"]:
+  """The background rule, on the winning score and class of each pixel.
+
+  A pixel is background if its best score is below t = min(threshold, best score
+  in the image). So the surest pixel of an image is never background, and an
+  image is never all background: GroupViT's rule
+  (segmentation/evaluation/group_vit_seg.py), taken here over the whole image.
+  """
+  return np.where(
+    best >= effective_threshold(best, threshold), index + 1, 0
+  ).astype(np.int32)
+
+
+def effective_threshold(
+  best: Float[np.ndarray, "h w"], threshold: float | Float[np.ndarray, "t"]
+) -> Float[np.ndarray, "..."]:
+  """Caps a threshold (or several) at the best score in the image."""
+  capped = np.minimum(np.asarray(threshold, best.dtype), best.max())
+  return np.asarray(capped)
+
+
+def unknown_combiner(combiner: str) -> InputError:
+  """The error for a combiner that does not exist."""
+  return InputError(
+    f"combiner={combiner!r} is unknown; use one of {', '.join(COMBINERS)}"
+  )
+
+
+def _unit(x: Array) -> Array:
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

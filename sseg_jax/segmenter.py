@@ -1,0 +1,274 @@
+"""The one inference path: an image and a class set in, class scores out.
+
+The method itself is in `scoring`, the geometry in `windows`; here both meet a
+network, with few compiled shapes. `evaluate`, `predict`, the demo, the export
+and the baselines share this path.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from sseg_jax import scoring
+from sseg_jax.errors import InputError
+from sseg_jax.models import sseg
+from sseg_jax.scoring import apply_threshold, with_background
+from sseg_jax.tokenizer import Tokenizer
+from sseg_jax.windows import PAD, Layout, assemble
+
+__all__ = [
+  "ClassSet",
+  "SSegSegmenter",
+  "Segmenter",
+  "apply_threshold",
+  "winners",
+  "with_background",
+]
+
+_TEXT_CHUNK = 256  # prompts encoded at once
+_CLASS_CHUNK = 64  # classes scored at once
+_WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
+_SCORE_VALUES = 2**26  # of class scores on the device at once
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSet:
+  """What is looked for: class names, without background, and templates."""
+
+  names: tuple[str, ...]
+  templates: tuple[str, ...] = ("a photo of a {}.",)
+
+  def __post_init__(self):
+    """Checks the fields."""
+    if not self.names or not all(name.strip() for name in self.names):
+      raise InputError(f"class names {self.names!r}: give non-empty names")
+    for template in self.templates:
+      if "{}" not in template:
+        raise InputError(
+          f"template {template!r} has no {{}} for the class name"
+        )
+    if not self.templates:
+      raise InputError("templates is empty; give at least one, e.g. '{}'")
+
+  @property
+  def prompts(self) -> list[str]:
+    """Every name in every template, names outermost."""
+    return [t.replace("{}", n) for n in self.names for t in self.templates]
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+  """Whatever scores the pixels of an image for a class set.
+
+  A segmenter may also have `winners_many(images [b,h,w,3], class_set) ->
+  (best [b,h,w], index [b,h,w])`, which saves moving all scores to the host.
+  """
+
+  def scores(
+    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "h w c"]:
+    """Returns scores in [0, 1] at the image's size."""
+    ...
+
+
+_class_embeddings = jax.jit(scoring.class_embeddings, static_argnums=1)
+_class_probabilities = jax.jit(
+  scoring.class_probabilities, static_argnames=("max_logit_scale",)
+)
+
+
+def winners(
+  segmenter: Segmenter,
+  images: UInt8[np.ndarray, "b h w 3"],
+  class_set: ClassSet,
+) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
+  """Best score of each pixel and its class, by the segmenter's shortest way."""
+  if hasattr(segmenter, "winners_many"):
+    return segmenter.winners_many(images, class_set)
+  scores = [segmenter.scores(image, class_set) for image in images]
+  return (
+    np.stack([s.max(-1) for s in scores]),
+    np.stack([s.argmax(-1) for s in scores]),
+  )
+
+
+class SSegSegmenter:
+  """S-Seg as a `Segmenter`: any image size, any vocabulary."""
+
+  def __init__(
+    self,
+    params: Any,
+    model_state: Any,
+    config: Any,
+    *,
+    combiner: str | None = None,
+    image_size: int | None = None,
+  ):
+    """Puts the parameters on the default device unless they are on one already.
+
+    Args:
+      params: nested dict as `checkpoint.load(...).params`.
+      model_state: nested dict of running statistics.
+      config: attribute-style configuration of the run.
+      combiner: instead of `config.evaluate.combiner`.
+      image_size: short side and window, instead of
+        `config.evaluate.image_size`; the window's stride scales with it.
+    """
+    self.combiner = combiner or config.evaluate.combiner
+    if self.combiner not in scoring.COMBINERS:
+      raise scoring.unknown_combiner(self.combiner)
+    self.image_size = int(image_size or config.evaluate.image_size)
+    stride = config.evaluate.stride * self.image_size
+    self.stride = max(1, round(stride / config.evaluate.image_size))
+    if self.image_size < PAD or self.image_size % PAD:
+      raise InputError(
+        f"image_size={self.image_size} is not a multiple of {PAD}; use"
+        f" {max(1, round(self.image_size / PAD)) * PAD}"
+      )
+    self.config = config
+    graphdef = sseg.build(config)[0]
+
+    # Compiled once for each segmenter: a graphdef need not be hashable.
+    def encode_windows(params, model_state, windows):
+      outputs = sseg.apply_image(graphdef, params, model_state, windows)
+      return outputs.mask_logits[-1], outputs.query_embeddings
+
+    self._encode_windows = jax.jit(encode_windows)
+    self._encode_text = jax.jit(functools.partial(sseg.apply_text, graphdef))
+    self._tokenizer = Tokenizer(context_length=config.text.context_length)
+    self.set_weights(params, model_state)
+
+  def set_weights(self, params: Any, model_state: Any) -> None:
+    """Takes other weights of the same network, without compiling again."""
+    self._params = jax.tree.map(jnp.asarray, params)
+    self._model_state = jax.tree.map(jnp.asarray, model_state)
+    self._embeddings: dict[ClassSet, Array] = {}
+
+  def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
+    """Returns the class embeddings, computed once for each class set."""
+    if class_set not in self._embeddings:
+      tokens = self._tokenizer(class_set.prompts)
+      parts = []
+      for first in range(0, len(tokens), _TEXT_CHUNK):
+        chunk = tokens[first : first + _TEXT_CHUNK]
+        padded = _pad_rows(chunk, _next_power(len(chunk)))
+        parts.append(
+          self._encode_text(self._params, self._model_state, padded)[
+            : len(chunk)
+          ]
+        )
+      self._embeddings[class_set] = _class_embeddings(
+        jnp.concatenate(parts), len(class_set.names)
+      )
+    return self._embeddings[class_set]
+
+  def scores(
+    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "h w c"]:
+    """Class scores of one image at its size."""
+    return self.scores_many(image[None], class_set)[0]
+
+  def scores_many(
+    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "b h w c"]:
+    """Class scores of images of one size."""
+    return np.concatenate(
+      [
+        np.concatenate([part[..., :c] for part, c in parts], axis=-1)
+        for parts in self._run(images, class_set, reduce=False)
+      ]
+    )
+
+  def winners_many(
+    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
+  ) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
+    """Best score of each pixel and its class, without moving all scores."""
+    bests, indices = [], []
+    for parts in self._run(images, class_set, reduce=True):
+      best, index = parts[0][0]
+      before = parts[0][1]
+      for (part_best, part_index), count in parts[1:]:
+        index = np.where(part_best > best, part_index + before, index)
+        best = np.maximum(best, part_best)
+        before += count
+      bests.append(best)
+      indices.append(index)
+    return np.concatenate(bests), np.concatenate(indices)
+
+  def _run(self, images, class_set: ClassSet, *, reduce: bool):
+    """Yields for each group of images the parts of the vocabulary."""
+    layout = Layout.of(
+      *images.shape[1:3], image_size=self.image_size, stride=self.stride
+    )
+    h, w = layout.picture
+    starts = np.array(layout.starts, np.int32)
+    tables = layout.tables()
+    embeddings = self.encode_classes(class_set)
+    # How much fits on the device at once, in images and in classes.
+    pixels = max(
+      len(tables[0][0]) * len(tables[1][0]),
+      layout.canvas[0] * layout.canvas[1],
+    )
+    chunk = min(_CLASS_CHUNK, max(8, _SCORE_VALUES // pixels // 8 * 8))
+    group = min(
+      _WINDOW_PIXELS // (len(starts) * layout.window[0] * layout.window[1]),
+      _SCORE_VALUES // (pixels * min(chunk, len(class_set.names))),
+    )
+    group = max(1, group)
+    for first in range(0, len(images), group):
+      some = images[first : first + group]
+      masks, queries = self._encode(
+        np.concatenate([layout.cut(image) for image in some])
+      )
+      probabilities = _class_probabilities(
+        queries,
+        embeddings,
+        self._params["logit_scale"],
+        max_logit_scale=float(self.config.loss.max_logit_scale),
+      )
+      parts = []
+      for c in range(0, len(class_set.names), chunk):
+        p = probabilities[..., c : c + chunk]
+        count = p.shape[-1]
+        p = jnp.pad(p, ((0, 0), (0, 0), (0, -count % 8)))
+        out = assemble(
+          masks,
+          p,
+          jnp.int32(count),
+          starts,
+          *tables,
+          images=len(some),
+          window=layout.window,
+          canvas=layout.canvas,
+          combiner=self.combiner,
+          reduce=reduce,
+        )
+        cropped = jax.tree.map(lambda x: np.asarray(x)[:, :h, :w], out)
+        parts.append((cropped, count))
+      yield parts
+
+  def _encode(self, windows):
+    """Encodes windows in batches whose sizes are powers of two."""
+    limit = max(1, _WINDOW_PIXELS // (windows.shape[1] * windows.shape[2]))
+    outputs = []
+    for first in range(0, len(windows), limit):
+      part = windows[first : first + limit]
+      padded = _pad_rows(part, min(_next_power(len(part)), limit))
+      outputs.append(
+        self._encode_windows(self._params, self._model_state, padded)
+      )
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
+
+
+def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
+  pad = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
+  return np.pad(array, pad)
+
+
+def _next_power(n: int) -> int:
+  return 1 << (n - 1).bit_length()
