@@ -1,0 +1,287 @@
+"""Checkpoints: whole training states, verified on the way back.
+
+`Checkpoints` saves and restores the state of a run; `load` reads the parameters
+of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
+
+    WORKDIR/checkpoints/STEP/{state/, metadata/, manifest.json}
+
+with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
+and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
+"""
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from sseg_jax import __version__, integrity, named_arrays
+from sseg_jax.errors import InputError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# With several processes the clock of the first decides for all, and asking it
+# is a round trip between hosts: once in so many steps is enough for minutes.
+_CLOCK_EVERY_STEPS = 20
+
+
+class Loaded(NamedTuple):
+  """The inference half of a checkpoint; every array is a NumPy array."""
+
+  config: dict[str, Any]
+  params: dict
+  model_state: dict
+  step: int
+  metadata: dict[str, Any]
+
+
+class Checkpoints:
+  """Saves the state of a run in the background and restores it.
+
+  Args:
+    directory: folder of the step folders, local or `gs://`; made if missing.
+      All processes of a run must see the same one.
+    keep: how many checkpoints stay; older ones are deleted.
+    every_steps: `maybe_save` saves at multiples of it; 0 switches that off.
+    every_minutes: and this long after the last save; 0 switches that off.
+    metadata: written into each checkpoint as JSON: `config`, class of the
+      model, thresholds. Versions of the packages are added. May be replaced
+      between saves by assigning to `.metadata`.
+  """
+
+  def __init__(
+    self,
+    directory: str | epath.PathLike,
+    *,
+    keep: int,
+    every_steps: int,
+    every_minutes: float,
+    metadata: Mapping[str, Any],
+  ):
+    if keep < 1:
+      raise InputError(f"checkpoint.keep is {keep}; keep at least 1")
+    self.metadata = dict(metadata)
+    self._json_metadata()  # what JSON cannot hold shows at the start
+    if "://" not in str(directory):  # Orbax refuses relative paths
+      directory = os.path.abspath(directory)
+    self._directory = epath.Path(directory)
+    self._every_steps = every_steps
+    self._every_seconds = 60 * every_minutes
+    self._last_save = time.monotonic()
+    self._saving = -1
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,  # what a killed save left behind
+        # Without it a damaged checkpoint stops the start, not the restore.
+        lightweight_initialize=True,
+        # Runs when the files are complete, before the folder gets its final
+        # name and before older checkpoints are deleted.
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._write_manifest
+        ),
+      ),
+    )
+
+  def maybe_save(self, step: int, state: Any) -> bool:
+    """Saves if a save is due at `step` or the machine is about to be taken.
+
+    Call it after every step, in every process. Returns whether it saved.
+    """
+    due = self._every_steps > 0 and step % self._every_steps == 0
+    due = due or self._manager.reached_preemption(step) or self._overdue(step)
+    if due:
+      self.save(step, state)
+    return due
+
+  def save(self, step: int, state: Any) -> None:
+    """Starts saving `state` as of `step`; a step that is saved already stays.
+
+    Args:
+      step: the number of steps taken.
+      state: any pytree of arrays; copied before the call returns.
+    """
+    self._last_save = time.monotonic()
+    if step in self._manager.all_steps():
+      return
+    self._manager.wait_until_finished()  # errors of the last save show here
+    self._saving = step
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(
+          named_arrays.nested(named_arrays.flat(state))
+        ),
+        metadata=ocp.args.JsonSave(self._json_metadata()),
+      ),
+      force=True,  # whether a save is due is decided above, not by Orbax
+    )
+
+  def restore(self, abstract_state: Any) -> Any | None:
+    """Returns the latest whole checkpoint, or None if there is none at all.
+
+    A damaged one is reported, set aside as `DIRECTORY.damaged/STEP` and the one
+    before it taken.
+
+    Args:
+      abstract_state: pytree of the structure wanted, of arrays or of
+        `jax.ShapeDtypeStruct`. A leaf with a sharding comes back as a
+        `jax.Array` laid out so, whatever topology wrote it; one without as a
+        NumPy array.
+
+    Raises:
+      InputError: if no checkpoint is whole, or the latest whole one is not of
+        this model; the message names the first array that differs.
+    """
+    self.wait()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
+      return None
+    # One process reads the files over and tells the others.
+    whole = (
+      _latest_whole(self._directory, steps) if _is_first_process() else None
+    )
+    step = _from_first_process(-1 if whole is None else whole)
+    if step < 0:
+      raise InputError(_none_whole(self._directory, steps))
+    state = named_arrays.restore(self._directory / str(step), abstract_state)
+    for damaged in (s for s in steps if s > step):
+      self._set_aside(damaged)
+    self._manager.reload()
+    self._last_save = time.monotonic()
+    return state
+
+  def wait(self) -> None:
+    """Blocks until the running save is complete; raises if it failed."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and frees the threads."""
+    self._manager.close()
+
+  def _overdue(self, step: int) -> bool:
+    if self._every_seconds <= 0:
+      return False
+    if jax.process_count() > 1 and step % _CLOCK_EVERY_STEPS:
+      return False
+    overdue = time.monotonic() - self._last_save >= self._every_seconds
+    return bool(_from_first_process(int(overdue)))
+
+  def _json_metadata(self) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions["sseg_jax"] = __version__
+    return json.loads(json.dumps({**self.metadata, "versions": versions}))
+
+  def _write_manifest(self) -> None:
+    if not _is_first_process():
+      return
+    # Not yet under its final name on file systems that rename.
+    step = str(self._saving)
+    (folder,) = (
+      path
+      for path in self._directory.iterdir()
+      if path.name == step
+      or path.name.startswith(f"{step}.orbax-checkpoint-tmp")
+    )
+    integrity.write_manifest(folder)
+
+  def _set_aside(self, step: int) -> None:
+    if _is_first_process():
+      aside = self._directory.parent / f"{self._directory.name}.damaged"
+      aside.mkdir(parents=True, exist_ok=True)
+      if (aside / str(step)).exists():
+        (aside / str(step)).rmtree()
+      (self._directory / str(step)).rename(aside / str(step))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
+
+
+def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
+  """Reads parameters and model state as NumPy arrays, whatever wrote them.
+
+  Args:
+    path: a run's work directory, its `checkpoints` folder or one step's folder.
+    step: the step wanted; by default the latest whole one.
+
+  Raises:
+    InputError: if there is no checkpoint, or none of those asked for is whole.
+  """
+  if "://" not in str(path):
+    path = os.path.abspath(path)
+  directory, steps = _find(epath.Path(path))
+  if step is not None:
+    if step not in steps:
+      raise InputError(f"{path} has no step {step}; it has {sorted(steps)}")
+    steps = [step]
+  whole = _latest_whole(directory, steps)
+  if whole is None:
+    raise InputError(_none_whole(directory, steps))
+  folder = directory / str(whole)
+  metadata = json.loads((folder / "metadata" / "metadata").read_text())
+  wanted = {
+    name: stored
+    for name, stored in named_arrays.stored(folder).items()
+    if name.split("/")[0] in ("params", "model_state")
+  }
+  tree = named_arrays.nested(named_arrays.read(folder, wanted), int_keys=True)
+  return Loaded(
+    config=metadata.get("config", {}),
+    params=tree.get("params", {}),
+    model_state=tree.get("model_state", {}),
+    step=whole,
+    metadata=metadata,
+  )
+
+
+def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
+  """Returns the folder of the step folders and the steps, latest first."""
+  if path.name.isdigit() and (path / "state").exists():
+    return path.parent, [int(path.name)]
+  for directory in (path / "checkpoints", path):
+    if directory.is_dir():
+      names = [child.name for child in directory.iterdir()]
+      steps = sorted((int(n) for n in names if n.isdigit()), reverse=True)
+      if steps:
+        return directory, steps
+  raise InputError(
+    f"{path} holds no checkpoint; give a run's work directory, its checkpoints"
+    " folder or the folder of one step"
+  )
+
+
+def _latest_whole(directory: epath.Path, steps: list[int]) -> int | None:
+  for step in sorted(steps, reverse=True):
+    damage = integrity.damage(directory / str(step))
+    if damage is None:
+      return step
+    logging.warning(
+      "CHECKPOINT DAMAGED: %s: %s; trying the one before",
+      directory / str(step),
+      damage,
+    )
+  return None
+
+
+def _none_whole(directory: epath.Path, steps: list[int]) -> str:
+  return (
+    f"no checkpoint in {directory} is whole (steps {sorted(steps)}); restore"
+    " the folder from a copy, or choose another work directory to start over"
+  )
+
+
+def _is_first_process() -> bool:
+  return jax.process_index() == 0
+
+
+def _from_first_process(value: int) -> int:
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,0 +1,92 @@
+"""Pytrees of arrays on disk, every array under its name.
+
+What is stored is nested dicts of string keys, whatever the pytree was made of,
+so that a part can be read without the classes of the rest: parameters without
+the optimizer's state.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from sseg_jax.errors import InputError
+
+
+def restore(folder: epath.Path, abstract_state: Any) -> Any:
+  """Reads what `abstract_state` asks for; see `Checkpoints.restore`."""
+  wanted = flat(abstract_state)
+  found = stored(folder)
+  for name in [*wanted, *found]:
+    asked, has = _describe(wanted.get(name)), _describe(found.get(name))
+    if asked != has:
+      raise InputError(
+        f"{folder} is of another model: {name} is {has} there and {asked} here;"
+        " use the configuration it was trained with or another work directory"
+      )
+  values = read(folder, wanted)
+  treedef = jax.tree.structure(abstract_state)
+  return jax.tree.unflatten(treedef, [values[name] for name in wanted])
+
+
+def _describe(array: Any) -> str:
+  if array is None:
+    return "missing"
+  return f"{np.dtype(array.dtype).name}{list(array.shape)}"
+
+
+def stored(folder: epath.Path) -> dict[str, Any]:
+  """Shapes and types of the arrays stored, by name."""
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    return flat(handler.metadata(folder / "state").tree)
+
+
+def read(folder: epath.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the arrays named; those with a sharding as `jax.Array`."""
+
+  def how(leaf: Any) -> ocp.RestoreArgs:
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.Sharding):
+      return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape)
+    return ocp.RestoreArgs(restore_type=np.ndarray)
+
+  names = nested({name: name for name in wanted})
+  args = ocp.args.PyTreeRestore(
+    item=names,
+    restore_args=nested({name: how(leaf) for name, leaf in wanted.items()}),
+    partial_restore=True,
+  )
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return flat(checkpointer.restore(folder / "state", args=args))
+
+
+def flat(tree: Any) -> dict[str, Any]:
+  """Leaves by name, as "params/blocks/0/kernel"."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in leaves
+  }
+
+
+def nested(leaves: Mapping[str, Any], *, int_keys: bool = False) -> dict:
+  """Nested dicts from leaves by name.
+
+  Args:
+    leaves: as `flat` returns them.
+    int_keys: keys of digits become ints, as NNX numbers the items of its lists.
+  """
+  tree: dict = {}
+  for name, leaf in leaves.items():
+    keys: list[Any] = name.split("/")
+    if int_keys:
+      keys = [int(key) if key.isdigit() else key for key in keys]
+    node = tree
+    for key in keys[:-1]:
+      node = node.setdefault(key, {})
+    node[keys[-1]] = leaf
+  return tree
