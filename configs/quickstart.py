@@ -1,0 +1,77 @@
+"""The method in minutes on a CPU: the embedded data set, from captions alone.
+
+python -m sseg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from sseg_jax import default_config
+
+
+def get_config():
+  """Returns the configuration."""
+  c = default_config.get_config()
+  c.total_steps = 700
+  c.batch_size = 64
+  c.image_size = 96
+  c.dtype = "float32"  # CPUs gain nothing from bfloat16
+
+  c.model.backbone = "conv_small"
+  c.model.drop_path = 0.0
+  c.model.memory = "res3"  # 12x12 tokens; res5 would leave 3x3
+  c.model.hidden_dim = 48
+  c.model.mask_dim = 48
+  c.model.num_queries = 10
+  c.model.decoder_layers = 2
+  c.model.num_heads = 4
+  c.model.ffn_dim = 128
+  c.model.dropout = 0.0
+  c.model.query_embedding = "mask_pooled"
+  # The earliest level sees 12 pixels only: little of what is beside a mask.
+  c.model.pool_feature = "res2"
+  c.model.pool_masks = "pseudo"
+  c.model.pool_outline = True
+  c.model.counted_queries = "owners"
+  c.model.mean = "after"
+  c.model.normalize_queries = True
+  c.model.embed_dim = 96
+  c.model.proj_hidden = 256
+  c.model.proj_norm = "none"
+
+  c.text.layers = 2
+  c.text.width = 96
+  c.text.num_heads = 2
+  c.text.context_length = 32
+
+  c.pseudo_masks.generator = "pixels"
+  c.pseudo_masks.k = 6
+  c.pseudo_masks.stride = 2
+  c.pseudo_masks.init = "farthest"
+  c.pseudo_masks.position_weight = 0.1
+  # One mask a region instead of fragments that nobody could foresee.
+  c.pseudo_masks.median_passes = 2
+  c.pseudo_masks.merge_distance = 0.14
+  c.pseudo_masks.majority_passes = 1
+
+  c.optim.peak_lr = 1e-3
+  c.optim.start_lr = 1e-5
+  c.optim.end_lr = 2e-5
+  c.optim.warmup_steps = 50
+  c.optim.weight_decay = 0.01
+  c.optim.clip_norm = 1.0
+
+  c.data.source = "shapes"
+  # The scenes are composed already: whole pictures, mirrored at times.
+  c.data.crop_scale = (1.0, 1.0)
+  c.data.crop_ratio = (1.0, 1.0)
+  c.data.word_dropout = 0.25
+  c.data.shuffle_window = 1024
+  c.data.threads = 2
+
+  c.log_every_steps = 20
+  c.checkpoint.every_steps = 350
+  c.checkpoint.keep = 2
+  c.evaluate.every_steps = 350
+  c.evaluate.max_images = 64
+  c.evaluate.image_size = 96
+  c.evaluate.stride = 48
+  c.evaluate.combiner = "hard"
+  return c

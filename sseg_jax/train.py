@@ -1,0 +1,461 @@
+"""Training, from a config to a finished run; read it from top to bottom.
+
+On a first read, go straight to `train`. What one step does is in
+`train_step.py`.
+"""
+
+import collections
+import functools
+import importlib.metadata
+import json
+import platform
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from sseg_jax import (
+  __version__,
+  benchmarks,
+  errors,
+  evaluate,
+  sharding,
+  train_step,
+  visualize,
+)
+from sseg_jax.checkpoint import Checkpoints
+from sseg_jax.models import backbones, sseg
+from sseg_jax.segmenter import SSegSegmenter
+
+# Steps that may be under way at once: enough to hide the host's work, and few
+# enough that batches do not pile up in memory.
+_IN_FLIGHT = 2
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: str | epath.PathLike
+) -> dict[str, Any]:
+  """Trains until `config.total_steps`, going on from the newest checkpoint.
+
+  Args:
+    config: fields as in `default_config.py`.
+    workdir: folder of the run, local or `gs://`; made where missing.
+
+  Returns:
+    What is also written to WORKDIR/result.json; {"preempted": step} if the
+    process was asked to stop, in which case a checkpoint was saved first.
+
+  Raises:
+    InputError: if a field cannot work, before anything is compiled; or if the
+      loss stayed non-finite for `config.max_bad_steps` steps.
+  """
+  from sseg_jax import metrics
+
+  workdir = epath.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  first_process = jax.process_index() == 0
+
+  # --- Mesh -------------------------------------------------------------------
+  check(config)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.host_batch_size(config.batch_size, mesh)
+
+  # --- Data -------------------------------------------------------------------
+  config = ml_collections.ConfigDict(config).copy_and_resolve_references()
+  class_names = prepare_data(config, workdir)
+  held_out = open_benchmarks(config)
+
+  # --- Model and state --------------------------------------------------------
+  setup = train_step.make_setup(config, class_names)
+  shapes = train_step.abstract_state(setup)
+  shardings = sharding.state_sharding(shapes, mesh)
+  shapes = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+  frozen = jax.device_put(setup.frozen, sharding.replicated(mesh))
+  step_fn = jax.jit(
+    functools.partial(train_step.train_step, setup),
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
+
+  # --- Restore, or begin ------------------------------------------------------
+  metadata = {"config": config.to_dict(), "model": "sseg"}
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    keep=config.checkpoint.keep,
+    every_steps=config.checkpoint.every_steps,
+    every_minutes=config.checkpoint.every_minutes,
+    metadata=metadata,
+  )
+  state = checkpoints.restore(shapes)
+  if state is None:
+    state = jax.device_put(train_step.init_state(setup), shardings)
+    if first_process:
+      text = json.dumps(config.to_dict(), indent=2) + "\n"
+      (workdir / "config.json").write_text(text)
+  start = int(state.step)
+  if start >= config.total_steps:
+    logging.info("the run in %s is complete: evaluating it", workdir)
+  parameters = sum(x.size for x in jax.tree.leaves(state.params))
+  logging.info(
+    "%.2f M parameters, %d devices, step %d of %d",
+    parameters / 1e6,
+    mesh.size,
+    start,
+    config.total_steps,
+  )
+
+  # --- Loop -------------------------------------------------------------------
+  from sseg_jax.data import pipeline
+
+  batches = pipeline.train_batches(
+    config,
+    start_step=start,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  writer = metrics.MetricWriter(workdir, resume_step=start)
+  speed = metrics.Throughput(config.batch_size, config.total_steps)
+  evaluator = Evaluator(config, held_out, workdir)
+  watch = BadSteps(config.max_bad_steps)
+  in_flight: collections.deque = collections.deque()
+  window: list = []
+  last: dict[str, float] = {}
+  stop = _stop_signal()
+  for step in range(start + 1, config.total_steps + 1):
+    host_batch = next(batches)
+    batch = sharding.global_batch(host_batch, mesh)
+    state, scalars = step_fn(state, frozen, batch)
+    in_flight.append((step, scalars, host_batch["id"]))
+    while len(in_flight) > _IN_FLIGHT or (
+      in_flight and step == config.total_steps
+    ):
+      window.append(watch.check(*in_flight.popleft()))
+      speed.update(step)
+
+    if window and (
+      step % config.log_every_steps == 0 or step == config.total_steps
+    ):
+      last = {k: float(np.mean([s[k] for s in window])) for k in window[0]}
+      last |= speed.scalars() | {"bad_records": float(batches.bad_records)}
+      writer.scalars(step, last)
+      logging.info(progress(step, config.total_steps, last, speed.time_left()))
+      window = []
+    if checkpoints.maybe_save(step, state):
+      speed.reset()
+    every = config.evaluate.every_steps
+    if every and step % every == 0 and step < config.total_steps:
+      result = evaluator(state, step, writer, config.evaluate.max_images)
+      logging.info("evaluation at step %d: %s", step, headline(result))
+      speed.reset()
+    if stop.is_set():
+      checkpoints.save(step, state)
+      checkpoints.close()
+      batches.close()
+      writer.close()
+      logging.warning(
+        "asked to stop: saved step %d, start again to go on", step
+      )
+      return {"preempted": step}
+
+  # --- End --------------------------------------------------------------------
+  if start < config.total_steps:
+    checkpoints.save(config.total_steps, state)
+  checkpoints.close()
+  batches.close()
+  result = evaluator(state, config.total_steps, writer, 0)
+  writer.close()
+  result = {
+    "task": config.task,
+    "seed": config.seed,
+    "steps": config.total_steps,
+    "final": last,
+    "parameters": parameters,
+    **result,
+    "images_per_second": last.get("images_per_second"),
+    "bad_records": batches.bad_records,
+    "versions": versions(),
+    "git_commit": git_commit(),
+  }
+  if first_process:
+    text = json.dumps(result, indent=2) + "\n"
+    (workdir / "result.json").write_text(text)
+  return result
+
+
+def check(config: Any) -> None:
+  """Raises InputError for values that cannot work together."""
+  if config.task not in train_step.LOSSES:
+    raise errors.InputError(
+      f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
+    )
+  for name in ("total_steps", "batch_size", "image_size", "log_every_steps"):
+    if config[name] < 1:
+      raise errors.InputError(f"{name}={config[name]} must be at least 1")
+  largest = backbones.LARGEST_STRIDE
+  if config.image_size % largest:
+    raise errors.InputError(
+      f"image_size={config.image_size} is not a multiple of {largest}, the"
+      " backbone's largest stride"
+    )
+  if config.pseudo_masks.k > config.model.num_queries:
+    raise errors.InputError(
+      f"pseudo_masks.k={config.pseudo_masks.k} is more than"
+      f" model.num_queries={config.model.num_queries}: each mask needs a query"
+    )
+  if config.data.source not in ("records", "shapes"):
+    raise errors.InputError(
+      f"data.source={config.data.source!r} is not one of records, shapes"
+    )
+
+
+def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
+  """Writes the embedded data set if it is asked for, and names its folders.
+
+  Returns:
+    The class names of the records' label maps, () where they are unknown.
+  """
+  if config.data.source != "shapes":
+    return ()
+  from sseg_jax.data import shapes
+
+  folder = workdir / "data"
+  arguments = config.data.shapes.to_dict()
+  if jax.process_index() == 0:
+    logging.info(
+      "drawing %d training pictures to %s", arguments["train_size"], folder
+    )
+    shapes.write(folder, **arguments)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("shapes are written")
+  names = shapes.write(folder, **arguments)  # only looks: they are there
+  config.data.train = names["train"]
+  config.data.val = names["val"]
+  own = [names[kind] for kind in shapes.KINDS]
+  given = [s for s in config.evaluate.benchmarks.split(",") if s]
+  config.evaluate.benchmarks = ",".join(own + given)
+  return shapes.CLASS_NAMES
+
+
+def open_benchmarks(config: Any) -> list[benchmarks.Benchmark]:
+  """Opens what `config.evaluate.benchmarks` names, none for an empty string."""
+  if not config.evaluate.benchmarks:
+    return []
+  specs = benchmarks.parse_specs(config.evaluate.benchmarks)
+  return [benchmarks.open_benchmark(spec) for spec in specs]
+
+
+class BadSteps:
+  """Fetches a step's scalars, and stops the run when losses stay non-finite."""
+
+  def __init__(self, limit: int):
+    """Takes the number of bad steps in a row that is too many."""
+    self._limit = limit
+    self._count = 0
+
+  def check(
+    self, step: int, scalars: dict[str, jax.Array], ids: np.ndarray
+  ) -> dict[str, float]:
+    """Waits for `step`, returns its scalars; InputError at the limit."""
+    values = {k: float(v) for k, v in jax.device_get(scalars).items()}
+    self._count = self._count + 1 if values["bad"] else 0
+    if self._count:
+      logging.warning(
+        "step %d: loss %s is not finite or its gradient is not; skipped",
+        step,
+        values["loss"],
+      )
+    if self._count >= self._limit:
+      raise errors.InputError(
+        f"the loss was not finite in {self._count} steps in a row up to step"
+        f" {step}; the last batch held ids {ids[:8].tolist()} …; lower"
+        " optim.peak_lr or look at these records"
+      )
+    return values
+
+
+class Evaluator:
+  """Scores a state on the benchmarks and on retrieval, in the first process."""
+
+  def __init__(
+    self, config: Any, held_out: list[benchmarks.Benchmark], workdir: epath.Path
+  ):
+    """Compiles nothing yet."""
+    self._config = config
+    self._benchmarks = held_out
+    self._workdir = workdir
+    self._segmenter: SSegSegmenter | None = None
+
+  def __call__(
+    self,
+    state: train_step.TrainState,
+    step: int,
+    writer: Any,
+    max_images: int,
+  ) -> dict[str, Any]:
+    """Returns results by benchmark, and retrieval; {} in other processes.
+
+    Draws predictions of the first benchmark to WORKDIR/predictions.png.
+
+    Args:
+      state: may be sharded over processes.
+      step: for the writer.
+      writer: a `MetricWriter`.
+      max_images: of each benchmark; 0 for all.
+    """
+    params, model_state = _to_host((state.params, state.model_state))
+    if jax.process_index() != 0:
+      return {}
+    if self._segmenter is None:
+      self._segmenter = SSegSegmenter(params, model_state, self._config)
+    self._segmenter.set_weights(params, model_state)
+    results: dict[str, Any] = {}
+    for i, benchmark in enumerate(self._benchmarks):
+      rows: list[tuple] = []
+      results[benchmark.name] = evaluate.evaluate(
+        self._segmenter,
+        benchmark,
+        threshold=self._config.evaluate.background_threshold,
+        templates=self._config.evaluate.templates,
+        max_images=max_images,
+        observe=functools.partial(_keep, rows, 8),
+      )
+      picture = visualize.grid(
+        rows, benchmark.class_names, has_background=benchmark.has_background
+      )
+      writer.images(step, {f"predictions/{benchmark.name}": picture})
+      if i == 0:
+        visualize.save(self._workdir / "predictions.png", picture)
+    output: dict[str, Any] = {"benchmarks": results}
+    if self._config.data.val and self._config.task == "sseg":
+      output["retrieval"] = self._segmenter_retrieval(params, model_state)
+    writer.scalars(step, flat_scores(output))
+    return output
+
+  def _segmenter_retrieval(self, params: Any, model_state: Any) -> dict:
+    from sseg_jax.data import pipeline
+
+    config = self._config
+    graphdef = sseg.build(config)[0]
+
+    @jax.jit
+    def embed(params, model_state, batch):
+      image = sseg.apply_image(graphdef, params, model_state, batch["image"])
+      text = sseg.apply_text(graphdef, params, model_state, batch["text"])
+      return image.image_embedding, text
+
+    pairs = []
+    for batch in pipeline.eval_pairs(
+      config.data.val,
+      image_size=config.image_size,
+      context_length=config.text.context_length,
+      limit=config.evaluate.retrieval_size,
+    ):
+      valid = batch["valid"]
+      arrays = {"image": batch["image"], "text": batch["text"]}
+      embedded = jax.device_get(embed(params, model_state, arrays))
+      pairs.append([x[valid] for x in embedded])
+    images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
+    return evaluate.retrieval(images, texts) | {"pairs": len(images)}
+
+
+def flat_scores(output: dict[str, Any]) -> dict[str, float]:
+  """Returns scalars of an evaluation, by the names that TensorBoard shows."""
+  scores = {
+    f"mIoU/{name}": result["mIoU"]
+    for name, result in output["benchmarks"].items()
+    if result["mIoU"] is not None
+  }
+  for name, value in output.get("retrieval", {}).items():
+    scores[f"retrieval/{name.replace('@', '_at_')}"] = value
+  return scores
+
+
+def headline(output: dict[str, Any]) -> str:
+  """Returns an evaluation in one line."""
+  parts = [
+    f"{name} mIoU {result['mIoU']}"
+    for name, result in output.get("benchmarks", {}).items()
+  ]
+  if retrieval := output.get("retrieval"):
+    parts.append(
+      f"R@1 {retrieval['image_to_text_R@1']:.1f} (image to text)"
+      f" {retrieval['text_to_image_R@1']:.1f} (text to image) of"
+      f" {retrieval['pairs']}"
+    )
+  return ", ".join(parts)
+
+
+def progress(
+  step: int, total: int, scalars: dict[str, float], left: str
+) -> str:
+  """Returns the line that is logged while training."""
+  speed = ""
+  if "ms_per_step" in scalars:
+    speed = (
+      f", {scalars['ms_per_step']:.0f} ms/step,"
+      f" {scalars['images_per_second']:.0f} images/s, {left} left"
+    )
+  return f"step {step}/{total}: loss {scalars['loss']:.3f}{speed}"
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions that a result depends on."""
+  found = {"python": platform.python_version(), "sseg_jax": __version__}
+  for name in _PACKAGES:
+    found[name] = importlib.metadata.version(name)
+  return found
+
+
+def git_commit() -> str | None:
+  """Returns the checkout's commit, with "+changes"; None outside of one."""
+  folder = Path(__file__).parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ["git", "-C", str(folder), *arguments],
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    ).stdout.strip()
+
+  try:
+    if Path(git("rev-parse", "--show-toplevel")) != folder.parent:
+      return None
+    dirty = "+changes" if git("status", "--porcelain") else ""
+    return git("rev-parse", "HEAD") + dirty
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def _to_host(tree: Any) -> Any:
+  """Returns NumPy arrays, gathered where they are split over processes."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)
+
+
+def _keep(rows: list, wanted: int, sample: Any, predicted: np.ndarray) -> None:
+  if len(rows) < wanted:
+    rows.append((sample.image, sample.labels, predicted))
+
+
+def _stop_signal() -> threading.Event:
+  """Returns an event that SIGTERM sets, where signals can be caught."""
+  event = threading.Event()
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+  return event

@@ -1,0 +1,80 @@
+"""Every published configuration loads, is whole, and describes a model."""
+
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from sseg_jax import default_config, train, train_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def load(path):
+  """Loads a file as the command does: by its path, from any folder."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def leaves(config, prefix=""):
+  for name, value in config.items():
+    if hasattr(value, "items"):
+      yield from leaves(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def path(request, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  return request.param
+
+
+def test_configs_are_found():
+  assert {"quickstart", "cc12m", "cc15m", "cc26m"} <= {p.stem for p in CONFIGS}
+
+
+def test_the_docstring_holds_the_command(path):
+  doc = load(path).__doc__
+  assert f"python -m sseg_jax.main --config=configs/{path.name}" in doc
+  assert "--workdir=" in doc
+  assert not doc.splitlines()[0].endswith(" ")
+
+
+def test_fields_are_those_of_the_default(path):
+  config = load(path).get_config()
+  default = dict(leaves(default_config.get_config()))
+  own = dict(leaves(config))
+  assert own.keys() == default.keys()
+  for name, value in own.items():
+    assert isinstance(value, type(default[name])), name
+  assert own != default or path.stem == "cc12m"  # which is the default
+
+
+def test_locked_fields_cannot_be_misspelt(path):
+  config = load(path).get_config().lock()
+  with pytest.raises(AttributeError, match="peak_learning_rate"):
+    config.optim.peak_learning_rate = 1.0
+
+
+def test_each_call_makes_a_configuration_of_its_own(path):
+  module = load(path)
+  module.get_config().optim.peak_lr = 123.0
+  assert module.get_config().optim.peak_lr != 123.0
+
+
+def test_the_training_state_can_be_built(path):
+  config = load(path).get_config()
+  train.check(config)
+  assert config.optim.warmup_steps < config.total_steps
+  assert config.batch_size % config.data.lanes == 0
+  setup = train_step.make_setup(config, ("cat", "dog"))
+  state = train_step.abstract_state(setup)
+  sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
+  assert sum(sizes) > 1e6
+  moments = [leaf.size for leaf in jax.tree.leaves(state.opt_state)]
+  assert sum(moments) > 2 * sum(sizes)

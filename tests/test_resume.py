@@ -1,0 +1,103 @@
+"""A run that is stopped and started again ends where a straight one ends."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sseg_jax import checkpoint, train
+from sseg_jax.errors import InputError
+
+pytestmark = pytest.mark.slow
+
+STEPS, STOP = 12, 6
+
+
+class StopAfter:
+  """Stands in for the event of a signal, which would come at any moment."""
+
+  def __init__(self, steps):
+    self.left = steps
+
+  def is_set(self):
+    self.left -= 1
+    return self.left <= 0
+
+
+@pytest.fixture(scope="module")
+def config(make_tiny_config):
+  c = make_tiny_config()
+  c.total_steps = STEPS
+  c.data.source = "shapes"
+  c.data.shapes.eval_size = 2
+  c.checkpoint.every_steps = 0
+  c.evaluate.every_steps = 0
+  return c.lock()
+
+
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+  """Work directories and results of a straight run and of a stopped one."""
+  straight = tmp_path_factory.mktemp("straight")
+  stopped = tmp_path_factory.mktemp("stopped")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "_stop_signal", lambda: StopAfter(1000))
+    straight_result = train.train(config, straight)
+    patch.setattr(train, "_stop_signal", lambda: StopAfter(STOP))
+    assert train.train(config, stopped) == {"preempted": STOP}
+    assert not (stopped / "result.json").exists()
+    patch.setattr(train, "_stop_signal", lambda: StopAfter(1000))
+    stopped_result = train.train(config, stopped)
+  return (straight, straight_result), (stopped, stopped_result)
+
+
+def curve(workdir):
+  """Losses by the step under which they were logged."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return {row["step"]: row for row in rows if "loss" in row}
+
+
+def test_parameters_are_equal_bit_for_bit(runs):
+  (straight, _), (stopped, _) = runs
+  one, other = checkpoint.load(straight), checkpoint.load(stopped)
+  assert one.step == other.step == STEPS
+  for name in ("params", "model_state"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(one, name), getattr(other, name)
+    )
+
+
+def test_the_loss_curve_goes_on_bit_for_bit(runs):
+  one, other = (curve(workdir) for workdir, _ in runs)
+  assert len(other) == len(set(other)) and max(one) == max(other) == STEPS
+  common = [step for step in one if step in other]
+  assert sum(step > STOP for step in common) >= 3
+  for step in common:
+    for name in ("loss", "grad_norm", "loss/mask", "loss/contrastive"):
+      assert one[step][name] == other[step][name], (step, name)
+  # Different batches have different losses, so equal ones are no accident.
+  assert len({row["loss"] for row in one.values()}) == len(one)
+
+
+def test_evaluations_are_equal(runs):
+  (_, one), (_, other) = runs
+  assert one["retrieval"] == other["retrieval"]
+  for name, result in one["benchmarks"].items():
+    assert result["per_class"] == other["benchmarks"][name]["per_class"]
+
+
+def test_a_finished_run_is_not_trained_again(runs, config):
+  workdir, before = runs[0]
+  again = train.train(config, workdir)
+  assert again["steps"] == STEPS
+  assert again["retrieval"] == before["retrieval"]
+  assert checkpoint.load(workdir).step == STEPS
+
+
+def test_another_model_does_not_go_on_from_this_one(runs, config):
+  other = config.copy_and_resolve_references().unlock()
+  other.model.ffn_dim = 80
+  with pytest.raises(InputError, match="fc1|fc2"):
+    train.train(other, runs[0][0])

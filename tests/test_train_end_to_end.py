@@ -1,0 +1,222 @@
+"""The commands as they are typed: train, stop, evaluate, predict, fail."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sseg_jax import checkpoint, evaluate, predict, train
+from sseg_jax.data.drawing import CLASS_NAMES
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The quickstart, shrunk to compile and run in seconds.
+TINY = {
+  "total_steps": 8,
+  "batch_size": 8,
+  "image_size": 32,
+  "model.backbone": "conv_tiny",
+  "model.hidden_dim": 16,
+  "model.mask_dim": 16,
+  "model.num_queries": 8,
+  "model.decoder_layers": 2,
+  "model.embed_dim": 16,
+  "model.proj_hidden": 32,
+  "text.width": 32,
+  "text.layers": 1,
+  "data.lanes": 4,
+  "data.shuffle_window": 16,
+  "data.shapes.train_size": 32,
+  "data.shapes.eval_size": 2,
+  "optim.warmup_steps": 2,
+  "log_every_steps": 2,
+  "checkpoint.every_steps": 4,
+  "evaluate.every_steps": 4,
+  "evaluate.image_size": 32,
+  "evaluate.stride": 16,
+}
+
+
+def command(workdir, *arguments, **overrides):
+  fields = TINY | {k.replace("__", "."): v for k, v in overrides.items()}
+  return [
+    sys.executable,
+    "-m",
+    "sseg_jax.main",
+    f"--config={ROOT / 'configs' / 'quickstart.py'}",
+    f"--workdir={workdir}",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+    *arguments,
+  ]
+
+
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments, **overrides):
+  return subprocess.run(
+    command(*arguments, **overrides),
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def fails(done):
+  """Returns the one line that a command says about bad input."""
+  assert done.returncode == 2, done.stderr
+  errors = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+  assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+  return errors[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """Work directory and printed JSON of a whole run."""
+  workdir = tmp_path_factory.mktemp("run")
+  done = run(workdir, "--json")
+  assert done.returncode == 0, done.stderr
+  return workdir, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_result_holds_what_a_row_of_a_table_needs(trained):
+  workdir, printed = trained
+  result = json.loads((workdir / "result.json").read_text())
+  assert result == printed
+  assert result["task"] == "sseg" and result["seed"] == 0
+  assert result["steps"] == TINY["total_steps"]
+  for name in ("loss", "loss/mask", "loss/contrastive", "grad_norm"):
+    assert result["final"][name] > 0
+  assert result["final"]["bad"] == 0 and result["bad_records"] == 0
+  assert set(result["benchmarks"]) == {"plain", "hard", "held_out"}
+  for benchmark in result["benchmarks"].values():
+    assert 0 <= benchmark["mIoU"] <= 100
+    assert tuple(benchmark["per_class"]) == CLASS_NAMES
+    assert benchmark["images"] == 2
+  assert result["retrieval"]["pairs"] == 4
+  assert 0 <= result["retrieval"]["image_to_text_R@1"] <= 100
+  assert result["images_per_second"] > 0
+  assert {"jax", "flax", "optax", "python", "sseg_jax"} <= set(
+    result["versions"]
+  )
+  assert "git_commit" in result
+
+
+def test_the_work_directory_holds_the_files_of_a_run(trained):
+  workdir, _ = trained
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["model"]["hidden_dim"] == TINY["model.hidden_dim"]
+  assert (workdir / "predictions.png").read_bytes().startswith(b"\x89PNG")
+  assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+  assert "step 8/8: loss" in (workdir / "log.txt").read_text()
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [r["step"] for r in rows if "loss" in r][-1] == TINY["total_steps"]
+  assert [r["step"] for r in rows if "mIoU/plain" in r] == [4, 8]
+  loaded = checkpoint.load(workdir)
+  assert loaded.step == 8 and loaded.config["total_steps"] == 8
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(tmp_path):
+  process = subprocess.Popen(
+    command(
+      tmp_path, total_steps=100_000, log_every_steps=1, evaluate__every_steps=0
+    ),
+    env=ENVIRONMENT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    curve = tmp_path / "metrics.jsonl"
+    while not (curve.exists() and curve.stat().st_size):
+      assert process.poll() is None, process.stderr.read()
+      time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=600)
+  finally:
+    process.kill()
+  assert process.returncode == 75, error
+  step = checkpoint.load(tmp_path).step
+  assert f"saved step {step}" in (tmp_path / "log.txt").read_text()
+  assert not (tmp_path / "result.json").exists()
+
+
+def test_evaluate_agrees_with_the_run(trained, capsys):
+  workdir, printed = trained
+  argv = [f"--checkpoint={workdir}", f"--benchmarks={workdir}/data/hard"]
+  assert evaluate.main([*argv, "--json"]) == 0
+  result = json.loads(capsys.readouterr().out)["hard"]
+  assert result["mIoU"] == printed["benchmarks"]["hard"]["mIoU"]
+  assert result["per_class"] == printed["benchmarks"]["hard"]["per_class"]
+  assert result["step"] == 8
+
+
+def test_predict_reads_the_checkpoint(trained, tmp_path, capsys):
+  workdir, _ = trained
+  image = workdir / "data" / "plain" / "images" / "00000.png"
+  argv = [f"--checkpoint={workdir}", f"--image={image}", f"--out={tmp_path}"]
+  assert predict.main([*argv, "--words=ball, grass", "--json"]) == 0
+  (result,) = json.loads(capsys.readouterr().out)
+  assert set(result["areas"]) == {"background", "ball", "grass"}
+  assert sum(result["areas"].values()) == pytest.approx(1)
+  assert pathlib.Path(result["overlay"]).is_file()
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained):
+  error = fails(run(trained[0], model__ffn_dim=80))
+  assert "fc1" in error or "fc2" in error
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("optim.peek_lr=1", "optim.peek_lr=1.*did you mean optim.peak_lr"),
+    ("seeed=1", "seeed=1.*did you mean seed"),
+  ],
+)
+def test_an_unknown_field_is_named_with_what_was_meant(
+  tmp_path, override, message
+):
+  done = run(tmp_path / "new", f"--config.{override}")
+  assert not (tmp_path / "new").exists()
+  assert re.search(message, fails(done))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"data__source": "records", "data__train": "absent"}, "absent"),
+    ({"image_size": 40}, "image_size=40"),
+    ({"batch_size": 6}, "batch_size|lanes"),
+    ({"pseudo_masks__k": 9}, "pseudo_masks.k=9"),
+  ],
+)
+def test_bad_input_is_one_line(tmp_path, overrides, message):
+  assert re.search(message, fails(run(tmp_path, **overrides)))
+
+
+def test_flags_that_are_missing_or_unknown(tmp_path):
+  missing = [sys.executable, "-m", "sseg_jax.main", f"--workdir={tmp_path}"]
+  done = subprocess.run(
+    missing, env=ENVIRONMENT, capture_output=True, text=True, check=False
+  )
+  assert "--config and --workdir" in fails(done)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("task", "pretrain"), ("total_steps", 0), ("data.source", "web")],
+)
+def test_check_names_the_field(tiny_config, field, value):
+  tiny_config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f"{field}=.*{value}"):
+    train.check(tiny_config)
