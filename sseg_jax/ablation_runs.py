@@ -1,0 +1,279 @@
+"""Runs of `sseg_jax.ablations`: their configs, folders and processes."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sseg_jax.errors import InputError
+
+# main was asked to stop and saved its state (EX_TEMPFAIL).
+PREEMPTED = 75
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table.
+
+  Attributes:
+    reason: what the comparison with "trained" tells.
+    overrides: fields that differ from the base config.
+    groups: names by which `--rows` asks for it, besides its own.
+    method: "train", or what is computed without training: "untrained",
+      "global_words" (on the checkpoint of "trained") or "oracle".
+    words: of "global_words", how many are dealt; 0 for all.
+  """
+
+  reason: str
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  groups: tuple[str, ...] = ("ablation",)
+  method: str = "train"
+  words: int = 0
+
+
+def load_config(path: str | os.PathLike) -> ConfigDict:
+  """Returns what `get_config` of a Python file gives, locked.
+
+  Raises:
+    InputError: if there is no such file, or no such function in it.
+  """
+  if not Path(path).is_file():
+    raise InputError(f"config={path}: no such file; see configs/")
+  spec = importlib.util.spec_from_file_location("ablated_config", path)
+  if spec is None or spec.loader is None:
+    raise InputError(f"config={path} is no Python file; see configs/")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise InputError(f"config={path} has no function get_config; see configs/")
+  return module.get_config().lock()
+
+
+def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """Returns a copy with fields replaced, given by their dotted names.
+
+  Raises:
+    InputError: if a field does not exist or has another type.
+  """
+  config = config.copy_and_resolve_references()
+  for field, value in overrides.items():
+    *path, name = field.split(".")
+    node = config
+    try:
+      for part in path:
+        node = node[part]
+      node[name]  # noqa: B018 -- a locked copy would tell, an unlocked not
+      node[name] = value
+    except (KeyError, AttributeError) as error:
+      raise InputError(
+        f"{field}={value}: there is no such field; see default_config.py"
+      ) from error
+    except TypeError as error:
+      raise InputError(
+        f"{field}={value!r} has another type than the field, see"
+        " default_config.py"
+      ) from error
+  return config
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+  """Reads `field=value`, the value as Python writes it, or else as text."""
+  settings = {}
+  for text in texts:
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+      raise InputError(f"set={text!r}: give field=value")
+    try:
+      settings[field] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      settings[field] = value
+  return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One row with one seed, and the folder where it happens."""
+
+  name: str
+  row: Row
+  seed: int
+  out: Path
+  config_path: str
+  config: ConfigDict  # overrides applied
+  overrides: Mapping[str, Any]
+
+  @property
+  def workdir(self) -> Path:
+    """OUT/ROW/seedN."""
+    return self.out / self.name / f"seed{self.seed}"
+
+  def command(self) -> list[str]:
+    """The training process."""
+    return [
+      *(sys.executable, "-m", "sseg_jax.main", f"--config={self.config_path}"),
+      f"--workdir={self.workdir}",
+      *(f"--config.{k}={v}" for k, v in self.overrides.items()),
+    ]
+
+  def result(self) -> dict[str, Any] | None:
+    """Its result.json; None before it is finished."""
+    path = self.workdir / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+  def settings(self) -> dict[str, Any]:
+    """All that the result depends on, as JSON reads it back."""
+    settings = json.loads(json.dumps(self.config.to_dict()))
+    return settings | {"ablation": {"row": self.name, "words": self.row.words}}
+
+  def changes(self) -> list[str] | None:
+    """Names what differs from the run that its folder holds; None without one.
+
+    Fields that only one of both knows are no difference: they came, or went,
+    with another version of the package.
+    """
+    path = self.workdir / "settings.json"
+    if not path.is_file():
+      return None
+    return _differences(json.loads(path.read_text()), self.settings())
+
+  def prepare(self) -> None:
+    """Makes the folder, with a link to the data that all runs share.
+
+    Raises:
+      InputError: if the folder holds a run of other settings.
+    """
+    if changes := self.changes():
+      raise InputError(
+        f"{self.workdir} holds a run with other settings"
+        f" ({'; '.join(changes)}); delete it, or choose another --out"
+      )
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(self.settings(), indent=2) + "\n"
+    (self.workdir / "settings.json").write_text(text)
+    if self.config.data.source != "shapes":
+      return
+    # Drawn once for each distinct request; the run finds it through the link.
+    shapes = sorted(self.config.data.shapes.to_dict().items())
+    data = self.out / "data" / "-".join(f"{k}_{v}" for k, v in shapes)
+    data.mkdir(parents=True, exist_ok=True)
+    link = self.workdir / "data"
+    if not link.exists():
+      link.symlink_to(os.path.relpath(data, self.workdir))
+
+
+def execute(run: Run) -> int:
+  """Trains or computes a run, and returns its exit code.
+
+  `PREEMPTED` if this process was asked to stop by SIGTERM meanwhile: the
+  training is told as well, and saves its state.
+  """
+  if run.row.method == "train":
+    with open(run.workdir / "output.txt", "a") as output:
+      return _wait(
+        subprocess.Popen(run.command(), stdout=output, stderr=output)
+      )
+  result = compute(run)
+  text = json.dumps(result, indent=2) + "\n"
+  (run.workdir / "result.json").write_text(text)
+  return 0
+
+
+def compute(run: Run) -> dict[str, Any]:
+  """Returns a row that needs no training, in the form of train's result.json.
+
+  Retrieval only where the row has embeddings of its own: "untrained".
+  """
+  from etils import epath
+
+  from sseg_jax import checkpoint, evaluate, metrics, train, train_step
+  from sseg_jax.baselines.global_words import GlobalWords
+  from sseg_jax.benchmarks import oracle
+  from sseg_jax.pseudo_masks import generator
+
+  config = run.config.copy_and_resolve_references()
+  workdir = epath.Path(run.workdir)
+  train.check(config)
+  class_names = train.prepare_data(config, workdir)
+  opened = train.open_benchmarks(config)
+  output: dict[str, Any] = {}
+  if run.row.method == "untrained":
+    state = train_step.init_state(train_step.make_setup(config, class_names))
+    writer = metrics.MetricWriter(workdir)
+    output = train.Evaluator(config, opened, workdir)(state, 0, writer, 0)
+    writer.close()
+  elif run.row.method == "global_words":
+    loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")
+    segmenter = GlobalWords(
+      loaded.params, loaded.model_state, config, words=run.row.words
+    )
+    output["benchmarks"] = {
+      benchmark.name: evaluate.evaluate(
+        segmenter,
+        benchmark,
+        threshold=config.evaluate.background_threshold,
+        templates=config.evaluate.templates,
+      )
+      for benchmark in opened
+    }
+  else:
+    pseudo_masks = generator.build(config)
+    output["benchmarks"] = {
+      benchmark.name: oracle.score(
+        pseudo_masks,
+        benchmark,
+        image_size=config.evaluate.image_size,
+        seed=config.seed,
+      )
+      for benchmark in opened
+    }
+  return {
+    "task": run.row.method,
+    "seed": run.seed,
+    "steps": 0,
+    "final": {},
+    **output,
+    "versions": train.versions(),
+    "git_commit": train.git_commit(),
+  }
+
+
+def _wait(process: subprocess.Popen) -> int:
+  """Returns the exit code of a process that stops when this one is stopped."""
+  stopped = False
+
+  def stop(*_) -> None:
+    nonlocal stopped
+    stopped = True
+    process.terminate()
+
+  old = signal.signal(signal.SIGTERM, stop)
+  try:
+    code = process.wait()
+    # Whatever its code: it may have been too young to save its state.
+    return PREEMPTED if stopped else code
+  finally:
+    if process.poll() is None:
+      process.terminate()
+      process.wait()
+    signal.signal(signal.SIGTERM, old)
+
+
+def _differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
+  """Names fields that both have with different values."""
+  found = []
+  for key in old.keys() & new.keys():
+    a, b = old[key], new[key]
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+      found += _differences(a, b, f"{prefix}{key}.")
+    elif a != b:
+      found.append(f"{prefix}{key} was {a}, is {b}")
+  return sorted(found)

@@ -1,0 +1,266 @@
+"""Trains variants of one config over several seeds, and tabulates their scores.
+
+python -m sseg_jax.ablations --config=configs/quickstart.py --out=runs/ablations
+
+Each training is a process of its own, `sseg_jax.main` in OUT/ROW/seedN. What
+is finished is kept: the same command goes on where it stopped. On a first read,
+see `ROWS`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sseg_jax import ablation_table
+from sseg_jax.ablation_runs import (
+  PREEMPTED,
+  Row,
+  Run,
+  execute,
+  load_config,
+  overridden,
+  parse_settings,
+)
+from sseg_jax.errors import InputError, reported
+
+_TABLE = ("table",)
+_DECODER = {"model.query_embedding": "decoder", "model.mean": "after"}
+_POOLED = {"model.query_embedding": "mask_pooled"}
+
+ROWS: dict[str, Row] = {
+  "trained": Row("the base config as it is", groups=("table", "ablation")),
+  "paper": Row(
+    "the paper's embedding: mean of the decoder's features, then projected",
+    {"model.query_embedding": "decoder", "model.mean": "before"},
+    _TABLE,
+  ),
+  "supervised": Row(
+    "the same network taught true label maps: the ceiling",
+    {"task": "supervised"},
+    _TABLE,
+  ),
+  "untrained": Row(
+    "random weights: the floor", groups=_TABLE, method="untrained"
+  ),
+  "global_words": Row(
+    "retrieval without localisation: best words dealt to masks by area",
+    groups=_TABLE,
+    method="global_words",
+  ),
+  "global_words_3": Row(
+    "the same with the three best words, about as many as a picture has nouns",
+    groups=_TABLE,
+    method="global_words",
+    words=3,
+  ),
+  "oracle": Row(
+    "pseudo-masks with oracle labels: what better words alone could reach",
+    groups=_TABLE,
+    method="oracle",
+  ),
+  "decoder_after": Row("decoder features, each query projected", _DECODER),
+  "decoder_after_unit": Row(
+    "the same, and no query may outshout the mean by its length",
+    {**_DECODER, "model.normalize_queries": True},
+  ),
+  "decoder_local": Row(
+    "the same with one layer: queries have hardly spoken to each other",
+    {**_DECODER, "model.decoder_layers": 1},
+  ),
+  "pooled_pixel": Row(
+    "pools what has seen the whole picture",
+    {**_POOLED, "model.pool_feature": "pixel"},
+  ),
+  "pooled_res2": Row(
+    "pools the most local level alone",
+    {**_POOLED, "model.pool_feature": "res2"},
+  ),
+  "pooled_res3": Row(
+    "pools the next level alone", {**_POOLED, "model.pool_feature": "res3"}
+  ),
+  "mean_before": Row(
+    "pooled features, but the paper's mean before the projection",
+    {**_POOLED, "model.mean": "before"},
+  ),
+  "queries_8": Row("fewer queries", {"model.num_queries": 8}),
+  "queries_24": Row("more queries", {"model.num_queries": 24}),
+  "k_4": Row("fewer pseudo-masks", {"pseudo_masks.k": 4}),
+  "no_merge": Row(
+    "near clusters stay apart", {"pseudo_masks.merge_distance": 0.0}
+  ),
+  "no_median": Row(
+    "fine texture stays in the clusters", {"pseudo_masks.median_passes": 0}
+  ),
+  "batch_32": Row(
+    "fewer negatives, and fewer pictures for the same steps",
+    {"batch_size": 32, "data.lanes": 32},
+  ),
+  "proj_bn": Row(
+    "GroupViT's batch norm in the projections", {"model.proj_norm": "bn"}
+  ),
+  "plain_only": Row(
+    "no training picture is of the hard kind", {"data.shapes.hard_share": 0.0}
+  ),
+  "hard_only": Row("all of them are", {"data.shapes.hard_share": 1.0}),
+}
+
+
+def choose(names: str) -> list[str]:
+  """Returns the rows that a comma-separated list of rows and groups names.
+
+  In the order of `ROWS`, and with "trained" where a row needs its checkpoint.
+  """
+  wanted: set[str] = set()
+  for name in filter(None, (n.strip() for n in names.split(","))):
+    found = {r for r, row in ROWS.items() if name == r or name in row.groups}
+    if not found:
+      raise InputError(
+        f"rows={name!r} is neither table, ablation nor one of {', '.join(ROWS)}"
+      )
+    wanted |= found
+  if not wanted:
+    raise InputError("rows is empty; give table, ablation or names of rows")
+  if any(ROWS[name].method == "global_words" for name in wanted):
+    wanted.add("trained")
+  return [name for name in ROWS if name in wanted]
+
+
+def plan(
+  names: Sequence[str],
+  seeds: Sequence[int],
+  *,
+  out: Path,
+  config_path: str,
+  settings: Mapping[str, Any],
+) -> tuple[list[Run], dict[str, str]]:
+  """Returns the runs in their order, and why rows are left out.
+
+  Seed by seed, so that whole tables come early; what is computed in this
+  process comes last, so that no training finds the accelerator taken.
+  """
+  base = overridden(load_config(config_path), settings)
+  runs, left_out = [], {}
+  for name in names:
+    row = ROWS[name]
+    config = overridden(base, row.overrides)
+    if row.overrides and config.to_dict() == base.to_dict():
+      left_out[name] = "equals the base config"
+      continue
+    for seed in seeds:
+      overrides = {**settings, **row.overrides, "seed": seed}
+      config = overridden(base, {**row.overrides, "seed": seed})
+      runs.append(Run(name, row, seed, out, config_path, config, overrides))
+  order = {name: i for i, name in enumerate(ROWS)}
+  runs.sort(key=lambda r: (r.row.method != "train", r.seed, order[r.name]))
+  return runs, left_out
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m sseg_jax.ablations",
+    description="Trains variants of a config and tabulates their scores.",
+  )
+  add = parser.add_argument
+  add("--config", default="configs/quickstart.py", help="the base, a file")
+  add("--out", type=Path, default=Path("runs/ablations"), help="folder")
+  add("--rows", default="table", help="table, ablation or names, with commas")
+  add("--seeds", default="0", help="comma-separated, e.g. 0,1,2")
+  add("--steps", type=int, help="instead of the config's total_steps")
+  add(
+    "--set",
+    action="append",
+    default=[],
+    metavar="FIELD=VALUE",
+    help="override of the base in all rows; may be repeated",
+  )
+  add("--list", action="store_true", help="say what the rows are, and stop")
+  add("--json", action="store_true", help="print the table as JSON")
+  return parser
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  flags = _parser().parse_args(argv)
+  if flags.list:
+    rows = {name: dataclasses.asdict(row) for name, row in ROWS.items()}
+    if flags.json:
+      print(json.dumps(rows))
+    for name, row in {} if flags.json else ROWS.items():
+      fields = " ".join(f"{k}={v}" for k, v in row.overrides.items())
+      print(
+        f"{name} ({', '.join(row.groups)}): {row.reason}  {fields}".rstrip()
+      )
+    return 0
+  try:
+    seeds = sorted({int(seed) for seed in flags.seeds.split(",")})
+  except ValueError as error:
+    raise InputError(
+      f"seeds={flags.seeds!r}: give whole numbers, e.g. 0,1,2"
+    ) from error
+  settings = parse_settings(flags.set)
+  if flags.steps is not None:
+    settings["total_steps"] = flags.steps
+  planned = functools.partial(
+    plan, out=flags.out, config_path=flags.config, settings=settings
+  )
+  runs, left_out = planned(choose(flags.rows), seeds)
+  for run in runs:
+    run.prepare()
+  # The table also has what earlier commands finished under the same settings.
+  everything, _ = planned(list(ROWS), _seeds_in(flags.out))
+  failed: list[tuple[str, int]] = []
+  for i, run in enumerate(runs):
+    place = f"[{i + 1}/{len(runs)}] {run.name} seed {run.seed}"
+    if run.result() is not None:
+      print(f"{place}: finished before", file=sys.stderr)
+      continue
+    if run.row.method == "global_words" and ("trained", run.seed) in failed:
+      failed.append((run.name, run.seed))
+      print(f"{place}: has no checkpoint of trained", file=sys.stderr)
+      continue
+    print(f"{place}: {run.workdir}", file=sys.stderr, flush=True)
+    code = execute(run)
+    if code == PREEMPTED:
+      print("asked to stop: start again to go on", file=sys.stderr)
+      return code
+    if code:
+      failed.append((run.name, run.seed))
+      print(
+        f"{place}: failed with exit code {code}, see"
+        f" {run.workdir / 'output.txt'}",
+        file=sys.stderr,
+      )
+    ablation_table.write(flags.out, _results(everything), left_out)
+  table = ablation_table.write(flags.out, _results(everything), left_out)
+  if flags.json:
+    print(json.dumps(table))
+  else:
+    print((flags.out / "table.md").read_text())
+  return 1 if failed else 0
+
+
+def _seeds_in(out: Path) -> list[int]:
+  """Seeds of which OUT holds runs, finished or not."""
+  names = {path.name.removeprefix("seed") for path in out.glob("*/seed*")}
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def _results(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
+  """Finished results of each row that has any, rows and seeds in order."""
+  found: dict[str, list[dict[str, Any]]] = {name: [] for name in ROWS}
+  for run in runs:
+    if run.changes() == []:
+      result = run.result()
+      if result is not None:
+        found[run.name].append(result)
+  return {name: results for name, results in found.items() if results}
+
+
+if __name__ == "__main__":
+  sys.exit(main())

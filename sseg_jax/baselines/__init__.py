@@ -1,0 +1,1 @@
+"""Other systems as `Segmenter`s, scored by the same code as the method."""

@@ -1,0 +1,130 @@
+"""A control: the picture's best words dealt to its pseudo-masks by size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from sseg_jax import pictures, scoring
+from sseg_jax.errors import InputError
+from sseg_jax.models import sseg
+from sseg_jax.pseudo_masks import generator
+from sseg_jax.segmenter import ClassSet, SSegSegmenter
+
+
+class GlobalWords:
+  """Retrieval without localisation, as a `Segmenter`.
+
+  Each class is ranked by the cosine of its embedding with the embedding of the
+  whole picture; the words are dealt to the picture's pseudo-masks in order of
+  area, the best word to the largest mask. So it has all that the method has but
+  one thing: the same weights, the same words, the same masks, and nothing that
+  says which word belongs where. What the method scores above it is learnt
+  localisation; what it scores itself comes from naming the picture's contents,
+  from good masks, and from large regions being of other classes than small.
+
+  The picture is seen whole, as a square of `config.image_size`: the size at
+  which its embedding was trained.
+  """
+
+  def __init__(
+    self, params: Any, model_state: Any, config: Any, *, words: int = 0
+  ):
+    """Puts the parameters on the default device unless they are on one already.
+
+    Args:
+      params: nested dict as `checkpoint.load(...).params`.
+      model_state: nested dict of running statistics.
+      config: attribute-style configuration of the run.
+      words: how many of the best words are dealt, over and over where there
+        are more masks; 0 for as many as there are masks and classes.
+
+    Raises:
+      InputError: if `words` is negative, or a field has no possible value.
+    """
+    if words < 0:
+      raise InputError(f"words={words} is negative; give 0 for all, or more")
+    self._params = jax.tree.map(jnp.asarray, params)
+    self._model_state = jax.tree.map(jnp.asarray, model_state)
+    self._config = config
+    self._words = words
+    # For the class embeddings: they are the method's own.
+    self._segmenter = SSegSegmenter(self._params, self._model_state, config)
+    self._pseudo_masks = made = generator.build(config)
+    graphdef = sseg.build(config)[0]
+
+    def perceive(params, model_state, frozen, images):
+      outputs = sseg.apply_image(graphdef, params, model_state, images)
+      # One key for all: a segmenter sees a picture and no id, and the masks of
+      # a picture must not depend on its batch.
+      keys = jnp.broadcast_to(jax.random.key(config.seed), (len(images),))
+      return outputs.image_embedding, *made.generate(frozen, images, keys)
+
+    self._perceive = jax.jit(perceive)
+
+  def scores(
+    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "h w c"]:
+    """The probability of the word dealt to each pixel; 0 for other words."""
+    best, index = self.winners_many(image[None], class_set)
+    words = np.arange(len(class_set.names))
+    return np.where(index[0, ..., None] == words, best[0, ..., None], 0.0)
+
+  def winners_many(
+    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
+  ) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
+    """The probability and the class of the word dealt to each pixel."""
+    b, h, w, _ = images.shape
+    side = self._config.image_size
+    seen = np.stack([pictures.resize(image, side, side) for image in images])
+    # Filled up to a power of two, so that few shapes are compiled.
+    rows = 1 << (b - 1).bit_length()
+    seen = np.pad(seen, ((0, rows - b), (0, 0), (0, 0), (0, 0)))
+    embedding, segments, valid = self._perceive(
+      self._params, self._model_state, self._pseudo_masks.frozen, seen
+    )
+    probabilities = scoring.class_probabilities(
+      embedding[:, None],
+      self._segmenter.encode_classes(class_set),
+      self._params["logit_scale"],
+      max_logit_scale=float(self._config.loss.max_logit_scale),
+    )[:, 0]
+    probabilities, segments, valid = jax.device_get(
+      (probabilities[:b], segments[:b], valid[:b])
+    )
+    classes = deal(probabilities, segments, valid, self._words)  # [b, k]
+    chances = np.take_along_axis(probabilities, classes, 1)
+    y = np.arange(h) * segments.shape[1] // h
+    x = np.arange(w) * segments.shape[2] // w
+    segments = segments[:, y[:, None], x].reshape(b, h * w)
+    best = np.take_along_axis(chances, segments, 1).reshape(b, h, w)
+    index = np.take_along_axis(classes, segments, 1).reshape(b, h, w)
+    return best, index.astype(np.int32)
+
+
+def deal(
+  similarity: Float[np.ndarray, "b c"],
+  segments: Int[np.ndarray, "b sh sw"],
+  valid: Bool[np.ndarray, "b k"],
+  words: int = 0,
+) -> Int[np.ndarray, "b k"]:
+  """Deals the best words to the masks: the largest mask gets the best word.
+
+  Args:
+    similarity: of each picture to each class; only its order counts.
+    segments: which mask each cell belongs to, 0..k-1.
+    valid: which masks exist; those that do not come last.
+    words: how many of the best words are dealt, over and over; 0: all classes.
+
+  Returns:
+    The class of each mask. Equals keep the order of their numbers.
+  """
+  b, k = valid.shape
+  areas = np.stack([np.bincount(s.ravel(), minlength=k) for s in segments])
+  areas = np.where(valid, areas, -1)
+  place = np.argsort(np.argsort(-areas, 1, kind="stable"), 1)  # [b, k]
+  ranked = np.argsort(-similarity, 1, kind="stable")  # [b, c]
+  dealt = min(words or ranked.shape[1], ranked.shape[1])
+  return np.take_along_axis(ranked, place % dealt, 1)

@@ -1,0 +1,174 @@
+"""Scores of class-agnostic segments whose labels an oracle gives (Table 1).
+
+Says how good a generator's pseudo-masks are, apart from any words: the mIoU of
+a perfect namer of these segments. The paper does not define its
+protocol; this is the natural one (each segment takes its majority class).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from sseg_jax import pictures
+from sseg_jax.benchmarks.miou import Confusion
+from sseg_jax.benchmarks.sample import Benchmark
+from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks.generator import PseudoMasks
+
+
+def oracle_labels(
+  segments: Int[np.ndarray, "sh sw"], labels: Int[np.ndarray, "h w"]
+) -> Int[np.ndarray, "h w"]:
+  """Gives each segment the class that most of its labelled pixels have.
+
+  Args:
+    segments: which segment each cell belongs to, any numbers; resized to the
+      truth's size by torch's "nearest" (source index floor(target * in / out)).
+    labels: the truth, 255 ignored.
+
+  Returns:
+    int32 predictions at the truth's size. Of equally frequent classes the lower
+    number wins. A segment without a labelled pixel gets 0, which no score sees.
+  """
+  h, w = labels.shape
+  rows = np.arange(h) * segments.shape[0] // h
+  columns = np.arange(w) * segments.shape[1] // w
+  numbers, flat = np.unique(segments, return_inverse=True)
+  index = flat.reshape(segments.shape)[rows[:, None], columns]  # [h, w]
+  seen = labels != pictures.IGNORED
+  classes = int(labels[seen].max(initial=0)) + 1
+  pairs = index[seen] * classes + labels[seen]
+  counts = np.bincount(pairs, minlength=len(numbers) * classes)
+  best = counts.reshape(len(numbers), classes).argmax(1)
+  return best[index].astype(np.int32)
+
+
+def score(
+  pseudo_masks: PseudoMasks,
+  benchmark: Benchmark,
+  *,
+  image_size: int,
+  seed: int = 0,
+  max_images: int = 0,
+  batch_size: int = 32,
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+  """Scores a generator on a benchmark, with oracle labels.
+
+  Args:
+    pseudo_masks: see `pseudo_masks.generator.build`.
+    benchmark: see `benchmarks`; its background counts as a class.
+    image_size: short side at which pictures are segmented. Sides keep their
+      ratio but for the rounding to multiples of the generator's stride.
+    seed: of the generator's keys. A picture's key is folded from its place in
+      the benchmark, so the result does not depend on `batch_size`.
+    max_images: 0 for all; else that many, spread evenly over the benchmark.
+    batch_size: pictures of one size segmented at once, at most.
+    progress: gets the number of finished pictures and of all.
+
+  Returns:
+    The dictionary of `evaluate.evaluate`, with no templates and no threshold,
+    and `masks_per_image`: the mean number of segments.
+
+  Raises:
+    InputError: if `image_size` is below the generator's stride.
+  """
+  if image_size < pseudo_masks.stride:
+    raise InputError(
+      f"image_size={image_size} is below the stride of the pseudo-masks,"
+      f" {pseudo_masks.stride}; choose a larger one"
+    )
+  names = benchmark.class_names
+  if benchmark.has_background:
+    names = ("background", *names)
+  confusion = Confusion(len(names))
+  count = len(benchmark)
+  if 0 < max_images < count:
+    indices = [i * count // max_images for i in range(max_images)]
+  else:
+    indices = list(range(count))
+  generate = jax.jit(pseudo_masks.generate)
+  root = jax.random.key(seed)
+  fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+  start, done, masks = time.perf_counter(), 0, 0
+  for batch in _batches(
+    benchmark, indices, image_size, pseudo_masks.stride, batch_size
+  ):
+    # Filled up to a power of two, so that few shapes are compiled.
+    rows = 1 << (len(batch) - 1).bit_length()
+    images = np.stack([image for _, image, _ in batch])
+    images = np.pad(images, ((0, rows - len(batch)), (0, 0), (0, 0), (0, 0)))
+    places = np.zeros(rows, np.uint32)
+    places[: len(batch)] = [place for place, _, _ in batch]
+    segments, valid = jax.device_get(
+      generate(pseudo_masks.frozen, images, fold(root, places))
+    )
+    masks += int(valid[: len(batch)].sum())
+    for (_, _, truth), found in zip(batch, segments, strict=False):
+      confusion.add(truth, oracle_labels(found, truth))
+    done += len(batch)
+    if progress:
+      progress(done, len(indices))
+  seconds = time.perf_counter() - start
+  return {
+    "benchmark": benchmark.name,
+    "mIoU": _rounded(confusion.mean_iou()),
+    "per_class": {
+      name: _rounded(100 * float(iou))
+      for name, iou in zip(names, confusion.iou(), strict=True)
+    },
+    "pixel_accuracy": _rounded(confusion.pixel_accuracy()),
+    "images": len(indices),
+    "seconds": round(seconds, 3),
+    "images_per_second": round(len(indices) / seconds, 3),
+    "templates": [],
+    "threshold": None,
+    "masks_per_image": round(masks / len(indices), 2),
+  }
+
+
+def segment_size(
+  h: int, w: int, *, image_size: int, stride: int
+) -> tuple[int, int]:
+  """Size at which a picture is segmented: multiples of the stride.
+
+  The short side becomes `image_size`, both sides are rounded half up.
+  """
+  factor = image_size / min(h, w) / stride
+  return (
+    stride * max(1, int(h * factor + 0.5)),
+    stride * max(1, int(w * factor + 0.5)),
+  )
+
+
+def _batches(
+  benchmark: Benchmark,
+  indices: list[int],
+  image_size: int,
+  stride: int,
+  batch_size: int,
+) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
+  """Yields (place, resized image, truth), grouped by size.
+
+  Not neighbours alone, as photographs come upright and lying in turn.
+  """
+  waiting: dict[tuple[int, int], list] = {}
+  for i in indices:
+    sample = benchmark[i]
+    size = segment_size(
+      *sample.labels.shape, image_size=image_size, stride=stride
+    )
+    group = waiting.setdefault(size, [])
+    group.append((i, pictures.resize(sample.image, *size), sample.labels))
+    if len(group) == batch_size:
+      yield waiting.pop(size)
+  yield from waiting.values()
+
+
+def _rounded(value: float) -> float | None:
+  return round(value, 2) if math.isfinite(value) else None
