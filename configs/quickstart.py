@@ -9,7 +9,7 @@ from sseg_jax import default_config
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 700
+  c.total_steps = 750
   c.batch_size = 64
   c.image_size = 96
   c.dtype = "float32"  # CPUs gain nothing from bfloat16
@@ -56,10 +56,13 @@ def get_config():
   c.optim.end_lr = 2e-5
   c.optim.warmup_steps = 50
   c.optim.weight_decay = 0.01
-  c.optim.clip_norm = 1.0
+  c.optim.clip_norm = 5.0
 
   c.data.source = "shapes"
-  # The scenes are composed already: whole pictures, mirrored at times.
+  c.data.shapes.train_size = 8192
+  # The scenes are composed already: whole pictures, not mirrored, since arrows
+  # and moons have a side.
+  c.data.flip = 0.0
   c.data.crop_scale = (1.0, 1.0)
   c.data.crop_ratio = (1.0, 1.0)
   c.data.word_dropout = 0.25
@@ -67,9 +70,9 @@ def get_config():
   c.data.threads = 2
 
   c.log_every_steps = 20
-  c.checkpoint.every_steps = 350
+  c.checkpoint.every_steps = 375
   c.checkpoint.keep = 2
-  c.evaluate.every_steps = 350
+  c.evaluate.every_steps = 250
   c.evaluate.max_images = 64
   c.evaluate.image_size = 96
   c.evaluate.stride = 48

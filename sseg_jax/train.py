@@ -139,15 +139,11 @@ def train(
     batch = sharding.global_batch(host_batch, mesh)
     state, scalars = step_fn(state, frozen, batch)
     in_flight.append((step, scalars, host_batch["id"]))
-    while len(in_flight) > _IN_FLIGHT or (
-      in_flight and step == config.total_steps
-    ):
+    log = step % config.log_every_steps == 0 or step == config.total_steps
+    while len(in_flight) > (0 if log else _IN_FLIGHT):
       window.append(watch.check(*in_flight.popleft()))
-      speed.update(step)
-
-    if window and (
-      step % config.log_every_steps == 0 or step == config.total_steps
-    ):
+      speed.update(step - len(in_flight))
+    if log:
       last = {k: float(np.mean([s[k] for s in window])) for k in window[0]}
       last |= speed.scalars() | {"bad_records": float(batches.bad_records)}
       writer.scalars(step, last)

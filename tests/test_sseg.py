@@ -201,7 +201,8 @@ def test_an_outline_tells_the_form_but_neither_place_nor_size():
     np.zeros((64, 64), np.float32),
   ]
   got = np.asarray(sseg.outline(jnp.asarray(np.stack(masks))[None]))[0]
-  assert got.shape == (6, 49) and np.abs(got).max() <= 1 + 1e-4
+  assert got.shape == (6, sseg.OUTLINE_SIZE)
+  assert np.abs(got).max() <= 1 + 1e-4
   np.testing.assert_allclose(got[1], got[0], atol=1e-3)  # moved
   np.testing.assert_allclose(got[2], got[0], atol=0.03)  # twice as large
   assert np.abs(got[3] - got[0]).max() > 0.2
@@ -245,7 +246,7 @@ def test_levels_that_are_pooled_together_widen_the_projection(tiny):
   widths = 16 + 32 + 32  # of conv_tiny's res2 and res4, and hidden_dim
   assert params["image_projection"]["fc1"]["kernel"].shape == (widths, 64)
   _, params, _ = sseg.build(changed(tiny[0], **fields, pool_outline=True))
-  widths += 49
+  widths += sseg.OUTLINE_SIZE
   assert params["image_projection"]["fc1"]["kernel"].shape == (widths, 64)
 
 
