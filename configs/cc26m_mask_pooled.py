@@ -20,11 +20,11 @@ def get_config():
   c.total_steps = 30 * EPOCH
   c.optim.warmup_steps = 2 * EPOCH
   c.model.query_embedding = "mask_pooled"
-  # Swin's attention windows mix within stages; the early levels see least of
-  # the rest of the picture.
+  # Swin's attention windows mix within a stage; early levels have seen least of
+  # what is beside a mask.
   c.model.pool_feature = "res3+res4"
-  c.model.pool_masks = "hard"
+  c.model.pool_masks = "pseudo"
   c.model.counted_queries = "owners"
   c.model.mean = "after"
-  c.evaluate.combiner = "hard"
+  c.model.normalize_queries = True
   return c
