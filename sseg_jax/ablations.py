@@ -29,14 +29,20 @@ from sseg_jax.ablation_runs import (
 from sseg_jax.errors import InputError, reported
 
 _TABLE = ("table",)
-_DECODER = {"model.query_embedding": "decoder", "model.mean": "after"}
+_DECODER = {
+  "model.query_embedding": "decoder",
+  "model.mean": "after",
+  "model.counted_queries": "all",
+  "model.normalize_queries": False,
+  "evaluate.combiner": "mean",
+}
 _POOLED = {"model.query_embedding": "mask_pooled"}
 
 ROWS: dict[str, Row] = {
   "trained": Row("the base config as it is", groups=("table", "ablation")),
   "paper": Row(
     "the paper's embedding: mean of the decoder's features, then projected",
-    {"model.query_embedding": "decoder", "model.mean": "before"},
+    {**_DECODER, "model.mean": "before"},
     _TABLE,
   ),
   "supervised": Row(
@@ -83,6 +89,29 @@ ROWS: dict[str, Row] = {
   "pooled_res3": Row(
     "pools the next level alone", {**_POOLED, "model.pool_feature": "res3"}
   ),
+  "masks_hard": Row(
+    "pools under the pixels each query wins, in training too",
+    {**_POOLED, "model.pool_masks": "hard"},
+  ),
+  "masks_soft_all": Row(
+    "pools under soft masks, and counts queries without pixels",
+    {
+      **_POOLED,
+      "model.pool_masks": "soft",
+      "model.counted_queries": "all",
+      "evaluate.combiner": "mean",
+    },
+  ),
+  "no_outline": Row(
+    "the projection is not told the mask's outline",
+    {"model.pool_outline": False},
+  ),
+  "no_unit": Row(
+    "a query may outshout the mean by its length",
+    {"model.normalize_queries": False},
+  ),
+  "all_words": Row("captions keep all their words", {"data.word_dropout": 0.0}),
+  "mirrored": Row("pictures are mirrored at random", {"data.flip": 0.5}),
   "mean_before": Row(
     "pooled features, but the paper's mean before the projection",
     {**_POOLED, "model.mean": "before"},

@@ -202,7 +202,9 @@ def test_the_command_of_a_run(config_path, tmp_path, executed):
     "--config.optim.peak_lr=0.0001",
     "--config.model.query_embedding=decoder",
     "--config.model.mean=after",
+    "--config.model.counted_queries=all",
     "--config.model.normalize_queries=True",
+    "--config.evaluate.combiner=mean",
     "--config.seed=3",
   ]
   assert run.config.model.normalize_queries is True and run.config.seed == 3
