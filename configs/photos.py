@@ -4,7 +4,7 @@
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
 So few photos teach which pictures and captions go together, and little of where
-things are: README.md has what was measured.
+things are.
 """
 
 from sseg_jax import default_config
