@@ -106,7 +106,11 @@ def train(
       text = json.dumps(config.to_dict(), indent=2) + "\n"
       (workdir / "config.json").write_text(text)
   start = int(state.step)
+  previous: dict[str, Any] = {}
   if start >= config.total_steps:
+    # Nothing is trained: what was measured while training stays.
+    if (workdir / "result.json").exists():
+      previous = json.loads((workdir / "result.json").read_text())
     logging.info("the run in %s is complete: evaluating it", workdir)
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   logging.info(
@@ -177,11 +181,13 @@ def train(
     "task": config.task,
     "seed": config.seed,
     "steps": config.total_steps,
-    "final": last,
+    "final": last or previous.get("final", {}),
     "parameters": parameters,
     **result,
-    "images_per_second": last.get("images_per_second"),
-    "bad_records": batches.bad_records,
+    "images_per_second": last.get(
+      "images_per_second", previous.get("images_per_second")
+    ),
+    "bad_records": previous.get("bad_records", batches.bad_records),
     "versions": versions(),
     "git_commit": git_commit(),
   }
@@ -215,6 +221,11 @@ def check(config: Any) -> None:
     raise errors.InputError(
       f"data.source={config.data.source!r} is not one of records, shapes"
     )
+  if config.data.source == "records" and config.task == "supervised":
+    raise errors.InputError(
+      'task="supervised" needs class names, which only data.source="shapes"'
+      " has yet"
+    )
 
 
 def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
@@ -224,6 +235,17 @@ def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
     The class names of the records' label maps, () where they are unknown.
   """
   if config.data.source != "shapes":
+    from sseg_jax.data import records
+
+    # Missing data is told before anything is compiled.
+    folders = [f.strip() for f in config.data.train.split(",") if f.strip()]
+    if not folders:
+      raise errors.InputError(
+        "data.train is empty; name one or more folders of records, as"
+        " `python -m sseg_jax.prepare` writes them"
+      )
+    for folder in folders:
+      records.read_manifest(folder)
     return ()
   from sseg_jax.data import shapes
 

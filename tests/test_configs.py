@@ -67,6 +67,7 @@ def test_each_call_makes_a_configuration_of_its_own(path):
   assert module.get_config().optim.peak_lr != 123.0
 
 
+@pytest.mark.slow
 def test_the_training_state_can_be_built(path):
   config = load(path).get_config()
   train.check(config)

@@ -87,6 +87,7 @@ def project(tiny, features):
   return model.image_projection(features)
 
 
+@pytest.mark.slow
 def test_the_papers_form_projects_the_mean_of_the_decoders_features(tiny):
   out = encoded(tiny)
   assert out.mask_logits.shape == (1, 2, 8, 8, 16)
@@ -102,6 +103,7 @@ def test_the_papers_form_projects_the_mean_of_the_decoders_features(tiny):
   assert np.abs(out.image_embedding - other).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_mean_after_averages_the_projected_queries(tiny):
   out = encoded(tiny, mean="after")
   expected = out.query_embeddings.mean(1)
@@ -121,6 +123,7 @@ def owned(mask_logits):
   return won.reshape(b, n, h, 2, w, 2).mean((3, 5))
 
 
+@pytest.mark.slow
 def test_counted_owners_are_the_queries_that_win_a_pixel(tiny):
   out = encoded(tiny, mean="after", counted_queries="owners")
   won = owned(out.mask_logits[-1]).any((2, 3))
@@ -130,6 +133,7 @@ def test_counted_owners_are_the_queries_that_win_a_pixel(tiny):
     np.testing.assert_allclose(out.image_embedding[i], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool_masks", ["soft", "hard"])
 def test_mask_pooled_queries_average_pixels_under_their_masks(tiny, pool_masks):
   config, params, model_state = tiny
