@@ -5,8 +5,8 @@ r"""The paper's main run with queries embedded from what lies under their masks.
       --config.data.train=gs://BUCKET/records/cc12m,gs://BUCKET/records/cc3m,gs://BUCKET/records/redcaps
 
 Not of the paper: its loss sees only the mean over queries, so that any query
-may carry any word. Features pooled under a query's own mask cannot; README.md
-has the measurements on small data that speak for it. Not run here at this size.
+may carry any word; features pooled under a query's own mask have seen less of
+the rest. `sseg_jax.ablations` compares the two at small size. Not run here.
 """
 
 from sseg_jax import default_config

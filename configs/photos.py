@@ -3,8 +3,7 @@
     python -m sseg_jax.prepare --source=PHOTOS --out=records --val_size=200
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
-So few photos teach which pictures and captions go together, and little of where
-things are.
+A first guess at this size, not tuned and not yet run to its end.
 """
 
 from sseg_jax import default_config
@@ -16,7 +15,7 @@ def get_config():
   c.total_steps = 1000
   c.batch_size = 64
   c.image_size = 96
-  c.dtype = "float32"  # CPUs gain nothing from bfloat16
+  c.dtype = "float32"  # bfloat16 is for accelerators
 
   c.model.backbone = "conv_small"
   c.model.drop_path = 0.0

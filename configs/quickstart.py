@@ -12,7 +12,7 @@ def get_config():
   c.total_steps = 750
   c.batch_size = 64
   c.image_size = 96
-  c.dtype = "float32"  # CPUs gain nothing from bfloat16
+  c.dtype = "float32"  # bfloat16 is for accelerators
 
   c.model.backbone = "conv_small"
   c.model.drop_path = 0.0

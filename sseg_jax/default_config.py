@@ -149,8 +149,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.evaluate = ml_collections.ConfigDict()
   c.evaluate.every_steps = 5000
-  # Comma-separated benchmarks evaluated between steps and at the end; "shapes"
-  # or NAME=FOLDER pairs as `sseg_jax.evaluate --benchmarks` takes them.
+  # Comma-separated benchmarks evaluated between steps and at the end, KIND=PATH
+  # or [NAME=]FOLDER as `sseg_jax.evaluate --benchmarks` takes them. With
+  # data.source="shapes" its three held-out kinds come first.
   c.evaluate.benchmarks = ""
   c.evaluate.max_images = 0  # of each benchmark between steps; 0: all
   c.evaluate.image_size = 448  # short side at test (§4.1)

@@ -46,8 +46,8 @@ def run(argv: list[str]) -> int:
 
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
-  os.makedirs(_WORKDIR.value, exist_ok=True)
   if "://" not in _WORKDIR.value and jax.process_index() == 0:
+    os.makedirs(_WORKDIR.value, exist_ok=True)
     handler = python_logging.FileHandler(f"{_WORKDIR.value}/log.txt")
     handler.setFormatter(logging.PythonFormatter())
     handler.addFilter(_ours)

@@ -63,6 +63,7 @@ def train(
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   first_process = jax.process_index() == 0
+  commit = git_commit()  # of the code that runs, whatever is changed meanwhile
 
   # --- Mesh -------------------------------------------------------------------
   check(config)
@@ -189,7 +190,7 @@ def train(
     ),
     "bad_records": previous.get("bad_records", batches.bad_records),
     "versions": versions(),
-    "git_commit": git_commit(),
+    "git_commit": commit,
   }
   if first_process:
     text = json.dumps(result, indent=2) + "\n"
@@ -315,6 +316,7 @@ class Evaluator:
     self._benchmarks = held_out
     self._workdir = workdir
     self._segmenter: SSegSegmenter | None = None
+    self._embed: Any = None
 
   def __call__(
     self,
@@ -358,22 +360,23 @@ class Evaluator:
         visualize.save(self._workdir / "predictions.png", picture)
     output: dict[str, Any] = {"benchmarks": results}
     if self._config.data.val and self._config.task == "sseg":
-      output["retrieval"] = self._segmenter_retrieval(params, model_state)
+      output["retrieval"] = self._retrieval(params, model_state)
     writer.scalars(step, flat_scores(output))
     return output
 
-  def _segmenter_retrieval(self, params: Any, model_state: Any) -> dict:
+  def _retrieval(self, params: Any, model_state: Any) -> dict:
     from sseg_jax.data import pipeline
 
     config = self._config
     graphdef = sseg.build(config)[0]
 
-    @jax.jit
     def embed(params, model_state, batch):
       image = sseg.apply_image(graphdef, params, model_state, batch["image"])
       text = sseg.apply_text(graphdef, params, model_state, batch["text"])
       return image.image_embedding, text
 
+    if self._embed is None:  # compiled once a run, not once an evaluation
+      self._embed = jax.jit(embed)
     pairs = []
     for batch in pipeline.eval_pairs(
       config.data.val,
@@ -383,7 +386,7 @@ class Evaluator:
     ):
       valid = batch["valid"]
       arrays = {"image": batch["image"], "text": batch["text"]}
-      embedded = jax.device_get(embed(params, model_state, arrays))
+      embedded = jax.device_get(self._embed(params, model_state, arrays))
       pairs.append([x[valid] for x in embedded])
     images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
     return evaluate.retrieval(images, texts) | {"pairs": len(images)}

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import losses, optim, tokenizer
+from sseg_jax import losses, optim, scoring, tokenizer
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 
@@ -224,41 +224,22 @@ def supervised_loss(
     focal_weight=weights.focal,
     k=k,
   )
-  scores = dense_scores(
-    image.mask_logits[-1],
+  probabilities = scoring.class_probabilities(
     image.query_embeddings,
-    text,
-    jnp.minimum(jnp.exp(model.logit_scale[...]), weights.max_logit_scale),
-  )  # [b, c, h/4, w/4]
-  small = losses.resize_labels(
-    jnp.where(known, labels, -1), (scores.shape[2], scores.shape[3])
+    scoring.class_embeddings(text, classes),
+    model.logit_scale[...],
+    max_logit_scale=weights.max_logit_scale,
   )
+  scores = scoring.combine(image.mask_logits[-1], probabilities, "mean")
+  _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
+  small = losses.resize_labels(jnp.where(known, labels, -1), (h, w))
   seen = (small >= 0) & batch["valid"][:, None, None]
   log_p = jnp.log(jnp.clip(scores, 1e-6, 1.0))
-  log_p = jnp.take_along_axis(log_p, jnp.maximum(small, 0)[:, None], 1)[:, 0]
+  log_p = jnp.take_along_axis(log_p, jnp.maximum(small, 0)[..., None], -1)
+  log_p = log_p[..., 0]
   pixel = -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
   loss = weights.mask * mask + weights.contrastive * pixel
   return loss, metrics | {"loss/mask": mask, "loss/pixel": pixel}
-
-
-def dense_scores(
-  mask_logits: Float[Array, "b n h w"],
-  query_embeddings: Float[Array, "b n e"],
-  class_embeddings: Float[Array, "c e"],
-  scale: Float[Array, ""],
-) -> Float[Array, "b c h w"]:
-  """Class probabilities of each cell: sum_q p_q(c) s_q(x) / sum_q s_q(x)."""
-
-  def unit(x):
-    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
-
-  cosine = jnp.einsum(
-    "bne,ce->bnc", unit(query_embeddings), unit(class_embeddings)
-  )
-  probs = jax.nn.softmax(scale * cosine, -1)
-  share = jax.nn.sigmoid(mask_logits)
-  share = share / (share.sum(1, keepdims=True) + 1e-6)
-  return jnp.einsum("bnc,bnhw->bchw", probs, share)
 
 
 LOSSES: dict[str, Callable[..., tuple[Array, Metrics]]] = {

@@ -237,25 +237,3 @@ def test_region_shares_are_what_a_mask_covers_of_each_cell(stride):
   expected = masks.reshape(3, 4, 8, 4, 8, 4).mean((3, 5))
   expected[2, 0] = 1  # then it is one region
   np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-def test_dense_scores_are_class_probabilities_by_share_of_the_mask():
-  rng = np.random.default_rng(0)
-  logits, queries, classes = (
-    rng.normal(size=s).astype(np.float32)
-    for s in ((2, 3, 4, 5), (2, 3, 6), (7, 6))
-  )
-  got = train_step.dense_scores(
-    *map(jnp.asarray, (logits, queries, classes)), jnp.float32(10)
-  )
-
-  def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-  cosine = unit(queries) @ unit(classes).T
-  probs = np.exp(10 * cosine) / np.exp(10 * cosine).sum(-1, keepdims=True)
-  share = 1 / (1 + np.exp(-logits))
-  share /= share.sum(1, keepdims=True)
-  expected = np.einsum("bnc,bnhw->bchw", probs, share)
-  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
-  np.testing.assert_allclose(got.sum(1), 1, atol=1e-4)

@@ -112,8 +112,7 @@ def features(
 
 
 # Exchanges that bring the median of nine values to place 4 (Paeth, Graphics
-# Gems, 1990): elementwise minima and maxima, where a sort would be many times
-# slower.
+# Gems, 1990), as elementwise minima and maxima.
 _MEDIAN_OF_NINE = (
   *((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8)),
   *((0, 3), (5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4)),
