@@ -194,7 +194,15 @@ def compute(run: Run) -> dict[str, Any]:
   """
   from etils import epath
 
-  from sseg_jax import checkpoint, evaluate, metrics, train, train_step
+  from sseg_jax import (
+    checkpoint,
+    evaluate,
+    evaluator,
+    metrics,
+    provenance,
+    train,
+    train_step,
+  )
   from sseg_jax.baselines.global_words import GlobalWords
   from sseg_jax.benchmarks import oracle
   from sseg_jax.pseudo_masks import generator
@@ -208,7 +216,7 @@ def compute(run: Run) -> dict[str, Any]:
   if run.row.method == "untrained":
     state = train_step.init_state(train_step.make_setup(config, class_names))
     writer = metrics.MetricWriter(workdir)
-    output = train.Evaluator(config, opened, workdir)(state, 0, writer, 0)
+    output = evaluator.Evaluator(config, opened, workdir)(state, 0, writer, 0)
     writer.close()
   elif run.row.method == "global_words":
     loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")
@@ -241,8 +249,8 @@ def compute(run: Run) -> dict[str, Any]:
     "steps": 0,
     "final": {},
     **output,
-    "versions": train.versions(),
-    "git_commit": train.git_commit(),
+    "versions": provenance.versions(),
+    "git_commit": provenance.git_commit(),
   }
 
 

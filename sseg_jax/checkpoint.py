@@ -9,7 +9,6 @@ with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
 and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
 """
 
-import importlib.metadata
 import json
 import os
 import time
@@ -23,10 +22,9 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import __version__, integrity, named_arrays
+from sseg_jax import integrity, named_arrays, provenance
 from sseg_jax.errors import InputError
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # With several processes the clock of the first decides for all, and asking it
 # is a round trip between hosts: once in so many steps is enough for minutes.
 _CLOCK_EVERY_STEPS = 20
@@ -176,9 +174,8 @@ class Checkpoints:
     return bool(_from_first_process(int(overdue)))
 
   def _json_metadata(self) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    versions["sseg_jax"] = __version__
-    return json.loads(json.dumps({**self.metadata, "versions": versions}))
+    metadata = {**self.metadata, "versions": provenance.versions()}
+    return json.loads(json.dumps(metadata))
 
   def _write_manifest(self) -> None:
     if not _is_first_process():

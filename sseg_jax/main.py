@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
 
   if any(name in os.environ for name in _CLUSTER_VARIABLES):
     jax.distributed.initialize()
-  from sseg_jax import train
+  from sseg_jax import evaluator, train
 
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
 
       print(json.dumps(result))
     else:
-      print(train.headline(result))
+      print(evaluator.headline(result))
       print(f"result: {_WORKDIR.value}/result.json")
   return 0
 

@@ -24,6 +24,7 @@ ORDER = (
   {"ablation_runs", "ablation_table"},
   {"self_training"},
   {"train"},
+  {"evaluator"},
   {"api"},
   {"evaluate"},
   {"checkpoint", "metrics", "data", "benchmarks", "baselines", "visualize"},
@@ -42,6 +43,7 @@ ORDER = (
     "scoring",
     "integrity",
     "named_arrays",
+    "provenance",
   },
   {"errors"},
 )

@@ -1,0 +1,139 @@
+"""Evaluation between the steps of a run: benchmarks, retrieval, pictures."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from sseg_jax import benchmarks, evaluate, train_step, visualize
+from sseg_jax.models import sseg
+from sseg_jax.segmenter import SSegSegmenter
+
+
+class Evaluator:
+  """Scores a state on the benchmarks and on retrieval, in the first process."""
+
+  def __init__(
+    self, config: Any, held_out: list[benchmarks.Benchmark], workdir: epath.Path
+  ):
+    """Compiles nothing yet."""
+    self._config = config
+    self._benchmarks = held_out
+    self._workdir = workdir
+    self._segmenter: SSegSegmenter | None = None
+    self._embed: Any = None
+
+  def __call__(
+    self,
+    state: train_step.TrainState,
+    step: int,
+    writer: Any,
+    max_images: int,
+  ) -> dict[str, Any]:
+    """Returns results by benchmark, and retrieval; {} in other processes.
+
+    Draws predictions of the first benchmark to WORKDIR/predictions.png.
+
+    Args:
+      state: may be sharded over processes.
+      step: for the writer.
+      writer: a `MetricWriter`.
+      max_images: of each benchmark; 0 for all.
+    """
+    params, model_state = _to_host((state.params, state.model_state))
+    if jax.process_index() != 0:
+      return {}
+    if self._segmenter is None:
+      self._segmenter = SSegSegmenter(params, model_state, self._config)
+    self._segmenter.set_weights(params, model_state)
+    results: dict[str, Any] = {}
+    for i, benchmark in enumerate(self._benchmarks):
+      rows: list[tuple] = []
+      results[benchmark.name] = evaluate.evaluate(
+        self._segmenter,
+        benchmark,
+        threshold=self._config.evaluate.background_threshold,
+        templates=self._config.evaluate.templates,
+        max_images=max_images,
+        observe=functools.partial(_keep, rows, 8),
+      )
+      picture = visualize.grid(
+        rows, benchmark.class_names, has_background=benchmark.has_background
+      )
+      writer.images(step, {f"predictions/{benchmark.name}": picture})
+      if i == 0:
+        visualize.save(self._workdir / "predictions.png", picture)
+    output: dict[str, Any] = {"benchmarks": results}
+    if self._config.data.val and self._config.task == "sseg":
+      output["retrieval"] = self._retrieval(params, model_state)
+    writer.scalars(step, flat_scores(output))
+    return output
+
+  def _retrieval(self, params: Any, model_state: Any) -> dict:
+    from sseg_jax.data import pipeline
+
+    config = self._config
+    graphdef = sseg.build(config)[0]
+
+    def embed(params, model_state, batch):
+      image = sseg.apply_image(graphdef, params, model_state, batch["image"])
+      text = sseg.apply_text(graphdef, params, model_state, batch["text"])
+      return image.image_embedding, text
+
+    if self._embed is None:  # compiled once a run, not once an evaluation
+      self._embed = jax.jit(embed)
+    pairs = []
+    for batch in pipeline.eval_pairs(
+      config.data.val,
+      image_size=config.image_size,
+      context_length=config.text.context_length,
+      limit=config.evaluate.retrieval_size,
+    ):
+      valid = batch["valid"]
+      arrays = {"image": batch["image"], "text": batch["text"]}
+      embedded = jax.device_get(self._embed(params, model_state, arrays))
+      pairs.append([x[valid] for x in embedded])
+    images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
+    return evaluate.retrieval(images, texts) | {"pairs": len(images)}
+
+
+def flat_scores(output: dict[str, Any]) -> dict[str, float]:
+  """Returns scalars of an evaluation, by the names that TensorBoard shows."""
+  scores = {
+    f"mIoU/{name}": result["mIoU"]
+    for name, result in output["benchmarks"].items()
+    if result["mIoU"] is not None
+  }
+  for name, value in output.get("retrieval", {}).items():
+    scores[f"retrieval/{name.replace('@', '_at_')}"] = value
+  return scores
+
+
+def headline(output: dict[str, Any]) -> str:
+  """Returns an evaluation in one line."""
+  parts = [
+    f"{name} mIoU {result['mIoU']}"
+    for name, result in output.get("benchmarks", {}).items()
+  ]
+  if retrieval := output.get("retrieval"):
+    parts.append(
+      f"R@1 {retrieval['image_to_text_R@1']:.1f} (image to text)"
+      f" {retrieval['text_to_image_R@1']:.1f} (text to image) of"
+      f" {retrieval['pairs']}"
+    )
+  return ", ".join(parts)
+
+
+def _to_host(tree: Any) -> Any:
+  """Returns NumPy arrays, gathered where they are split over processes."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)
+
+
+def _keep(rows: list, wanted: int, sample: Any, predicted: np.ndarray) -> None:
+  if len(rows) < wanted:
+    rows.append((sample.image, sample.labels, predicted))
