@@ -1,0 +1,273 @@
+"""Vision transformers of the DINO family: frozen sources of patch tokens.
+
+DINO, DINOv2 (LayerScale, optionally registers), supervised ViTs and MAE's
+encoder are one network with a few switches. On a first read, go straight to
+`ViT.features`.
+
+Source: facebookresearch/dino `vision_transformer.py`, facebookresearch/dinov2
+`dinov2/models/vision_transformer.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from sseg_jax.errors import InputError
+from sseg_jax.models import positions
+
+# What can be read off a block: its output after the final norm, or a part of
+# its attention's input, heads side by side.
+FEATURES = ("tokens", "queries", "keys", "values")
+
+_SMALL: dict[str, Any] = dict(width=384, depth=12, num_heads=6)
+_BASE: dict[str, Any] = dict(width=768, depth=12, num_heads=12)
+_V2: dict[str, Any] = dict(patch=14, grid=37, layer_scale=True)
+_REG: dict[str, Any] = dict(registers=4, position_rule="antialias")
+
+# Published networks; `grid` is the table of positions they were trained with.
+VIT_SIZES: dict[str, dict[str, Any]] = {
+  "dino_vits8": dict(**_SMALL, patch=8, grid=28),
+  "dino_vits16": dict(**_SMALL, patch=16, grid=14),
+  "dino_vitb8": dict(**_BASE, patch=8, grid=28),
+  "dino_vitb16": dict(**_BASE, patch=16, grid=14),
+  "dinov2_vits14": dict(**_SMALL, **_V2),
+  "dinov2_vitb14": dict(**_BASE, **_V2),
+  "dinov2_vits14_reg": dict(**_SMALL, **_V2, **_REG),
+  "dinov2_vitb14_reg": dict(**_BASE, **_V2, **_REG),
+  "deit_s16": dict(**_SMALL, patch=16, grid=14, position_rule="size"),
+  "deit_b16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
+  "mae_vitb16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
+}
+
+_normal = nnx.initializers.truncated_normal(0.02)
+
+
+def _linear(d_in, d_out, dtype, rngs):
+  return nnx.Linear(d_in, d_out, kernel_init=_normal, dtype=dtype, rngs=rngs)
+
+
+class Block(nnx.Module):
+  """Pre-norm attention and MLP, each branch optionally scaled by channel."""
+
+  def __init__(
+    self,
+    width: int,
+    num_heads: int,
+    *,
+    mlp_ratio: float,
+    layer_scale: bool,
+    epsilon: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    def norm():
+      return nnx.LayerNorm(
+        width,
+        epsilon=epsilon,
+        # Residuals reach tens; E[x²] - E[x]² would lose digits.
+        use_fast_variance=False,
+        dtype=dtype,
+        rngs=rngs,
+      )
+
+    def scale():
+      return nnx.Param(jnp.full((width,), 1e-5)) if layer_scale else None
+
+    self.num_heads = num_heads
+    hidden = int(mlp_ratio * width)
+    self.norm1 = norm()
+    self.qkv = _linear(width, 3 * width, dtype, rngs)
+    self.out = _linear(width, width, dtype, rngs)
+    self.scale1 = scale()
+    self.norm2 = norm()
+    self.mlp_in = _linear(width, hidden, dtype, rngs)
+    self.mlp_out = _linear(hidden, width, dtype, rngs)
+    self.scale2 = scale()
+
+  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    """Adds both branches."""
+    b, t, d = x.shape
+    heads = self.qkv(self.norm1(x)).reshape(b, t, 3, self.num_heads, -1)
+    q, k, v = (heads[:, :, i] for i in range(3))  # [b, t, heads, c]
+    # Logits and softmax in float32; scaled by c**-0.5.
+    y = self.out(jax.nn.dot_product_attention(q, k, v).reshape(b, t, d))
+    x = x + _scaled(y, self.scale1)
+    y = nnx.gelu(self.mlp_in(self.norm2(x)), approximate=False)
+    return x + _scaled(self.mlp_out(y), self.scale2)
+
+  def attention_input(
+    self, x: Float[Array, "b t d"], part: str
+  ) -> Float[Array, "b t d"]:
+    """Returns "queries", "keys" or "values" of all heads, side by side."""
+    i = FEATURES.index(part) - 1
+    return jnp.split(self.qkv(self.norm1(x)), 3, axis=-1)[i]
+
+
+def _scaled(x: Array, scale: nnx.Param | None) -> Array:
+  if scale is None:
+    return x
+  return x * scale[...].astype(x.dtype)[None, None]
+
+
+class ViT(nnx.Module):
+  """A plain vision transformer; see `VIT_SIZES` for the published ones.
+
+  Args:
+    patch: side of a patch in pixels, and the stride of the tokens.
+    width: features of a token.
+    depth: blocks.
+    num_heads: of the attention.
+    grid: side of the table of positions, in patches.
+    mlp_ratio: width of a block's MLP over the block's own.
+    layer_scale: a learned factor per channel on every branch (DINOv2).
+    registers: extra tokens after the class token, without position.
+    position_rule: how the table is resized; see `positions`.
+    epsilon: of every LayerNorm; 1e-6 in the originals.
+    dtype: of the products; parameters and softmax stay float32.
+    rngs: source of the initial values.
+
+  Raises:
+    InputError: if heads do not divide the width or there is no such rule.
+  """
+
+  def __init__(
+    self,
+    *,
+    patch: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    grid: int,
+    mlp_ratio: float = 4.0,
+    layer_scale: bool = False,
+    registers: int = 0,
+    position_rule: str = "dino",
+    epsilon: float = 1e-6,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    if width % num_heads:
+      raise InputError(
+        f"a ViT of width {width} cannot share it among {num_heads} heads;"
+        " change one of them"
+      )
+    if position_rule not in positions.RULES:
+      raise InputError(
+        f"position_rule={position_rule!r} does not exist; use one of"
+        f" {', '.join(positions.RULES)}"
+      )
+    self.patch, self.width, self.depth = patch, width, depth
+    self.grid, self.registers = grid, registers
+    self.position_rule = position_rule
+    self.dtype = jnp.dtype(dtype)
+    self.patch_embedding = nnx.Conv(
+      3,
+      width,
+      (patch, patch),
+      strides=patch,
+      padding="VALID",
+      kernel_init=_normal,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    # Class and register tokens [1 + registers, d]; positions of the class token
+    # and of the grid, row by row.
+    self.tokens = nnx.Param(_normal(rngs.params(), (1 + registers, width)))
+    self.positions = nnx.Param(_normal(rngs.params(), (1 + grid**2, width)))
+    self.blocks = nnx.List(
+      Block(
+        width,
+        num_heads,
+        mlp_ratio=mlp_ratio,
+        layer_scale=layer_scale,
+        epsilon=epsilon,
+        dtype=dtype,
+        rngs=rngs,
+      )
+      for _ in range(depth)
+    )
+    self.norm = nnx.LayerNorm(
+      width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+  @property
+  def prefix(self) -> int:
+    """Tokens before the first patch: the class token and the registers."""
+    return 1 + self.registers
+
+  def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
+    """Returns the last block's tokens after the final norm; see `features`."""
+    return self.features(image)[0]
+
+  def features(
+    self,
+    image: Float[Array, "b h w 3"],
+    layers: Sequence[int] = (-1,),
+    kind: str = "tokens",
+  ) -> list[Float[Array, "b t d"]]:
+    """Returns what some blocks hold; nothing above the last one is computed.
+
+    Args:
+      image: normalised pictures; sides are multiples of the patch.
+      layers: numbers of blocks; -1 is the last.
+      kind: "tokens", a block's output after the final norm (what DINO's
+        `get_intermediate_layers` gives), or "queries", "keys" or "values" of
+        its attention.
+
+    Returns:
+      One array a layer: class token, registers, then patches row by row.
+
+    Raises:
+      InputError: for sides the patch does not divide, and for a layer or a kind
+        that does not exist.
+    """
+    if kind not in FEATURES:
+      raise InputError(
+        f"feature={kind!r} does not exist; use one of {', '.join(FEATURES)}"
+      )
+    for layer in layers:
+      if not -self.depth <= layer < self.depth:
+        raise InputError(
+          f"layer={layer}: the network has layers 0 to {self.depth - 1};"
+          " negative ones count from the end"
+        )
+    wanted = [layer % self.depth for layer in layers]
+    x = self.embed(image)
+    found = {}
+    for i, block in enumerate(self.blocks):
+      if kind != "tokens" and i in wanted:
+        found[i] = block.attention_input(x, kind)
+        if i == max(wanted):
+          break
+      x = block(x)
+      if kind == "tokens" and i in wanted:
+        found[i] = self.norm(x)
+      if i == max(wanted):
+        break
+    return [found[i] for i in wanted]
+
+  def embed(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
+    """Returns the tokens that enter the first block."""
+    b, height, width, _ = image.shape
+    if height % self.patch or width % self.patch:
+      raise InputError(
+        f"image of {height}x{width} pixels: the network's patch of"
+        f" {self.patch} must divide both sides; resize the image"
+      )
+    x = self.patch_embedding(image.astype(self.dtype))
+    h, w = x.shape[1:3]
+    table = jnp.asarray(self.positions[...])
+    grid = table[1:].reshape(self.grid, self.grid, -1)
+    place = positions.resize_positions(grid, (h, w), self.position_rule)
+    x = x + place[None].astype(self.dtype)
+    # Registers have no position.
+    places = jnp.pad(table[:1], ((0, self.registers), (0, 0)))
+    first = self.tokens[...] + places
+    first = jnp.broadcast_to(first[None], (b, *first.shape))
+    x = x.reshape(b, h * w, self.width)
+    return jnp.concatenate([first.astype(self.dtype), x], 1)

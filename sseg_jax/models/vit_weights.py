@@ -1,0 +1,239 @@
+"""From a file's arrays to the parameters of a `ViT`, whoever named them.
+
+Understood are the names of the original code (DINO, DINOv2, DeiT, MAE) and
+those of transformers, old and new, with queries, keys and values apart.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from sseg_jax import named_arrays
+from sseg_jax.errors import InputError
+from sseg_jax.models import weights
+from sseg_jax.models.vit import VIT_SIZES, ViT
+
+_HEAD_DIM = 64  # of every published network
+
+# Other names -> DINO's, in this order.
+_RENAMES = (
+  (r"^((module|backbone|vit|dinov2|dinov2_with_registers)\.)+", ""),
+  (r"^embeddings\.position_embeddings$", "pos_embed"),
+  (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+  (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+  (r"^(encoder\.)?layers?\.(\d+)\.", r"blocks.\2."),
+  (r"^layernorm\.", "norm."),
+  (r"\.layernorm_before\.", ".norm1."),
+  (r"\.layernorm_after\.", ".norm2."),
+  (r"\.attention\.(attention\.)?(query|q_proj)\.", ".attn.q."),
+  (r"\.attention\.(attention\.)?(key|k_proj)\.", ".attn.k."),
+  (r"\.attention\.(attention\.)?(value|v_proj)\.", ".attn.v."),
+  (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+  (r"\.intermediate\.dense\.", ".mlp.fc1."),
+  (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+  (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+)
+# What only training or classifying needs: heads, DINOv2's token for masked
+# patches, MAE's decoder.
+_UNUSED = re.compile(r"^(head|pooler|classifier|mask_token|decoder)")
+
+# Ours -> DINO's, inside a block and at the top.
+_LAYERS = {
+  "norm1": "norm1",
+  "qkv": "attn.qkv",
+  "out": "attn.proj",
+  "norm2": "norm2",
+  "mlp_in": "mlp.fc1",
+  "mlp_out": "mlp.fc2",
+}
+
+
+def load(
+  source: str | os.PathLike,
+  *,
+  num_heads: int | None = None,
+  position_rule: str | None = None,
+  dtype: DTypeLike = jnp.float32,
+) -> tuple[nnx.GraphDef, dict]:
+  """Loads a published network, or a file whose shapes tell the network.
+
+  Args:
+    source: a key of `weights.PUBLISHED`, or the path of a file.
+    num_heads: None for the published number, one per 64 features.
+    position_rule: one of `positions.RULES`; None for the published one. A file
+      gets "dino", or "antialias" if the network has registers.
+    dtype: of the products.
+
+  Returns:
+    The structure and the float32 parameters; `nnx.merge` makes a `ViT` of them.
+
+  Raises:
+    InputError: for a name or file that does not exist, and tensors that are
+      missing, left over or of another shape.
+  """
+  source = str(source)
+  if source in weights.PUBLISHED:
+    sizes = dict(VIT_SIZES[weights.PUBLISHED[source].network])
+    path = weights.fetch(source)
+    arrays = rename(weights.read_arrays(path), path)
+  else:
+    path = Path(source)
+    if not path.suffix and not path.exists():
+      weights.fetch(source)  # raises: it lists the names
+    arrays = rename(weights.read_arrays(path), path)
+    sizes = infer_sizes(arrays, path)
+  if num_heads:
+    sizes["num_heads"] = num_heads
+  if position_rule:
+    sizes["position_rule"] = position_rule
+  return build(sizes, dtype)[0], convert(arrays, sizes, path)
+
+
+def build(
+  sizes: Mapping[str, Any], dtype: DTypeLike = jnp.float32
+) -> tuple[nnx.GraphDef, dict]:
+  """Returns the structure, and shapes in place of the parameters."""
+  model = nnx.eval_shape(lambda: ViT(**sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(model)
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def rename(
+  arrays: Mapping[str, np.ndarray], place: object
+) -> dict[str, np.ndarray]:
+  """Returns the arrays under DINO's names, without those no `ViT` uses."""
+  renamed = {}
+  for name, array in arrays.items():
+    for pattern, replacement in _RENAMES:
+      name = re.sub(pattern, replacement, name)
+    if not _UNUSED.match(name):
+      renamed[name] = array
+  for name in [n for n in renamed if ".attn.q." in n]:
+    parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+    for part in parts:
+      if part not in renamed:
+        raise InputError(f"{place}: the tensor {part} is missing")
+    whole = name.replace(".attn.q.", ".attn.qkv.")
+    renamed[whole] = np.concatenate([renamed.pop(part) for part in parts])
+  return renamed
+
+
+def infer_sizes(
+  arrays: Mapping[str, np.ndarray], place: object
+) -> dict[str, Any]:
+  """Reads the arguments of `ViT` off the shapes; see `load`."""
+  for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
+    if name not in arrays:
+      raise InputError(
+        f"{place}: the tensor {name} is missing; this is no ViT of the DINO"
+        " family"
+      )
+  first = "blocks.0.mlp.fc1.weight"
+  if first not in arrays:
+    raise InputError(f"{place}: the tensor {first} is missing")
+  width = arrays["cls_token"].shape[-1]
+  cells = arrays["pos_embed"].shape[1] - 1
+  grid = math.isqrt(cells)
+  if grid * grid != cells:
+    raise InputError(
+      f"{place}: pos_embed has {cells} cells, which is no square; only square"
+      " tables are supported"
+    )
+  blocks = [int(n.split(".")[1]) for n in arrays if n.startswith("blocks.")]
+  registers = arrays.get("register_tokens", np.zeros((1, 0))).shape[1]
+  return dict(
+    patch=arrays["patch_embed.proj.weight"].shape[-1],
+    width=width,
+    depth=max(blocks) + 1,
+    num_heads=max(1, width // _HEAD_DIM),
+    grid=grid,
+    mlp_ratio=arrays[first].shape[0] / width,
+    layer_scale="blocks.0.ls1.gamma" in arrays,
+    registers=registers,
+    position_rule="antialias" if registers else "dino",
+  )
+
+
+def convert(
+  arrays: Mapping[str, np.ndarray],
+  sizes: Mapping[str, Any],
+  place: object = "weights",
+) -> dict:
+  """Returns the parameters of `ViT(**sizes)` from arrays under DINO's names.
+
+  Every array must be there, be used, and have the right shape; otherwise an
+  InputError tells which is not, and where (`place`).
+  """
+  expected = _expected(sizes)
+  missing = [name for name in expected if name not in arrays]
+  extra = [name for name in arrays if name not in expected]
+  for what, names in (("missing", missing), ("left over", extra)):
+    if names:
+      shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+      raise InputError(
+        f"{place}: {len(names)} tensors are {what}: {shown}; these are weights"
+        " of another network"
+      )
+  for name, (shape, _) in expected.items():
+    if arrays[name].shape != shape:
+      raise InputError(
+        f"{place}: {name} has shape {arrays[name].shape} where {shape} is"
+        " needed; these are weights of another network"
+      )
+  leaves: dict[str, np.ndarray] = {}
+  for name, (_, ours) in expected.items():
+    array = arrays[name]
+    if name == "register_tokens":
+      leaves[ours] = np.concatenate([leaves[ours], array[0]])
+      continue
+    if array.ndim == 4:
+      array = array.transpose(2, 3, 1, 0)  # [o,i,h,w] -> [h,w,i,o]
+    elif array.ndim == 3:
+      array = array[0]
+    elif array.ndim == 2:
+      array = array.T
+    leaves[ours] = np.ascontiguousarray(array)
+  return named_arrays.nested(leaves, int_keys=True)
+
+
+def _expected(
+  sizes: Mapping[str, Any],
+) -> dict[str, tuple[tuple[int, ...], str]]:
+  """DINO's name -> (shape there, our name)."""
+  shapes = named_arrays.flat(build(sizes)[1])
+  table: dict[str, tuple[tuple[int, ...], str]] = {}
+  width, registers = sizes["width"], sizes.get("registers", 0)
+  table["cls_token"] = ((1, 1, width), "tokens")
+  if registers:
+    table["register_tokens"] = ((1, registers, width), "tokens")
+  for ours, leaf in shapes.items():
+    shape = tuple(leaf.shape)
+    *layers, kind = ours.split("/")
+    if ours == "tokens":
+      continue
+    if ours == "positions":
+      table["pos_embed"] = ((1, *shape), ours)
+      continue
+    if kind.startswith("scale") and kind != "scale":  # scale1, scale2
+      name = ".".join([*layers, f"ls{kind[-1]}", "gamma"])
+      table[name] = (shape, ours)
+      continue
+    module = layers[-1]
+    theirs = {"patch_embedding": "patch_embed.proj", **_LAYERS}.get(module)
+    name = ".".join([*layers[:-1], theirs or module])
+    if kind == "bias":
+      table[f"{name}.bias"] = (shape, ours)
+    elif len(shape) == 4:
+      h, w, i, o = shape
+      table[f"{name}.weight"] = ((o, i, h, w), ours)
+    else:
+      table[f"{name}.weight"] = (shape[::-1], ours)
+  return table

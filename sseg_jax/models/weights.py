@@ -1,0 +1,279 @@
+"""Files of published weights: a registry, a cache, and readers.
+
+No file is ever unpickled: `.safetensors` and `.npz` hold arrays alone, and a
+`.pth` goes through PyTorch's `weights_only` loading.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from sseg_jax.errors import InputError
+
+CACHE_VARIABLE = "SSEG_JAX_CACHE"
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+# Where training checkpoints keep the network among other things, best first.
+_INSIDE = ("teacher", "model", "state_dict")
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A file of weights somebody published.
+
+  Attributes:
+    url: where it lies.
+    network: a key of `vit.VIT_SIZES`.
+    megabytes: its size, roughly; to be told before a download.
+    license: of the weights, as their authors state it.
+    sha256: or its beginning; "" where the authors give none. Either way the
+      hash of the first download is kept beside the file and checked at every
+      use.
+  """
+
+  url: str
+  network: str
+  megabytes: int
+  license: str
+  sha256: str = ""
+
+
+_META = "https://dl.fbaipublicfiles.com"
+PUBLISHED: dict[str, Published] = {
+  "dino_vits8": Published(
+    f"{_META}/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
+    "dino_vits8",
+    87,
+    "Apache-2.0",
+  ),
+  # Another training of the same network, behind DINO's own figures.
+  "dino_vits8_300ep": Published(
+    f"{_META}/dino/dino_deitsmall8_300ep_pretrain/"
+    "dino_deitsmall8_300ep_pretrain.pth",
+    "dino_vits8",
+    87,
+    "Apache-2.0",
+  ),
+  "dino_vits16": Published(
+    f"{_META}/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+    "dino_vits16",
+    87,
+    "Apache-2.0",
+  ),
+  "dino_vitb8": Published(
+    f"{_META}/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
+    "dino_vitb8",
+    343,
+    "Apache-2.0",
+  ),
+  "dino_vitb16": Published(
+    f"{_META}/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+    "dino_vitb16",
+    343,
+    "Apache-2.0",
+  ),
+  "dinov2_vits14": Published(
+    f"{_META}/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+    "dinov2_vits14",
+    88,
+    "Apache-2.0",
+  ),
+  "dinov2_vitb14": Published(
+    f"{_META}/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+    "dinov2_vitb14",
+    346,
+    "Apache-2.0",
+  ),
+  "dinov2_vits14_reg": Published(
+    f"{_META}/dinov2/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth",
+    "dinov2_vits14_reg",
+    88,
+    "Apache-2.0",
+  ),
+  "dinov2_vitb14_reg": Published(
+    f"{_META}/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
+    "dinov2_vitb14_reg",
+    346,
+    "Apache-2.0",
+  ),
+  # Supervised on ImageNet-1k. The beginning of the hash is in the name.
+  "deit_s16": Published(
+    f"{_META}/deit/deit_small_patch16_224-cd65a155.pth",
+    "deit_s16",
+    88,
+    "Apache-2.0",
+    "cd65a155",
+  ),
+  "deit_b16": Published(
+    f"{_META}/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    "deit_b16",
+    346,
+    "Apache-2.0",
+    "b5f2ef4d",
+  ),
+  "mae_vitb16": Published(
+    f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth",
+    "mae_vitb16",
+    343,
+    "CC-BY-NC-4.0",
+  ),
+}
+
+
+def cache_folder() -> Path:
+  """Folder of downloads: `$SSEG_JAX_CACHE`, else below `~/.cache`."""
+  given = os.environ.get(CACHE_VARIABLE)
+  return Path(given) if given else Path.home() / ".cache" / "sseg_jax"
+
+
+def fetch(name: str, *, folder: Path | None = None) -> Path:
+  """Returns the local file of a published name, downloading it once.
+
+  An interrupted download goes on where it stopped. InputError for an unknown
+  name, without a connection, and where the file's SHA-256 is not the one it had
+  when it was downloaded, or not the published one.
+  """
+  if name not in PUBLISHED:
+    raise InputError(
+      f"weights={name!r} is neither a file nor one of {', '.join(PUBLISHED)}"
+    )
+  entry = PUBLISHED[name]
+  folder = folder or cache_folder()
+  path = folder / entry.url.rsplit("/", 1)[1]
+  record = path.with_name(path.name + ".sha256")
+  if not path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.info(
+      "downloading %s (%d MB, %s) to %s",
+      entry.url,
+      entry.megabytes,
+      entry.license,
+      path,
+    )
+    _download(entry.url, path, entry.sha256)
+    record.write_text(sha256(path) + "\n")
+    return path
+  found = sha256(path)
+  if not record.exists():  # killed between the two, or put there by hand
+    record.write_text(found + "\n")
+  expected = record.read_text().strip()
+  if found != expected or not found.startswith(entry.sha256):
+    raise InputError(
+      f"{path} has SHA-256 {found[:16]}…, not {expected[:16]}… as when it was"
+      f" downloaded; delete it and {record.name} to download it again"
+    )
+  return path
+
+
+def _download(url: str, path: Path, expected: str) -> None:
+  part = path.with_name(path.name + ".part")
+  have = part.stat().st_size if part.exists() else 0
+  request = urllib.request.Request(url)
+  if have:
+    request.add_header("Range", f"bytes={have}-")
+  try:
+    with contextlib.closing(urllib.request.urlopen(request)) as answer:
+      # 206: the rest alone. A server that ignores the range sends everything.
+      with part.open("ab" if answer.status == 206 else "wb") as file:
+        while chunk := answer.read(_CHUNK):
+          file.write(chunk)
+        size = file.tell()
+      announced = answer.headers.get("Content-Range", "").rpartition("/")[2]
+      announced = announced or answer.headers.get("Content-Length", "")
+  except urllib.error.HTTPError as error:
+    if error.code != 416:  # asked for what lies behind the end: it is whole
+      raise InputError(
+        f"{url}: HTTP {error.code}; download it by other means and give its"
+        " path"
+      ) from error
+    size, announced = have, ""
+  except OSError as error:
+    raise InputError(
+      f"{url}: cannot be downloaded ({error}); start again to go on, or give"
+      " the path of a local file"
+    ) from error
+  if announced.isdigit() and size != int(announced):
+    raise InputError(
+      f"{url}: {size} of {announced} bytes arrived; start again to go on"
+    )
+  found = sha256(part)
+  if not found.startswith(expected):
+    part.unlink()
+    raise InputError(
+      f"{url}: SHA-256 {found} does not begin with {expected}; not kept"
+    )
+  part.rename(path)
+
+
+def sha256(path: Path) -> str:
+  """Returns the hexadecimal SHA-256 of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads every array of a file under its name there, floats as float32.
+
+  InputError names the file where it is missing, damaged, of another kind, or
+  needs PyTorch and there is none.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise InputError(f"{path}: no such file of weights")
+  if path.suffix not in SUFFIXES:
+    raise InputError(
+      f"{path}: weights are read from {', '.join(SUFFIXES)}; convert the file"
+    )
+  try:
+    if path.suffix == ".safetensors":
+      import safetensors.numpy
+
+      arrays: Mapping = safetensors.numpy.load_file(path)
+    elif path.suffix == ".npz":
+      with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    else:
+      arrays = _read_torch(path)
+  except InputError:
+    raise
+  # Readers raise many kinds for broken files.
+  except Exception as error:
+    reason = str(error).split("\n")[0] or type(error).__name__
+    raise InputError(
+      f"{path}: cannot be read as weights ({reason}); download it again, or"
+      " save its arrays alone as .safetensors"
+    ) from error
+  return {name: _float32(np.asarray(value)) for name, value in arrays.items()}
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+  try:
+    import torch
+  except ImportError as error:
+    raise InputError(
+      f"{path}: reading {path.suffix} needs PyTorch, its CPU build is enough;"
+      " install it, or give the weights as .safetensors or .npz"
+    ) from error
+  found = torch.load(path, map_location="cpu", weights_only=True)
+  for key in _INSIDE:
+    if isinstance(found, dict) and isinstance(found.get(key), dict):
+      found = found[key]
+  return {
+    name: value.float().numpy()
+    for name, value in found.items()
+    if isinstance(value, torch.Tensor)
+  }
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+  # bfloat16 is no subtype of NumPy's floating types.
+  is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+  return array.astype(np.float32) if is_float else array
