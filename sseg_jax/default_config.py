@@ -77,9 +77,20 @@ def get_config() -> ml_collections.ConfigDict:
   c.pseudo_masks = ml_collections.ConfigDict()
   c.pseudo_masks.generator = "pixels"  # see pseudo_masks/generator.py
   c.pseudo_masks.k = 8  # as GroupViT's last stage
-  c.pseudo_masks.stride = 8  # "pixels": image pixels a token (paper, Table 1)
+  # "pixels", "spectral": image pixels a cell (Table 1). The other generators
+  # have a network's patch; cached labels are read at this stride.
+  c.pseudo_masks.stride = 8
   c.pseudo_masks.mode = "online"  # "online": inside the step; "cached": records
-  c.pseudo_masks.weights = ""  # path of the frozen network's weights
+  # Of the frozen network: a file's path, or a name in models/weights.py; "" is
+  # the generator's usual network.
+  c.pseudo_masks.weights = ""
+  # How the network's table of positions is resized (models/positions.py); "" is
+  # the rule of whoever published the weights.
+  c.pseudo_masks.position_rule = ""
+  # What is clustered: "tokens" of the last layer after the final norm, or
+  # "keys", "queries", "values"; "keys:10" is another layer's. Several, joined
+  # by "+", stand side by side.
+  c.pseudo_masks.feature = "tokens"
   c.pseudo_masks.iterations = 10  # Lloyd iterations, fixed
   c.pseudo_masks.metric = "euclidean"  # or "cosine"
   c.pseudo_masks.init = "kmeans++"  # or "farthest"

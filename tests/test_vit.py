@@ -43,7 +43,7 @@ def test_one_token_a_patch_after_the_prefix(registers):
 
 def test_intermediate_layers_and_parts_of_the_attention():
   model = tiny()
-  first, last = model.features(image(), layers=(0, -1))
+  first, last = model.features(image(), [("tokens", 0), ("tokens", -1)])
   np.testing.assert_array_equal(last, model(image()))
   assert not np.allclose(first, last)
   block = model.blocks[2]
@@ -52,7 +52,7 @@ def test_intermediate_layers_and_parts_of_the_attention():
     x = other(x)
   parts = jnp.split(block.qkv(block.norm1(x)), 3, -1)
   for kind, part in zip(("queries", "keys", "values"), parts, strict=True):
-    (found,) = model.features(image(), kind=kind)
+    (found,) = model.features(image(), [(kind, 2)])
     np.testing.assert_allclose(found, part, rtol=1e-6)
 
 
@@ -96,8 +96,8 @@ def test_a_table_of_the_right_size_stays():
     (lambda: tiny(num_heads=3), "width 16 .* 3 heads"),
     (lambda: tiny(position_rule="cubic"), "position_rule='cubic'.*antialias"),
     (lambda: tiny()(image(16, 18)), "16x18 pixels.*patch of 4"),
-    (lambda: tiny().features(image(), layers=(3,)), "layer=3.*0 to 2"),
-    (lambda: tiny().features(image(), kind="masks"), "feature='masks'.*keys"),
+    (lambda: tiny().features(image(), [("keys", 3)]), "layer=3.*0 to 2"),
+    (lambda: tiny().features(image(), [("masks", 0)]), "feature='masks'.*keys"),
   ],
 )
 def test_what_cannot_work_is_told(make, message):

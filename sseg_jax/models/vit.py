@@ -207,49 +207,49 @@ class ViT(nnx.Module):
   def features(
     self,
     image: Float[Array, "b h w 3"],
-    layers: Sequence[int] = (-1,),
-    kind: str = "tokens",
+    parts: Sequence[tuple[str, int]] = (("tokens", -1),),
   ) -> list[Float[Array, "b t d"]]:
     """Returns what some blocks hold; nothing above the last one is computed.
 
     Args:
       image: normalised pictures; sides are multiples of the patch.
-      layers: numbers of blocks; -1 is the last.
-      kind: "tokens", a block's output after the final norm (what DINO's
-        `get_intermediate_layers` gives), or "queries", "keys" or "values" of
-        its attention.
+      parts: kind and layer of each result. The kind is "tokens", a block's
+        output after the final norm (what DINO's `get_intermediate_layers`
+        gives), or "queries", "keys" or "values" of its attention; layer -1 is
+        the last.
 
     Returns:
-      One array a layer: class token, registers, then patches row by row.
+      One array a part: class token, registers, then patches row by row.
 
     Raises:
       InputError: for sides the patch does not divide, and for a layer or a kind
         that does not exist.
     """
-    if kind not in FEATURES:
-      raise InputError(
-        f"feature={kind!r} does not exist; use one of {', '.join(FEATURES)}"
-      )
-    for layer in layers:
+    for kind, layer in parts:
+      if kind not in FEATURES:
+        raise InputError(
+          f"feature={kind!r} does not exist; use one of {', '.join(FEATURES)}"
+        )
       if not -self.depth <= layer < self.depth:
         raise InputError(
           f"layer={layer}: the network has layers 0 to {self.depth - 1};"
           " negative ones count from the end"
         )
-    wanted = [layer % self.depth for layer in layers]
-    x = self.embed(image)
+    wanted = [(kind, layer % self.depth) for kind, layer in parts]
+    # Of the last block only what is asked for.
+    last = max(layer + (kind == "tokens") for kind, layer in wanted)
     found = {}
+    x = self.embed(image)
     for i, block in enumerate(self.blocks):
-      if kind != "tokens" and i in wanted:
-        found[i] = block.attention_input(x, kind)
-        if i == max(wanted):
-          break
-      x = block(x)
-      if kind == "tokens" and i in wanted:
-        found[i] = self.norm(x)
-      if i == max(wanted):
+      for kind in FEATURES[1:]:
+        if (kind, i) in wanted:
+          found[kind, i] = block.attention_input(x, kind)
+      if i == last:
         break
-    return [found[i] for i in wanted]
+      x = block(x)
+      if ("tokens", i) in wanted:
+        found["tokens", i] = self.norm(x)
+    return [found[part] for part in wanted]
 
   def embed(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
     """Returns the tokens that enter the first block."""

@@ -1,12 +1,13 @@
 """From `config.pseudo_masks` to the object that makes pseudo-masks."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Int, Key, Num
 
 from sseg_jax import errors
-from sseg_jax.pseudo_masks import kmeans, pixels
+from sseg_jax.pseudo_masks import kmeans, pixels, spectral, tokens
 
 
 @runtime_checkable
@@ -44,11 +45,14 @@ class PseudoMasks(Protocol):
     ...
 
 
-# Name -> function from a whole config to a generator. A network (dino, dinov2,
-# imagenet_vit) or the spectral method is a module beside pixels.py and a line
-# here.
-GENERATORS: dict[str, Callable[..., PseudoMasks]] = {
+# Name -> function from a whole config to a generator.
+GENERATORS: dict[str, Callable[..., Any]] = {
   "pixels": pixels.Pixels.build,
+  "spectral": spectral.Spectral.build,
+  **{
+    name: functools.partial(tokens.Tokens.build, usual=usual)
+    for name, usual in tokens.USUAL_WEIGHTS.items()
+  },
 }
 
 

@@ -61,7 +61,7 @@ def kmeans(
 def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
   """Clusters one example: points [p, d]."""
   if metric == "cosine":
-    points = _unit(points)
+    points = unit(points)
     origin = jnp.zeros((1, points.shape[1]))
   else:
     # Distances are differences of squares; around the mean little cancels.
@@ -71,7 +71,7 @@ def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
 
   if centers is not None:
     centers = centers.astype(jnp.float32)
-    centers = _unit(centers) if metric == "cosine" else centers - origin
+    centers = unit(centers) if metric == "cosine" else centers - origin
   elif init == "kmeans++":
     centers = _plus_plus(points, square, key, k)
   else:
@@ -81,10 +81,10 @@ def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
     distance = _distances(points, square, centers)  # [p, k]
     members = jax.nn.one_hot(jnp.argmin(distance, -1), k)  # [p, k]
     count = members.sum(0)
-    total = _matmul("pk,pd->kd", members, points)
+    total = matmul("pk,pd->kd", members, points)
     means = total / jnp.maximum(count, 1)[:, None]
     if metric == "cosine":
-      means = _unit(means)
+      means = unit(means)
     empty = count == 0
     restart = empty & (jnp.arange(k) == jnp.argmax(empty))
     lone = points[jnp.argmax(distance.min(-1))][None]
@@ -94,7 +94,7 @@ def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
   centers = lax.fori_loop(0, iterations, iterate, centers)
   labels = jnp.argmin(_distances(points, square, centers), -1)
   members = jax.nn.one_hot(labels, k)
-  offset = points - _matmul("pk,kd->pd", members, centers)
+  offset = points - matmul("pk,kd->pd", members, centers)
   return KMeans(
     labels.astype(jnp.int32),
     centers + origin,
@@ -145,18 +145,22 @@ def _farthest(points, square, k):
 
 def _distances(points, square, centers):
   """Returns squared distances [p, k]."""
-  product = _matmul("pd,kd->pk", points, centers)
+  product = matmul("pd,kd->pk", points, centers)
   return jnp.maximum(
     square[:, None] - 2 * product + (centers * centers).sum(-1)[None], 0
   )
 
 
-def _matmul(equation, *operands):
-  # Full precision by name: TPUs round float32 factors to bfloat16 by default.
+def matmul(equation: str, *operands: Array) -> Array:
+  """Takes `jnp.einsum` in full precision.
+
+  Asked for by name, as TPUs round float32 factors to bfloat16 by default.
+  """
   return jnp.einsum(equation, *operands, precision=lax.Precision.HIGHEST)
 
 
-def _unit(x):
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  """Scales the last axis to unit length; zeros stay zeros."""
   return x * lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
 
 

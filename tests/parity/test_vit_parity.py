@@ -126,6 +126,7 @@ def test_transformers(kind, rule, epsilon, size):
   assert (
     relative_error(run(model, image), theirs.last_hidden_state) <= TOLERANCE
   )
-  between = model.features(jnp.asarray(image)[None], layers=(0, 1))
+  parts = [("tokens", 0), ("tokens", 1)]
+  between = model.features(jnp.asarray(image)[None], parts)
   for ours, expected in zip(between, hidden[1:], strict=False):
     assert relative_error(ours, expected) <= TOLERANCE

@@ -1,0 +1,156 @@
+"""Pseudo-masks from the patch tokens of a frozen vision transformer (§3.4).
+
+On a first read, go straight to `Tokens.generate`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, Num
+
+from sseg_jax import errors
+from sseg_jax.models import vit, vit_weights
+from sseg_jax.models.layers import normalize_pixels
+from sseg_jax.pseudo_masks import kmeans
+
+# Generator -> the published weights it takes where the config names none.
+USUAL_WEIGHTS = {
+  "dino": "dino_vits8",  # §4.1
+  "dinov2": "dinov2_vits14",
+  "imagenet_vit": "deit_s16",
+  "mae": "mae_vitb16",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokens:
+  """K-means over patch tokens; has the interface of `generator.PseudoMasks`.
+
+  Attributes:
+    k: masks an image.
+    graphdef: structure of the `vit.ViT`.
+    frozen: its parameters, an argument of `generate`.
+    parts: (kind, layer) of each feature; several are put side by side, each of
+      unit length.
+    iterations: of K-means.
+    metric: of K-means.
+    init: of K-means.
+    dtype: of the network's products; K-means is in float32.
+  """
+
+  k: int
+  graphdef: nnx.GraphDef
+  frozen: Any
+  parts: tuple[tuple[str, int], ...]
+  iterations: int
+  metric: str
+  init: str
+  dtype: Any
+
+  @classmethod
+  def build(cls, config, *, usual: str = "dino_vits8") -> "Tokens":
+    """Loads the network; the fields are `config.pseudo_masks`'s.
+
+    Args:
+      config: a whole config.
+      usual: published weights for an empty `pseudo_masks.weights`.
+
+    Raises:
+      InputError: for weights that cannot be had, or a feature that the network
+        does not have.
+    """
+    fields = config.pseudo_masks
+    dtype = jnp.dtype(config.dtype)
+    graphdef, frozen = vit_weights.load(
+      fields.weights or usual,
+      position_rule=fields.position_rule or None,
+      dtype=dtype,
+    )
+    return cls(
+      k=fields.k,
+      graphdef=graphdef,
+      frozen=frozen,
+      parts=parse_features(fields.feature, nnx.merge(graphdef, frozen).depth),
+      iterations=fields.iterations,
+      metric=fields.metric,
+      init=fields.init,
+      dtype=dtype,
+    )
+
+  @functools.cached_property
+  def stride(self) -> int:
+    """Image pixels a cell of the label map."""
+    return nnx.merge(self.graphdef, self.frozen).patch
+
+  def features(
+    self, frozen: Any, image: Num[Array, "b h w 3"]
+  ) -> Float[Array, "b y x d"]:
+    """Returns what is clustered, float32; image values 0..255."""
+    model = nnx.merge(self.graphdef, frozen)
+    found = read_features(
+      model, normalize_pixels(image, self.dtype), self.parts
+    )
+    b, height, width, _ = image.shape
+    size = (b, height // self.stride, width // self.stride, -1)
+    return found.reshape(size)
+
+  def generate(
+    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+  ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
+    """Returns label maps and which labels occur; image values 0..255."""
+    cells = self.features(frozen, image)
+    b, h, w, d = cells.shape
+    clusters = kmeans.kmeans(
+      cells.reshape(b, h * w, d),
+      keys,
+      k=self.k,
+      iterations=self.iterations,
+      metric=self.metric,
+      init=self.init,
+    )
+    return clusters.labels.reshape(b, h, w), clusters.valid
+
+
+def parse_features(text: str, depth: int) -> tuple[tuple[str, int], ...]:
+  """Reads "tokens" or "tokens+keys:10": kinds, and layers other than the last.
+
+  Raises `InputError` for a kind or a layer that a network of `depth` blocks
+  does not have.
+  """
+  parts = []
+  for part in text.split("+"):
+    kind, colon, layer = part.strip().partition(":")
+    try:
+      number = int(layer) if colon else -1
+    except ValueError:
+      number = depth
+    if kind not in vit.FEATURES or not -depth <= number < depth:
+      raise errors.InputError(
+        f"pseudo_masks.feature={text!r}: {part!r} is none of"
+        f" {', '.join(vit.FEATURES)}, with or without a layer from 0 to"
+        f' {depth - 1} as in "keys:{depth - 2}"'
+      )
+    parts.append((kind, number % depth))
+  return tuple(parts)
+
+
+def read_features(
+  model: vit.ViT,
+  image: Float[Array, "b h w 3"],
+  parts: tuple[tuple[str, int], ...],
+) -> Float[Array, "b p d"]:
+  """Returns the patches' features, float32.
+
+  A single part keeps its lengths; several are made of unit length and put side
+  by side, so that they count alike.
+  """
+  values = [
+    value[:, model.prefix :].astype(jnp.float32)
+    for value in model.features(image, parts)
+  ]
+  if len(values) == 1:
+    return values[0]
+  return jnp.concatenate([kmeans.unit(value) for value in values], -1)

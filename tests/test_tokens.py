@@ -1,0 +1,129 @@
+"""Pseudo-masks from a ViT's tokens, with small random weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sseg_jax import default_config
+from sseg_jax.errors import InputError
+from sseg_jax.models import vit_weights
+from sseg_jax.pseudo_masks import generator, kmeans, tokens
+
+SIZES = dict(patch=4, width=64, depth=3, num_heads=1, grid=4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  rng = np.random.default_rng(0)
+  path = tmp_path_factory.mktemp("weights") / "vit.npz"
+  arrays = {
+    name: (rng.normal(size=shape) * shape[-1] ** -0.5).astype(np.float32)
+    for name, (shape, _) in vit_weights._expected(SIZES).items()
+  }
+  np.savez(path, **arrays)
+  return str(path)
+
+
+def config_of(weights, **fields):
+  config = default_config.get_config()
+  config.dtype = "float32"
+  config.pseudo_masks.update(generator="dino", weights=weights, k=3, **fields)
+  return config
+
+
+def pictures(b=2, h=16, w=24):
+  return jax.random.uniform(jax.random.key(5), (b, h, w, 3)) * 255
+
+
+def keys(b=2):
+  return jax.random.split(jax.random.key(0), b)
+
+
+def test_labels_are_the_clusters_of_the_last_tokens(weights):
+  masks = generator.build(config_of(weights, metric="cosine"))
+  assert (masks.k, masks.stride) == (3, 4)
+  image = pictures()
+  labels, valid = jax.jit(masks.generate)(masks.frozen, image, keys())
+  assert labels.shape == (2, 4, 6) and labels.dtype == jnp.int32
+  assert valid.shape == (2, 3)
+  cells = masks.features(masks.frozen, image).reshape(2, 24, 64)
+  again = kmeans.kmeans(cells, keys(), k=3, metric="cosine")
+  np.testing.assert_array_equal(labels.reshape(2, 24), again.labels)
+
+
+def test_an_example_does_not_depend_on_its_batch(weights):
+  masks = generator.build(config_of(weights))
+  both, _ = masks.generate(masks.frozen, pictures(), keys())
+  second, _ = masks.generate(masks.frozen, pictures()[1:], keys()[1:])
+  np.testing.assert_array_equal(both[1:], second)
+
+
+def test_parameters_are_an_argument(weights):
+  masks = generator.build(config_of(weights))
+  other = jax.tree.map(lambda x: x[..., ::-1] * 2, masks.frozen)
+  compiled = jax.jit(masks.generate)
+  first, _ = compiled(masks.frozen, pictures(), keys())
+  second, _ = compiled(other, pictures(), keys())
+  assert (first != second).any()
+  # The program holds none of them.
+  constants = jax.make_jaxpr(masks.generate)(
+    masks.frozen, pictures(), keys()
+  ).consts
+  assert sum(np.size(c) for c in constants) < 1000
+
+
+@pytest.mark.parametrize(
+  "feature, width",
+  [("tokens", 64), ("keys", 64), ("values:0", 64), ("tokens+keys:1", 128)],
+)
+def test_features(weights, feature, width):
+  masks = generator.build(config_of(weights, feature=feature))
+  found = masks.features(masks.frozen, pictures())
+  assert found.shape == (2, 4, 6, width)
+  if "+" in feature:
+    lengths = jnp.linalg.norm(found.reshape(-1, 2, 64), axis=-1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("feature", ["pixels", "tokens:3", "keys:x", "keys+"])
+def test_features_that_do_not_exist(weights, feature):
+  with pytest.raises(InputError, match="pseudo_masks.feature=.*0 to 2"):
+    generator.build(config_of(weights, feature=feature))
+
+
+def test_sides_that_the_patch_does_not_divide(weights):
+  masks = generator.build(config_of(weights))
+  with pytest.raises(InputError, match="18x16 pixels.*patch of 4"):
+    masks.generate(masks.frozen, pictures(h=18, w=16), keys())
+
+
+def test_a_rule_of_positions_that_does_not_exist(weights):
+  with pytest.raises(InputError, match="position_rule='cubic'"):
+    generator.build(config_of(weights, position_rule="cubic"))
+
+
+def test_every_network_has_usual_weights():
+  from sseg_jax.models.weights import PUBLISHED
+
+  assert set(tokens.USUAL_WEIGHTS.values()) <= PUBLISHED.keys()
+  assert tokens.USUAL_WEIGHTS.keys() <= generator.GENERATORS.keys()
+
+
+@pytest.mark.slow
+def test_a_training_step_with_a_frozen_network(weights, tiny_config, rng):
+  from sseg_jax import train_step
+
+  tiny_config.pseudo_masks.update(generator="dino", weights=weights)
+  setup = train_step.make_setup(tiny_config)
+  state = train_step.init_state(setup)
+  b = tiny_config.batch_size
+  batch = {
+    "id": np.arange(b, dtype=np.uint32),
+    "valid": np.ones(b, bool),
+    "image": rng.integers(0, 255, (b, 32, 32, 3), np.uint8),
+    "text": rng.integers(1, 99, (b, 16)).astype(np.int32),
+  }
+  step = jax.jit(lambda s, f, b: train_step.train_step(setup, s, f, b))
+  state, metrics = step(state, setup.frozen, batch)
+  assert np.isfinite(float(metrics["loss"])) and not metrics["bad"]
