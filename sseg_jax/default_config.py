@@ -91,6 +91,15 @@ def get_config() -> ml_collections.ConfigDict:
   # "keys", "queries", "values"; "keys:10" is another layer's. Several, joined
   # by "+", stand side by side.
   c.pseudo_masks.feature = "tokens"
+  # Five switches of the networks' generators, none of them the paper's
+  # (pseudo_masks/refine.py): best of so many K-means; tokens averaged with
+  # those near and alike, radius in patches, 0 without; label cells a patch
+  # along a side; steps by which masks follow colours.
+  c.pseudo_masks.restarts = 1
+  c.pseudo_masks.smooth_radius = 0.0
+  c.pseudo_masks.smooth_temperature = 0.05
+  c.pseudo_masks.upsample = 1
+  c.pseudo_masks.colour_steps = 0
   c.pseudo_masks.iterations = 10  # Lloyd iterations, fixed
   c.pseudo_masks.metric = "euclidean"  # or "cosine"
   c.pseudo_masks.init = "kmeans++"  # or "farthest"

@@ -114,3 +114,17 @@ def test_points_of_zeros_have_a_finite_cosine():
 def test_unknown_names_are_errors(field):
   with pytest.raises(ValueError, match=f"{field}='other'"):
     _kmeans(jnp.zeros((1, 6, 3)), _keys(1), **{field: "other"})
+
+
+def test_restarts_keep_the_best(rng):
+  points = jnp.asarray(rng.random((3, 60, 2), np.float32))
+  keys = jax.random.split(jax.random.key(3), 3)
+  run = functools.partial(kmeans.kmeans, points, k=6, iterations=3)
+  one, best = run(keys), run(keys, restarts=5)
+  assert (best.inertia <= one.inertia).all()
+  assert (best.inertia < one.inertia).any()
+  runs = [one.inertia]
+  for i in range(1, 5):
+    folded = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+    runs.append(run(folded).inertia)
+  np.testing.assert_allclose(best.inertia, np.min(runs, 0), rtol=1e-6)

@@ -4,40 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_vit
+from small_vit import config_of, keys, pictures
 
-from sseg_jax import default_config
 from sseg_jax.errors import InputError
-from sseg_jax.models import vit_weights
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
-
-SIZES = dict(patch=4, width=64, depth=3, num_heads=1, grid=4)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-  rng = np.random.default_rng(0)
-  path = tmp_path_factory.mktemp("weights") / "vit.npz"
-  arrays = {
-    name: (rng.normal(size=shape) * shape[-1] ** -0.5).astype(np.float32)
-    for name, (shape, _) in vit_weights._expected(SIZES).items()
-  }
-  np.savez(path, **arrays)
-  return str(path)
-
-
-def config_of(weights, **fields):
-  config = default_config.get_config()
-  config.dtype = "float32"
-  config.pseudo_masks.update(generator="dino", weights=weights, k=3, **fields)
-  return config
-
-
-def pictures(b=2, h=16, w=24):
-  return jax.random.uniform(jax.random.key(5), (b, h, w, 3)) * 255
-
-
-def keys(b=2):
-  return jax.random.split(jax.random.key(0), b)
+  return small_vit.write(tmp_path_factory.mktemp("weights") / "vit.npz")
 
 
 def test_labels_are_the_clusters_of_the_last_tokens(weights):

@@ -21,7 +21,7 @@ class PseudoMasks(Protocol):
 
   @property
   def stride(self) -> int:
-    """Image pixels a cell of the label map."""
+    """Divides the sides of the image; pixels a cell, or some cells, wide."""
     ...
 
   @property
@@ -65,7 +65,7 @@ def build(config) -> PseudoMasks:
   _check("generator", fields.generator, tuple(GENERATORS))
   _check("metric", fields.metric, kmeans.METRICS)
   _check("init", fields.init, kmeans.INITS)
-  for name in ("k", "stride", "iterations"):
+  for name in ("k", "stride", "iterations", "restarts", "upsample"):
     if getattr(fields, name) < 1:
       raise errors.InputError(
         f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"

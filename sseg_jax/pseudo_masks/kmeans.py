@@ -23,7 +23,7 @@ class KMeans(NamedTuple):
 
 
 @functools.partial(
-  jax.jit, static_argnames=("k", "iterations", "metric", "init")
+  jax.jit, static_argnames=("k", "iterations", "metric", "init", "restarts")
 )
 def kmeans(
   points: Float[Array, "b p d"],
@@ -33,6 +33,7 @@ def kmeans(
   iterations: int = 10,
   metric: str = "euclidean",
   init: str = "kmeans++",
+  restarts: int = 1,
   initial_centers: Float[Array, "b k d"] | None = None,
 ) -> KMeans:
   """Clusters each example's points by Lloyd's algorithm, in float32.
@@ -42,7 +43,8 @@ def kmeans(
   hence the inertia, are twice one minus the cosine. "kmeans++" is the greedy
   form (best of 2 + log k draws, as scikit-learn); "farthest" starts at the
   point farthest from the mean and needs no randomness. `initial_centers`
-  overrides both.
+  overrides both. Of several `restarts`, which differ by their keys, the one of
+  least inertia is kept.
 
   An empty cluster restarts at the point that is farthest from its center, one a
   iteration; what is empty in the end (fewer distinct points than k) is not
@@ -55,7 +57,18 @@ def kmeans(
   run = functools.partial(
     _one, k=k, iterations=iterations, metric=metric, init=init
   )
+  if restarts > 1:
+    run = functools.partial(_best, run, restarts)
   return jax.vmap(run)(points.astype(jnp.float32), keys, initial_centers)
+
+
+def _best(run, restarts, points, key, centers) -> KMeans:
+  """Returns the best of several runs on one example."""
+  folded = [jax.random.fold_in(key, i) for i in range(1, restarts)]
+  keys = jnp.stack([key, *folded])  # the first as without restarts
+  found = jax.vmap(run, (None, 0, None))(points, keys, centers)
+  best = jnp.argmin(found.inertia)
+  return jax.tree.map(lambda x: x[best], found)
 
 
 def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:

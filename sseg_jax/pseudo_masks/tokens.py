@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
@@ -14,7 +15,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from sseg_jax import errors
 from sseg_jax.models import vit, vit_weights
 from sseg_jax.models.layers import normalize_pixels
-from sseg_jax.pseudo_masks import kmeans
+from sseg_jax.pseudo_masks import kmeans, refine
+
+# Squared distance, between features of unit length, over which a cell's share
+# in a cluster falls by a factor of e.
+_SHARPNESS = 0.1
 
 # Generator -> the published weights it takes where the config names none.
 USUAL_WEIGHTS = {
@@ -39,6 +44,11 @@ class Tokens:
     metric: of K-means.
     init: of K-means.
     dtype: of the network's products; K-means is in float32.
+    restarts: of K-means.
+    smooth_radius: of `refine.smooth`, in patches; 0 leaves it out.
+    smooth_temperature: of `refine.smooth`.
+    upsample: cells of the label map a patch, along a side.
+    colour_steps: of `refine.follow_colours`.
   """
 
   k: int
@@ -49,6 +59,11 @@ class Tokens:
   metric: str
   init: str
   dtype: Any
+  restarts: int = 1
+  smooth_radius: float = 0.0
+  smooth_temperature: float = 0.05
+  upsample: int = 1
+  colour_steps: int = 0
 
   @classmethod
   def build(cls, config, *, usual: str = "dino_vits8") -> "Tokens":
@@ -78,11 +93,16 @@ class Tokens:
       metric=fields.metric,
       init=fields.init,
       dtype=dtype,
+      restarts=fields.restarts,
+      smooth_radius=fields.smooth_radius,
+      smooth_temperature=fields.smooth_temperature,
+      upsample=fields.upsample,
+      colour_steps=fields.colour_steps,
     )
 
   @functools.cached_property
   def stride(self) -> int:
-    """Image pixels a cell of the label map."""
+    """Side of a patch in pixels."""
     return nnx.merge(self.graphdef, self.frozen).patch
 
   def features(
@@ -102,6 +122,10 @@ class Tokens:
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns label maps and which labels occur; image values 0..255."""
     cells = self.features(frozen, image)
+    if self.smooth_radius:
+      cells = refine.smooth(
+        cells, radius=self.smooth_radius, temperature=self.smooth_temperature
+      )
     b, h, w, d = cells.shape
     clusters = kmeans.kmeans(
       cells.reshape(b, h * w, d),
@@ -110,8 +134,39 @@ class Tokens:
       iterations=self.iterations,
       metric=self.metric,
       init=self.init,
+      restarts=self.restarts,
     )
-    return clusters.labels.reshape(b, h, w), clusters.valid
+    if self.upsample == 1 and not self.colour_steps:
+      return clusters.labels.reshape(b, h, w), clusters.valid
+    labels = self._finer_labels(cells, clusters, image)
+    present = labels[:, None] == jnp.arange(self.k)[None, :, None, None]
+    return labels, present.any((2, 3))
+
+  def _finer_labels(
+    self,
+    cells: Float[Array, "b h w d"],
+    clusters: kmeans.KMeans,
+    image: Num[Array, "b height width 3"],
+  ) -> Int[Array, "b cells_y cells_x"]:
+    """Interpolates nearness to the centers instead of labels."""
+    b, h, w, d = cells.shape
+    points = cells.reshape(b, h * w, d)
+    if self.metric == "cosine":
+      points = kmeans.unit(points)
+    centers = clusters.centers
+    product = kmeans.matmul("bpd,bkd->bpk", points, centers)
+    # Negative squared distances, but for what all clusters have in common.
+    nearness = 2 * product - (centers * centers).sum(-1)[:, None]
+    nearness = nearness.reshape(b, h, w, self.k)
+    nearness = refine.upsample(nearness, self.upsample)
+    nearness = jnp.where(clusters.valid[:, None, None], nearness, -jnp.inf)
+    if self.colour_steps:
+      size = (b, h * self.upsample, w * self.upsample, 3)
+      colours = image.astype(jnp.float32) / 255
+      colours = jax.image.resize(colours, size, "linear")  # with antialiasing
+      shares = jax.nn.softmax(nearness / _SHARPNESS, -1)
+      nearness = refine.follow_colours(shares, colours, self.colour_steps)
+    return jnp.argmax(nearness, -1).astype(jnp.int32)
 
 
 def parse_features(text: str, depth: int) -> tuple[tuple[str, int], ...]:
