@@ -2,6 +2,8 @@
 
 `python -m sseg_jax.evaluate --checkpoint=DIR --benchmarks=voc --data_root=DIR`
 
+With `--oracle`, generators of pseudo-masks instead; see `benchmarks/table1.py`.
+
 On a first read, go straight to `evaluate`. Training calls it between steps.
 """
 
@@ -152,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.evaluate",
     description="Scores a checkpoint on benchmarks.",
+    epilog="With --oracle it scores generators of pseudo-masks (Table 1), and"
+    " has other flags: --oracle --help.",
   )
   add = parser.add_argument
   add("--checkpoint", required=True, help="work directory or a step's folder")
@@ -191,6 +195,10 @@ def _parser() -> argparse.ArgumentParser:
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
+  if "--oracle" in (sys.argv[1:] if argv is None else argv):
+    from sseg_jax.benchmarks import table1
+
+    return table1.main(argv)
   flags = _parser().parse_args(argv)
   # Everything above starts at once; JAX is loaded from here on.
   from ml_collections import ConfigDict

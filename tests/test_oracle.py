@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_has_the_fields_of_an_evaluation():
 
   benchmark = Listed([half(8, 8, 0, 1)])
   ours = oracle.score(Halves(), benchmark, image_size=8)
-  assert ours.keys() - {"masks_per_image"} == (
+  assert ours.keys() - {"masks_per_image", "mIoU_seeds"} == (
     evaluate.evaluate(Black(), benchmark).keys()
   )
 
@@ -143,3 +144,37 @@ def test_max_images_are_spread():
 def test_too_small_a_picture():
   with pytest.raises(InputError, match="image_size=1 .*stride"):
     oracle.score(Halves(), Listed([half(8, 8, 0, 1)]), image_size=1)
+
+
+class Coins(Halves):
+  """Two masks by the key alone."""
+
+  def generate(self, frozen, image, keys):
+    b, h, w, _ = image.shape
+    draw = jax.vmap(
+      lambda key: jax.random.bernoulli(key, 0.5, (h // 2, w // 2))
+    )
+    return draw(keys).astype(jnp.int32), jnp.ones((b, 2), bool)
+
+
+def test_several_seeds_are_scored_as_one_by_one():
+  benchmark = Listed([half(16, 16, 0, 1), half(16, 8, 1, 0)])
+  together = oracle.score(Coins(), benchmark, image_size=16, seed=3, seeds=3)
+  alone = [
+    oracle.score(Coins(), benchmark, image_size=16, seed=seed)["mIoU"]
+    for seed in (3, 4, 5)
+  ]
+  assert together["mIoU_seeds"] == alone and len(set(alone)) > 1
+  assert together["mIoU"] == pytest.approx(np.mean(alone), abs=0.01)
+
+
+def test_square_pictures_and_an_observer():
+  seen = []
+  oracle.score(
+    Halves(),
+    Listed([half(8, 24, 0, 1, "a"), half(12, 8, 0, 1, "b")]),
+    image_size=8,
+    square=True,
+    observe=lambda sample, segments: seen.append((sample.id, segments.shape)),
+  )
+  assert seen == [("a", (4, 4)), ("b", (4, 4))]

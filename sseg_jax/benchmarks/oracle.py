@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from sseg_jax import pictures
 from sseg_jax.benchmarks.miou import Confusion
-from sseg_jax.benchmarks.sample import Benchmark
+from sseg_jax.benchmarks.sample import Benchmark, Sample
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks.generator import PseudoMasks
 
@@ -54,8 +55,11 @@ def score(
   *,
   image_size: int,
   seed: int = 0,
+  seeds: int = 1,
+  square: bool = False,
   max_images: int = 0,
   batch_size: int = 32,
+  observe: Callable[[Sample, np.ndarray], None] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """Scores a generator on a benchmark, with oracle labels.
@@ -67,13 +71,19 @@ def score(
       ratio but for the rounding to multiples of the generator's stride.
     seed: of the generator's keys. A picture's key is folded from its place in
       the benchmark, so the result does not depend on `batch_size`.
+    seeds: scores so many seeds from `seed` on, at the cost of one pass of the
+      generator's network.
+    square: make both sides `image_size` instead.
     max_images: 0 for all; else that many, spread evenly over the benchmark.
     batch_size: pictures of one size segmented at once, at most.
+    observe: gets each sample with its segments by the first seed.
     progress: gets the number of finished pictures and of all.
 
   Returns:
     The dictionary of `evaluate.evaluate`, with no templates and no threshold,
-    and `masks_per_image`: the mean number of segments.
+    `masks_per_image`: the mean number of segments, and `mIoU_seeds`: that of
+    each seed. What else depends on the seed is the first one's, and `mIoU` the
+    mean.
 
   Raises:
     InputError: if `image_size` is below the generator's stride.
@@ -86,18 +96,17 @@ def score(
   names = benchmark.class_names
   if benchmark.has_background:
     names = ("background", *names)
-  confusion = Confusion(len(names))
-  count = len(benchmark)
-  if 0 < max_images < count:
-    indices = [i * count // max_images for i in range(max_images)]
-  else:
-    indices = list(range(count))
-  generate = jax.jit(pseudo_masks.generate)
-  root = jax.random.key(seed)
-  fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+  confusions = [Confusion(len(names)) for _ in range(seeds)]
+  indices = spread(len(benchmark), max_images)
+  # Only clustering depends on the key: whatever comes before it is shared.
+  generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))
+  roots = jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  fold = jax.jit(jax.vmap(fold, (0, None)))
+  frozen = jax.device_put(pseudo_masks.frozen)
   start, done, masks = time.perf_counter(), 0, 0
   for batch in _batches(
-    benchmark, indices, image_size, pseudo_masks.stride, batch_size
+    benchmark, indices, image_size, pseudo_masks.stride, batch_size, square
   ):
     # Filled up to a power of two, so that few shapes are compiled.
     rows = 1 << (len(batch) - 1).bit_length()
@@ -106,18 +115,24 @@ def score(
     places = np.zeros(rows, np.uint32)
     places[: len(batch)] = [place for place, _, _ in batch]
     segments, valid = jax.device_get(
-      generate(pseudo_masks.frozen, images, fold(root, places))
+      generate(frozen, images, fold(roots, places))
     )
-    masks += int(valid[: len(batch)].sum())
-    for (_, _, truth), found in zip(batch, segments, strict=False):
-      confusion.add(truth, oracle_labels(found, truth))
+    masks += int(valid[0, : len(batch)].sum())
+    for i, (_, _, sample) in enumerate(batch):
+      for confusion, found in zip(confusions, segments[:, i], strict=True):
+        confusion.add(sample.labels, oracle_labels(found, sample.labels))
+      if observe:
+        observe(sample, segments[0, i])
     done += len(batch)
     if progress:
       progress(done, len(indices))
   seconds = time.perf_counter() - start
+  confusion = confusions[0]
+  scores = [c.mean_iou() for c in confusions]
   return {
     "benchmark": benchmark.name,
-    "mIoU": _rounded(confusion.mean_iou()),
+    "mIoU": _rounded(float(np.mean(scores))),
+    "mIoU_seeds": [_rounded(score) for score in scores],
     "per_class": {
       name: _rounded(100 * float(iou))
       for name, iou in zip(names, confusion.iou(), strict=True)
@@ -130,6 +145,13 @@ def score(
     "threshold": None,
     "masks_per_image": round(masks / len(indices), 2),
   }
+
+
+def spread(count: int, wanted: int) -> list[int]:
+  """Returns `wanted` places spread evenly over `count`; all of them for 0."""
+  if not 0 < wanted < count:
+    return list(range(count))
+  return [i * count // wanted for i in range(wanted)]
 
 
 def segment_size(
@@ -152,19 +174,19 @@ def _batches(
   image_size: int,
   stride: int,
   batch_size: int,
-) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
-  """Yields (place, resized image, truth), grouped by size.
+  square: bool,
+) -> Iterator[list[tuple[int, np.ndarray, Sample]]]:
+  """Yields (place, resized image, sample), grouped by size.
 
   Not neighbours alone, as photographs come upright and lying in turn.
   """
   waiting: dict[tuple[int, int], list] = {}
   for i in indices:
     sample = benchmark[i]
-    size = segment_size(
-      *sample.labels.shape, image_size=image_size, stride=stride
-    )
+    shape = (1, 1) if square else sample.labels.shape
+    size = segment_size(*shape, image_size=image_size, stride=stride)
     group = waiting.setdefault(size, [])
-    group.append((i, pictures.resize(sample.image, *size), sample.labels))
+    group.append((i, pictures.resize(sample.image, *size), sample))
     if len(group) == batch_size:
       yield waiting.pop(size)
   yield from waiting.values()

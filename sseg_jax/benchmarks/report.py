@@ -1,13 +1,17 @@
-"""Scores as text tables, predictions and curves as pictures."""
+"""Scores as text tables; predictions, masks and curves as pictures."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from sseg_jax import visualize
 from sseg_jax.benchmarks.sample import Benchmark
 from sseg_jax.errors import InputError
+from sseg_jax.palette import palette
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -99,6 +103,38 @@ def draw(
     except InputError as error:
       # The scores are worth more than the curve: go on without it.
       print(f"no curve of {name}: {error}", file=sys.stderr)
+
+
+def masks(
+  samples: Mapping[str, Sequence], rows: Sequence[str], cell: int = 224
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Draws a line a picture: itself, then each row's masks laid over it.
+
+  Args:
+    samples: id -> (sample, row -> segments at any size).
+    rows: order of the columns.
+    cell: height and width of a picture here, its ratio dropped.
+  """
+  colours = palette(64, has_background=False)
+  lines = []
+  for sample, found in samples.values():
+    image = _nearest(sample.image, cell)
+    parts = [image]
+    for row in rows:
+      labels = _nearest(found[row], cell)
+      parts.append(
+        visualize.overlay(image, labels, colours, has_background=False)
+      )
+    gap = ((2, 2), (2, 2), (0, 0))
+    parts = [np.pad(part, gap, constant_values=255) for part in parts]
+    lines.append(visualize.beside(*parts))
+  return np.concatenate(lines)
+
+
+def _nearest(array: np.ndarray, side: int) -> np.ndarray:
+  rows = np.arange(side) * array.shape[0] // side
+  columns = np.arange(side) * array.shape[1] // side
+  return array[rows][:, columns]
 
 
 def _number(value: float | None) -> str:

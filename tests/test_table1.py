@@ -1,0 +1,134 @@
+"""Table 1's command on a folder of pictures and a small network."""
+
+import json
+
+import numpy as np
+import pytest
+import small_vit
+from PIL import Image
+
+from sseg_jax import evaluate
+from sseg_jax.benchmarks import table1, table1_rows
+from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks import generator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Three pictures, left half red and right half blue, with their labels."""
+  root = tmp_path_factory.mktemp("halves")
+  for name in ("images", "labels"):
+    (root / name).mkdir()
+  (root / "classes.txt").write_text("background\nred\n")
+  for i in range(3):
+    image = np.zeros((32, 40 + 8 * i, 3), np.uint8)
+    labels = np.zeros(image.shape[:2], np.uint8)
+    image[:, :20, 0], image[:, 20:, 2] = 255, 255
+    labels[:, :20] = 1
+    Image.fromarray(image).save(root / "images" / f"{i}.png")
+    Image.fromarray(labels).save(root / "labels" / f"{i}.png")
+  return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return small_vit.write(tmp_path_factory.mktemp("weights") / "vit.npz")
+
+
+def command(folder, *more):
+  return evaluate.main(
+    [
+      "--oracle",
+      f"--benchmarks=halves={folder}",
+      "--image_size=32",
+      "--time_size=16",
+      "--time_batch=2",
+      "--k=4",
+      *more,
+    ]
+  )
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_table_and_pictures(
+  folder, weights, tmp_path, capsys
+):
+  out = tmp_path / "out"
+  code = command(
+    folder,
+    "--generators=pixels,spectral,and_keys",
+    f"--weights={weights}",
+    "--seeds=2",
+    f"--out={out}",
+  )
+  assert code == 2  # the small network has no layer 10
+  assert "keys:10" in capsys.readouterr().err
+  assert (
+    command(
+      folder,
+      "--generators=pixels,spectral,dino",
+      f"--weights={weights}",
+      "--seeds=2",
+      "--pictures=2",
+      f"--out={out}",
+    )
+    == 0
+  )
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines[2:]] == [
+    "pixels",
+    "spectral",
+    "dino",
+  ]
+  # The paper's seconds stand beside ours.
+  assert lines[2].split()[-1] == "0.188"
+  results = json.loads((out / "result.json").read_text())
+  assert results["pixels"]["benchmarks"]["halves"]["mIoU"] > 80
+  assert len(results["dino"]["benchmarks"]["halves"]["mIoU_seeds"]) == 2
+  assert results["dino"]["seconds_per_image"] > 0
+  with Image.open(out / "masks_halves.png") as picture:
+    assert picture.size == (4 * 228, 2 * 228)
+
+
+def test_groups_and_rows_are_chosen():
+  assert table1_rows.choose("spectral, pixels") == ["spectral", "pixels"]
+  table = table1_rows.choose("table")
+  assert set(table1_rows.PAPER) < set(table)
+  assert table1_rows.choose("study")[0] == "plain"
+  assert len(table1_rows.choose("table,study,dino")) == len(table1_rows.ROWS)
+  with pytest.raises(InputError, match="generators='dyno' .*dino.*study"):
+    table1_rows.choose("dyno")
+  with pytest.raises(InputError, match="names none"):
+    table1_rows.choose(" ,")
+
+
+@pytest.mark.parametrize("row", table1_rows.ROWS)
+def test_every_row_is_a_configuration(row):
+  config = table1_rows.config_of(row, {"k": 5})
+  assert config.pseudo_masks.generator in generator.GENERATORS
+  assert config.pseudo_masks.k == 5
+
+
+def test_the_paper_s_plain_form_switches_nothing_on():
+  plain = table1_rows.config_of("plain", {}).pseudo_masks
+  assert (plain.feature, plain.restarts, plain.upsample) == ("tokens", 1, 1)
+  assert (plain.smooth_radius, plain.colour_steps) == (0, 0)
+
+
+def test_fields_that_do_not_fit():
+  with pytest.raises(InputError, match="pseudo_masks.knots=3.*no such field"):
+    table1_rows.config_of("dino", {"knots": 3})
+  with pytest.raises(InputError, match="pseudo_masks.k='many'"):
+    table1_rows.config_of("dino", {"k": "many"})
+
+
+@pytest.mark.parametrize("flag", ["--seeds=0", "--k=0", "--generators=x"])
+def test_wrong_flags_are_told(folder, flag, capsys):
+  assert command(folder, flag) == 2
+  assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_seconds_are_per_image():
+  made = generator.build(table1_rows.config_of("pixels", {"k": 2}))
+  seconds = table1.seconds_per_image(made, image_size=16, batch_size=4)
+  assert 0 < seconds < 1
