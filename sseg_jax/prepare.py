@@ -4,7 +4,8 @@
 
 Writes OUT/train and, with --val_size, OUT/val; prints what was kept and what
 was not, and why. OUT/train's manifest is the last file written: a run that was
-interrupted is started again with the same command.
+interrupted is started again with the same command. With --add_pseudo_masks it
+stores pseudo-masks in such records instead; see `caching.py`.
 """
 
 import argparse
@@ -211,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.prepare",
     description="Turns a folder of captioned pictures into records.",
+    epilog="With --add_pseudo_masks it stores pseudo-masks in finished records,"
+    " and has other flags: --add_pseudo_masks --help.",
   )
   add = parser.add_argument
   add("--source", required=True, help="folder of pictures and captions")
@@ -245,6 +248,10 @@ def _parser() -> argparse.ArgumentParser:
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
+  if "--add_pseudo_masks" in (sys.argv[1:] if argv is None else argv):
+    from sseg_jax import caching
+
+    return caching.main(argv)
   args = vars(_parser().parse_args(argv))
   as_json = args.pop("json")
   for name, low in (("val_size", 0), ("shard_size", 1), ("image_size", 0)):

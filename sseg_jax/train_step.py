@@ -67,7 +67,7 @@ def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
     InputError: if a field has a value that cannot work.
   """
   graphdef, _, _ = sseg.build(config)
-  made = generator.build(config)
+  made = generator.for_training(config)
   frozen = {"pseudo_masks": made.frozen}
   if config.task == "supervised":
     tokens = tokenizer.Tokenizer(config.text.context_length)(

@@ -21,6 +21,7 @@ ORDER = (
     "bench",
     "ablations",
   },
+  {"caching"},
   {"ablation_runs", "ablation_table"},
   {"self_training"},
   {"train"},

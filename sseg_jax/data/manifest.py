@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Shards, their indexes, and what an interrupted write leaves.
 _OURS = re.compile(
-  r"^\w+-\d{5,}(-of-\d{5,})?\.(tfrecord|index)(\.tmp)?$|^manifest\.json\.tmp$"
+  r"^\w+-\d{5,}(-of-\d{5,})?\.(tfrecord|index|done)(\.tmp)?$|^manifest\.json\.tmp$"
 )
 
 

@@ -244,6 +244,15 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f"{manifest.folder} holds no pseudo-masks for every record, but"
         ' config.pseudo_masks.mode="cached"; write them or use "online"'
       )
+    stored = manifest.info.get("pseudo_masks", {}).get("k")
+    if config.pseudo_masks.mode == "cached" and stored not in (
+      None,
+      config.pseudo_masks.k,
+    ):
+      raise InputError(
+        f"{manifest.folder} holds {stored} pseudo-masks a picture, but"
+        f" config.pseudo_masks.k={config.pseudo_masks.k}; make the two equal"
+      )
     if config.task == "supervised" and not manifest.labels:
       raise InputError(
         f"{manifest.folder} holds no label maps for every record, which"

@@ -35,6 +35,7 @@ __all__ = [
   "Manifest",
   "Record",
   "RecordWriter",
+  "ShardWriter",
   "encode",
   "encode_png",
   "parse",
@@ -140,7 +141,7 @@ def read(folder: str) -> Iterator[Record]:
       yield parse(serialized)
 
 
-class _ShardWriter:
+class ShardWriter:
   """One shard under a temporary name, with the offsets of its records."""
 
   def __init__(self, stem: str):
@@ -149,11 +150,13 @@ class _ShardWriter:
     self._file = import_tensorflow().io.TFRecordWriter(f"{stem}.tfrecord.tmp")
 
   def write(self, serialized: bytes) -> None:
+    """Appends a serialised record."""
     self._file.write(serialized)
     # Length (8 bytes), its checksum (4), the data, its checksum (4).
     self.offsets.append(self.offsets[-1] + len(serialized) + 16)
 
   def close(self) -> None:
+    """Ends the writing; the name stays temporary."""
     self._file.close()
 
   def finish(self, folder: str, name: str) -> Shard:
@@ -211,7 +214,7 @@ class RecordWriter:
     self._shard_size = shard_size
     self._split = split
     self._overwrite = overwrite
-    self._shards: list[_ShardWriter] = []
+    self._shards: list[ShardWriter] = []
     self._with_labels = 0
     self._with_pseudo_labels = 0
 
@@ -231,7 +234,7 @@ class RecordWriter:
 
   def _open(self) -> None:
     stem = join(self._folder, f"{self._split}-{len(self._shards):05d}")
-    self._shards.append(_ShardWriter(stem))
+    self._shards.append(ShardWriter(stem))
 
   def write(self, record: Record) -> None:
     """Appends one record."""

@@ -1,5 +1,6 @@
 """From `config.pseudo_masks` to the object that makes pseudo-masks."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -71,6 +72,32 @@ def build(config) -> PseudoMasks:
         f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"
       )
   return GENERATORS[fields.generator](config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """Stands for pseudo-masks that come with the batch: no network is loaded."""
+
+  k: int
+  stride: int
+
+  @property
+  def frozen(self) -> dict:
+    """No parameters."""
+    return {}
+
+  def generate(self, frozen: Any, image: Array, keys: Array) -> tuple:
+    """Raises: there is nothing to make."""
+    raise ValueError("cached pseudo-masks are read from the records")
+
+
+def for_training(config) -> PseudoMasks:
+  """Returns what `config.pseudo_masks.mode` asks for; see `build`."""
+  fields = config.pseudo_masks
+  _check("mode", fields.mode, ("online", "cached"))
+  if fields.mode == "cached":
+    return Stored(fields.k, fields.stride)
+  return build(config)
 
 
 def _check(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,0 +1,260 @@
+"""Pseudo-masks computed once over a data set and stored in its records.
+
+    python -m sseg_jax.prepare --add_pseudo_masks --records=records/train \
+      --out=cached/train --config=configs/photos.py
+
+Then train with `--config.data.train=cached/train
+--config.pseudo_masks.mode=cached`. For an un-augmented picture the labels are
+those that the training step would have made; of a crop, cached training takes
+the crop of the picture's clusters, online training the clusters of the crop.
+
+Started again, it goes on after its last whole shard. Several processes, on one
+machine or many, share the work: give each --process_count and its own
+--process_index; the last one to end writes the manifest.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from sseg_jax import ablation_runs
+from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
+from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks import generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What a run of `add_pseudo_masks` did.
+
+  Attributes:
+    records: of the shards written by this run.
+    written: shards written by this run.
+    kept: shards that were there already.
+    missing: shards that other processes have yet to write.
+    unreadable: records whose picture does not decode; they get empty masks.
+    seconds: wall clock.
+  """
+
+  records: int
+  written: int
+  kept: int
+  missing: int
+  unreadable: int
+  seconds: float
+
+  def __str__(self) -> str:
+    """Returns the report as a line to print."""
+    rate = self.records / max(self.seconds, 1e-9)
+    text = (
+      f"{self.records} records in {self.written} shards, {rate:.1f}/s;"
+      f" {self.kept} shards were there, {self.unreadable} pictures unreadable"
+    )
+    if self.missing:
+      return f"{text}; {self.missing} shards are left to other processes"
+    return f"{text}; the data set is complete"
+
+
+def add_pseudo_masks(
+  source: str,
+  out: str,
+  config: Any,
+  *,
+  image_size: int = 0,
+  first_id: int = 0,
+  batch_size: int = 32,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Report:
+  """Copies the records of `source` to `out` with pseudo-masks of `config`.
+
+  Args:
+    source: a finished folder of records.
+    out: another folder.
+    config: a whole config; `pseudo_masks`, `seed` and `dtype` matter.
+    image_size: side at which pictures are clustered; 0 for the config's.
+    first_id: number of the first record, where `source` is not the first folder
+      of `data.train`: the id that the clusters' randomness depends on.
+    batch_size: pictures at once.
+    process_index: takes every `process_count`-th shard, from this one on.
+    process_count: processes that share the work.
+
+  Raises:
+    InputError: for folders that are missing, the same, or finished with other
+      settings, and for pictures that the generator cannot take.
+  """
+  start = time.monotonic()
+  if not 0 <= process_index < process_count:
+    raise InputError(
+      f"process_index={process_index}: must be 0 to process_count - 1 ="
+      f" {process_count - 1}"
+    )
+  if source.rstrip("/") == str(out).rstrip("/"):
+    raise InputError(f"out={out} is the source; give another folder")
+  read = manifest.read_manifest(source)
+  image_size = image_size or config.image_size
+  made = generator.build(config)
+  if image_size % made.stride:
+    raise InputError(
+      f"image_size={image_size} is not a multiple of {made.stride}, the"
+      " generator's patch or stride"
+    )
+  if made.k > 256:
+    raise InputError(f"pseudo_masks.k={made.k}: a label map holds 256 at most")
+  info = _info(config, made, image_size, first_id)
+  if manifest.is_finished(out):
+    if manifest.read_manifest(out).info.get("pseudo_masks") == info:
+      return Report(0, 0, len(read.shards), 0, 0, time.monotonic() - start)
+    raise InputError(
+      f"{out} holds finished records made with other settings; delete it or"
+      " choose another folder"
+    )
+  import_tensorflow().io.gfile.makedirs(out)
+  label = _Labeller(made, image_size, config.seed, batch_size)
+  total = written = kept = 0
+  starts = itertools.accumulate(
+    (s.count for s in read.shards), initial=first_id
+  )
+  marks = [_fingerprint(info, shard) for shard in read.shards]
+  numbered = enumerate(zip(read.shards, starts, marks, strict=False))
+  for number, (shard, first, mark) in numbered:
+    if number % process_count != process_index:
+      continue
+    if pseudo_labels.finished_shard(out, shard.file, mark):
+      kept += 1
+      continue
+    found = label(pseudo_labels.read_shard(read, shard), first)
+    pseudo_labels.write_shard(out, number, read.split, shard.file, found, mark)
+    written, total = written + 1, total + shard.count
+    print(
+      f"{shard.file}: {shard.count} records, {total} in"
+      f" {time.monotonic() - start:.0f} s",
+      file=sys.stderr,
+      flush=True,
+    )
+  shards = [
+    pseudo_labels.finished_shard(out, shard.file, mark)
+    for shard, mark in zip(read.shards, marks, strict=True)
+  ]
+  whole = [shard for shard in shards if shard is not None]
+  if len(whole) == len(shards):
+    pseudo_labels.finish(out, read, whole, info)
+  missing = len(shards) - len(whole)
+  return Report(
+    total, written, kept, missing, label.unreadable, time.monotonic() - start
+  )
+
+
+class _Labeller:
+  """Gives each record of a shard its label map."""
+
+  def __init__(
+    self, made: generator.PseudoMasks, image_size: int, seed: int, batch: int
+  ):
+    self.unreadable = 0
+    self._size, self._batch = image_size, batch
+    self._frozen = jax.device_put(made.frozen)
+    root = jax.random.key(seed)
+
+    def generate(frozen, image, ids):
+      # As `train_step.pseudo_mask_labels`.
+      keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
+      return made.generate(frozen, image, keys)[0]
+
+    self._generate = jax.jit(generate)
+
+  def __call__(
+    self, shard: Iterator[records.Record], first: int
+  ) -> Iterator[tuple[records.Record, np.ndarray]]:
+    """Yields the records with uint8 labels; `first` is the first one's id."""
+    while batch := list(itertools.islice(shard, self._batch)):
+      images = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
+      for i, record in enumerate(batch):
+        picture = pseudo_labels.whole_picture(record.image, self._size)
+        if picture is None:
+          self.unreadable += 1
+        else:
+          images[i] = picture
+      ids = (first + np.arange(self._batch)).astype(np.uint32)
+      labels = np.asarray(self._generate(self._frozen, images, ids))
+      yield from zip(batch, labels.astype(np.uint8), strict=False)
+      first += len(batch)
+
+
+def _info(
+  config: Any, made: generator.PseudoMasks, image_size: int, first_id: int
+) -> dict[str, Any]:
+  """Returns all that the labels depend on, as the manifest keeps it."""
+  fields = dict(config.pseudo_masks)
+  fields.pop("mode")
+  # Where the weights lay says nothing; what they are does.
+  fields.pop("weights")
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(made.frozen):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return {
+    **fields,
+    "weights_sha256": digest.hexdigest(),
+    "dtype": config.dtype,
+    "seed": config.seed,
+    "image_size": image_size,
+    "first_id": first_id,
+  }
+
+
+def _fingerprint(info: dict[str, Any], shard: manifest.Shard) -> str:
+  text = json.dumps([info, shard.sha256], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parser() -> argparse.ArgumentParser:
+  """Returns the flags of `prepare --add_pseudo_masks`."""
+  parser = argparse.ArgumentParser(
+    prog="python -m sseg_jax.prepare --add_pseudo_masks",
+    description="Stores pseudo-masks in records, for cached training.",
+  )
+  add = parser.add_argument
+  add("--add_pseudo_masks", action="store_true", help="chooses this job")
+  add("--records", required=True, help="finished folder of records")
+  add("--out", required=True, help="folder for the records with pseudo-masks")
+  add("--config", required=True, help="config file of the training run")
+  add(
+    "--set",
+    action="append",
+    default=[],
+    metavar="FIELD=VALUE",
+    help="overrides a field, e.g. pseudo_masks.weights=vit.safetensors",
+  )
+  add("--image_size", type=int, default=0, help="clustered at; 0: the config's")
+  add("--first_id", type=int, default=0, help="records in folders before this")
+  add("--batch_size", type=int, default=32, help="pictures at once")
+  add("--process_index", type=int, default=0, help="this process's number")
+  add("--process_count", type=int, default=1, help="processes that share this")
+  add("--json", action="store_true", help="print the report as JSON")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  args = vars(parser().parse_args(argv))
+  as_json = args.pop("json")
+  args.pop("add_pseudo_masks")
+  for name, low in (("image_size", 0), ("first_id", 0), ("batch_size", 1)):
+    if args[name] < low:
+      raise InputError(f"--{name}={args[name]}: must be at least {low}")
+  config = ablation_runs.overridden(
+    ablation_runs.load_config(args.pop("config")),
+    ablation_runs.parse_settings(args.pop("set")),
+  )
+  report = add_pseudo_masks(args.pop("records"), config=config, **args)
+  print(json.dumps(dataclasses.asdict(report)) if as_json else report)
+  return 0

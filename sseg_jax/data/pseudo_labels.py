@@ -1,0 +1,125 @@
+"""Records with pseudo-masks beside their pictures: one shard at a time.
+
+A shard is written under a temporary name and renamed; a small `.done` file
+beside it says what it was made from. So a job that was killed goes on after its
+last whole shard, and several processes share the shards among them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sseg_jax.data import augment, decode, import_tensorflow, manifest, records
+from sseg_jax.errors import InputError
+
+
+def read_shard(
+  source: manifest.Manifest, shard: manifest.Shard
+) -> Iterator[records.Record]:
+  """Yields the records of one shard in order; InputError if it is damaged."""
+  tf = import_tensorflow()
+  path = manifest.join(source.folder, shard.file)
+  try:
+    for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+      yield records.parse(serialized)
+  except (tf.errors.OpError, ValueError) as error:
+    raise InputError(
+      f"{path} is damaged ({str(error).splitlines()[0]}); copy it again"
+    ) from error
+
+
+def whole_picture(
+  data: bytes, size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"] | None:
+  """Decodes a picture as training sees it without a crop; None if it cannot.
+
+  Both sides become `size`, by the pipeline's own resizing and rounding.
+  """
+  tf = import_tensorflow()
+  try:
+    image = decode.image(data)
+  except tf.errors.OpError:
+    return None
+  sides = tf.cast(tf.shape(image)[:2], tf.float32)
+  box = tf.concat([tf.zeros(2), sides], 0)
+  crop = augment.Crop(box, sides, tf.constant(False))
+  return augment.to_uint8(augment.crop_image(image, crop, size)).numpy()
+
+
+def write_shard(
+  folder: str,
+  number: int,
+  split: str,
+  name: str,
+  labelled: Iterable[tuple[records.Record, np.ndarray]],
+  fingerprint: str,
+) -> None:
+  """Writes one shard: records, each with the label map uint8 [h, w] it gets.
+
+  Args:
+    folder: of the new data set; must exist.
+    number: of the shard in its data set.
+    split: the first part of the shards' names.
+    name: final name of the shard.
+    labelled: the records in their order.
+    fingerprint: of all that the labels depend on.
+  """
+  writer = records.ShardWriter(manifest.join(folder, f"{split}-{number:05d}"))
+  for record, labels in labelled:
+    png = records.encode_png(labels)
+    writer.write(records.encode(dataclasses.replace(record, pseudo_labels=png)))
+  writer.close()
+  shard = writer.finish(folder, name)
+  gfile = import_tensorflow().io.gfile
+  path = _done(folder, name)
+  with gfile.GFile(path + ".tmp", "w") as file:
+    fields = {"fingerprint": fingerprint, **dataclasses.asdict(shard)}
+    file.write(json.dumps(fields) + "\n")
+  gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def finished_shard(
+  folder: str, name: str, fingerprint: str
+) -> manifest.Shard | None:
+  """Returns a shard that `write_shard` finished with this very fingerprint."""
+  gfile = import_tensorflow().io.gfile
+  path = _done(folder, name)
+  if not gfile.exists(path) or not gfile.exists(manifest.join(folder, name)):
+    return None
+  try:
+    with gfile.GFile(path) as file:
+      fields = json.loads(file.read())
+    if fields.pop("fingerprint") != fingerprint:
+      return None
+    return manifest.Shard(**fields)
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return None  # cut short: write it again
+
+
+def finish(
+  folder: str,
+  source: manifest.Manifest,
+  shards: Iterable[manifest.Shard],
+  info: Mapping[str, Any],
+) -> None:
+  """Writes the manifest: the source's, but for the shards and `info`."""
+  manifest.write_manifest(
+    folder,
+    {
+      "split": source.split,
+      "total": source.total,
+      "labels": source.labels,
+      "pseudo_labels": source.total > 0,
+      "shards": [dataclasses.asdict(shard) for shard in shards],
+      "rejected": dict(source.rejected),
+      "info": {**source.info, "pseudo_masks": dict(info)},
+    },
+  )
+
+
+def _done(folder: str, name: str) -> str:
+  return manifest.join(folder, name.removesuffix(".tfrecord") + ".done")

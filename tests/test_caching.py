@@ -1,0 +1,238 @@
+"""Cached pseudo-masks: the same labels as online, whatever interrupts."""
+
+import io
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_vit
+from PIL import Image
+
+from sseg_jax import caching, prepare, train_step
+from sseg_jax.data import pipeline, pseudo_labels, records
+from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks import generator
+
+COUNT = 26
+
+
+def _record(i, broken=False):
+  rng = np.random.default_rng(i)
+  image = np.kron(
+    rng.integers(0, 256, (5, 6, 3)), np.ones((4, 4, 1), int)
+  ).astype(np.uint8)
+  return records.Record(
+    key=b"%d" % i,
+    image=b"no picture" if broken else records.encode_png(image),
+    captions=(b"number %d" % i,),
+  )
+
+
+def _write(folder, broken=()):
+  with records.RecordWriter(str(folder), shard_size=5) as writer:
+    for i in range(COUNT):
+      writer.write(_record(i, i in broken))
+    writer.info["kind"] = "noise"
+  return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return _write(tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return small_vit.write(tmp_path_factory.mktemp("weights") / "vit.npz")
+
+
+@pytest.fixture
+def config(tiny_config):
+  """Training without augmentation: every crop is the whole picture."""
+  tiny_config.data.crop_scale = (1.0, 1.0)
+  tiny_config.data.crop_ratio = (1.2, 1.2)
+  tiny_config.data.flip = 0.0
+  return tiny_config
+
+
+def _files(folder):
+  return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+
+
+def _add(folder, out, config, **fields):
+  return caching.add_pseudo_masks(folder, str(out), config, **fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pixels", "dino"])
+def test_cached_and_online_are_equal(folder, weights, tmp_path, config, name):
+  config.pseudo_masks.update(generator=name, weights=weights)
+  report = _add(folder, tmp_path / "out", config, batch_size=4)
+  assert (report.records, report.written, report.missing) == (COUNT, 6, 0)
+  online = train_step.make_setup(config)
+  config.pseudo_masks.mode = "cached"
+  batches = pipeline.train_batches(config, folders=[str(tmp_path / "out")])
+  seen = set()
+  for _ in range(4):
+    batch = next(batches)
+    assert batch["valid"].all()
+    labels, _ = jax.jit(
+      lambda f, b: train_step.pseudo_mask_labels(online, f, b)
+    )(online.frozen, batch)
+    np.testing.assert_array_equal(batch["pseudo_labels"], labels)
+    seen |= set(batch["id"].tolist())
+  assert len(seen) == COUNT
+  batches.close()
+
+
+def test_nothing_else_of_the_records_changes(folder, tmp_path, config):
+  _add(folder, tmp_path / "out", config)
+  before, after = (
+    records.read_manifest(folder),
+    records.read_manifest(str(tmp_path / "out")),
+  )
+  assert after.pseudo_labels and not before.pseudo_labels
+  assert (after.total, after.split) == (before.total, before.split)
+  assert after.info["kind"] == "noise" and after.info["pseudo_masks"]["k"] == 4
+  pairs = zip(records.read(folder), records.read(after.folder), strict=True)
+  for old, new in pairs:
+    assert (old.key, old.image, old.captions) == (
+      new.key,
+      new.image,
+      new.captions,
+    )
+    labels = np.asarray(Image.open(io.BytesIO(new.pseudo_labels)))
+    assert labels.shape == (8, 8) and labels.max() < 4
+
+
+def test_a_killed_job_goes_on_without_gap_or_duplicate(
+  folder, tmp_path, config, monkeypatch
+):
+  _add(folder, tmp_path / "whole", config)
+  real, calls = pseudo_labels.whole_picture, []
+
+  def dies(data, size):
+    calls.append(1)
+    if len(calls) == 13:  # in the middle of the third shard
+      raise KeyboardInterrupt
+    return real(data, size)
+
+  monkeypatch.setattr(pseudo_labels, "whole_picture", dies)
+  with pytest.raises(KeyboardInterrupt):
+    _add(folder, tmp_path / "out", config, batch_size=2)
+  with pytest.raises(InputError, match="interrupted"):
+    records.read_manifest(str(tmp_path / "out"))
+  monkeypatch.setattr(pseudo_labels, "whole_picture", real)
+  report = _add(folder, tmp_path / "out", config)
+  assert (report.kept, report.written, report.records) == (2, 4, COUNT - 10)
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+  # Once more: there is nothing left to do.
+  assert _add(folder, tmp_path / "out", config).written == 0
+
+
+def test_processes_share_the_shards(folder, tmp_path, config):
+  _add(folder, tmp_path / "whole", config)
+  share = {"process_count": 2}
+  first = _add(folder, tmp_path / "out", config, process_index=0, **share)
+  assert (first.written, first.missing) == (3, 3)
+  assert "3 shards are left to other processes" in str(first)
+  second = _add(folder, tmp_path / "out", config, process_index=1, **share)
+  assert (second.written, second.missing) == (3, 0)
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_settings_that_changed_are_not_mixed(folder, tmp_path, config):
+  share = {"process_count": 2, "process_index": 0}
+  _add(folder, tmp_path / "out", config, **share)
+  config.pseudo_masks.k = 3
+  report = _add(folder, tmp_path / "out", config)
+  assert report.written == 6  # the three of k = 4 as well
+  config.pseudo_masks.k = 4
+  with pytest.raises(InputError, match="other settings; delete it"):
+    _add(folder, tmp_path / "out", config)
+  config.pseudo_masks.mode = "cached"
+  with pytest.raises(InputError, match="3 pseudo-masks.*k=4"):
+    pipeline.train_batches(config, folders=[str(tmp_path / "out")])
+
+
+def test_a_later_folder_has_later_ids(folder, tmp_path, config):
+  _add(folder, tmp_path / "a", config)
+  _add(folder, tmp_path / "b", config, first_id=COUNT)
+  a, b = (list(records.read(str(tmp_path / name))) for name in "ab")
+  assert any(
+    x.pseudo_labels != y.pseudo_labels for x, y in zip(a, b, strict=True)
+  )
+
+
+def test_an_unreadable_picture_gets_an_empty_map(tmp_path, config):
+  folder = _write(tmp_path / "in", broken=(3,))
+  report = _add(folder, tmp_path / "out", config)
+  assert report.unreadable == 1
+  found = list(records.read(str(tmp_path / "out")))
+  assert len(found) == COUNT and found[3].pseudo_labels is not None
+
+
+def test_a_damaged_shard_is_named(tmp_path, config):
+  folder = _write(tmp_path / "in")
+  shard = tmp_path / "in" / "train-00001-of-00006.tfrecord"
+  data = bytearray(shard.read_bytes())
+  data[40] ^= 1
+  shard.write_bytes(bytes(data))
+  with pytest.raises(InputError, match="train-00001-of-00006.*damaged"):
+    _add(folder, tmp_path / "out", config)
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"image_size": 30}, "image_size=30 is not a multiple of 4"),
+    ({"process_index": 2, "process_count": 2}, "process_index=2"),
+  ],
+)
+def test_what_cannot_work(folder, tmp_path, config, fields, message):
+  with pytest.raises(InputError, match=message):
+    _add(folder, tmp_path / "out", config, **fields)
+  with pytest.raises(InputError, match="is the source"):
+    _add(folder, folder, config)
+
+
+def test_cached_training_loads_no_network(config):
+  config.pseudo_masks.update(
+    generator="dino", weights="nowhere.npz", mode="cached"
+  )
+  made = generator.for_training(config)
+  assert (made.k, made.stride, made.frozen) == (4, 4, {})
+  with pytest.raises(ValueError, match="read from the records"):
+    made.generate({}, jnp.zeros(1), jnp.zeros(1))
+  config.pseudo_masks.mode = "offline"
+  with pytest.raises(InputError, match="mode='offline'.*online, cached"):
+    generator.for_training(config)
+
+
+@pytest.mark.slow
+def test_the_command(folder, tmp_path, capsys):
+  path = tmp_path / "config.py"
+  path.write_text(
+    "from sseg_jax import default_config\n"
+    "def get_config():\n"
+    "  c = default_config.get_config()\n"
+    "  c.image_size = 32\n"
+    "  return c\n"
+  )
+  arguments = [
+    "--add_pseudo_masks",
+    f"--records={folder}",
+    f"--out={tmp_path / 'out'}",
+    f"--config={path}",
+    "--set=pseudo_masks.k=5",
+  ]
+  assert prepare.main(arguments) == 0
+  assert "the data set is complete" in capsys.readouterr().out
+  manifest = records.read_manifest(str(tmp_path / "out"))
+  assert manifest.info["pseudo_masks"]["k"] == 5
+  assert prepare.main([*arguments, "--set=pseudo_masks.knots=5"]) == 2
+  assert "pseudo_masks.knots=5: there is no such field" in (
+    capsys.readouterr().err
+  )
