@@ -21,4 +21,8 @@ def get_config():
   c = default_config.get_config()
   c.total_steps = 30 * EPOCH
   c.optim.warmup_steps = 2 * EPOCH
+  # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
+  # at unit length, hence the cosine.
+  c.pseudo_masks.generator = "dino"
+  c.pseudo_masks.metric = "cosine"
   return c

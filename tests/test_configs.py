@@ -7,6 +7,9 @@ import jax
 import pytest
 
 from sseg_jax import default_config, train, train_step
+from sseg_jax.models import vit_weights
+from sseg_jax.models.vit import VIT_SIZES
+from sseg_jax.models.weights import PUBLISHED
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -67,8 +70,20 @@ def test_each_call_makes_a_configuration_of_its_own(path):
   assert module.get_config().optim.peak_lr != 123.0
 
 
+@pytest.fixture
+def no_download(monkeypatch):
+  """Networks of published weights by their shapes alone."""
+
+  def load(source, *, position_rule=None, dtype):
+    assert position_rule is None
+    sizes = VIT_SIZES[PUBLISHED[source].network]
+    return vit_weights.build(sizes, dtype)
+
+  monkeypatch.setattr(vit_weights, "load", load)
+
+
 @pytest.mark.slow
-def test_the_training_state_can_be_built(path):
+def test_the_training_state_can_be_built(path, no_download):
   config = load(path).get_config()
   train.check(config)
   assert config.optim.warmup_steps < config.total_steps
@@ -79,3 +94,6 @@ def test_the_training_state_can_be_built(path):
   assert sum(sizes) > 1e6
   moments = [leaf.size for leaf in jax.tree.leaves(state.opt_state)]
   assert sum(moments) > 2 * sum(sizes)
+  if path.stem.startswith("cc"):
+    frozen = jax.tree.leaves(setup.frozen["pseudo_masks"])
+    assert sum(leaf.size for leaf in frozen) == 21_670_272  # DINO ViT-S/8

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
+from PIL import Image
 
 from sseg_jax import pictures
 from sseg_jax.benchmarks.miou import Confusion
@@ -186,10 +187,23 @@ def _batches(
     shape = (1, 1) if square else sample.labels.shape
     size = segment_size(*shape, image_size=image_size, stride=stride)
     group = waiting.setdefault(size, [])
-    group.append((i, pictures.resize(sample.image, *size), sample))
+    group.append((i, _resize(sample.image, *size), sample))
     if len(group) == batch_size:
       yield waiting.pop(size)
   yield from waiting.values()
+
+
+def _resize(
+  image: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+  """Resizes as pictures are resized for training, with antialiasing.
+
+  Without it the oracle score of clustered pixels falls by a point.
+  """
+  resized = Image.fromarray(image).resize(
+    (width, height), Image.Resampling.BILINEAR
+  )
+  return np.asarray(resized)
 
 
 def _rounded(value: float) -> float | None:
