@@ -70,6 +70,16 @@ def test_bfloat16_is_close():
   assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) < 0.1
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_attention_is_jax_s_own(dtype):
+  q, k, v = 2 * jax.random.normal(jax.random.key(0), (3, 2, 7, 3, 8))
+  expected = jax.nn.dot_product_attention(q, k, v)
+  ours = vit.attend(*(x.astype(dtype) for x in (q, k, v)))
+  assert ours.dtype == dtype
+  tolerance = 1e-5 if dtype == jnp.float32 else 0.1
+  np.testing.assert_allclose(ours.astype(jnp.float32), expected, atol=tolerance)
+
+
 def test_a_ramp_of_positions():
   # Worked out by hand for 28 to 56 cells with A = -0.75 and the 0.1.
   ramp = positions.resize_matrix(28, 56, "dino") @ np.arange(28.0)
