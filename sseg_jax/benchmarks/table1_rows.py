@@ -32,7 +32,10 @@ ROWS: dict[str, dict[str, Any]] = {
   "mae": {"generator": "mae", **_VIT},
   "dinov2": {"generator": "dinov2", **_VIT},
   "dino": _DINO,
-  # The study, from the paper's plain form on.
+  # The study, from the paper's plain form on. With a ViT-S/14 at 448 pixels,
+  # over five seeds, 26 photos of VOC val go from 50.6 (plain) to 59.0
+  # (and_smooth) and 57.0 (and_keys), 100 photos of COCO val from 38.5 to 42.7
+  # and 43.4. They were chosen on 49 photos of VOC train: 68.7, 71.9 and 72.2.
   "plain": _DINO,
   "euclidean": {**_DINO, "metric": "euclidean"},
   "farthest": {**_DINO, "init": "farthest"},
