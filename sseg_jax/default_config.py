@@ -113,6 +113,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss = ml_collections.ConfigDict()
   c.loss.mask = 1.0  # §3.6
   c.loss.contrastive = 1.0  # §3.6
+  # "pixels": centers are found from one cell of so many along each side, then
+  # all cells go to the nearest.
+  c.pseudo_masks.fit_every = 1
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"

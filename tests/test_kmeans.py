@@ -128,3 +128,16 @@ def test_restarts_keep_the_best(rng):
     folded = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
     runs.append(run(folded).inertia)
   np.testing.assert_allclose(best.inertia, np.min(runs, 0), rtol=1e-6)
+
+
+def test_assign_takes_the_nearest_valid_center():
+  found = kmeans.KMeans(
+    labels=jnp.zeros((1, 2), jnp.int32),
+    centers=jnp.asarray([[[0.0, 0.0], [1.0, 0.0], [0.4, 0.0]]]),
+    valid=jnp.asarray([[True, True, False]]),
+    inertia=jnp.zeros(1),
+  )
+  points = jnp.asarray([[[0.1, 5.0], [0.4, 0.0], [0.45, -1.0]]])
+  got = kmeans.assign(found, points)
+  assert got.labels.tolist() == [[0, 0, 0]]  # the third center has no points
+  assert got.valid.tolist() == [[True, False, False]]

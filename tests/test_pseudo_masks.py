@@ -177,3 +177,23 @@ def test_merged_masks_are_fewer_and_consistent(tiny_config, rng):
       assert set(np.unique(label)) == set(np.flatnonzero(exists))
     counts[distance] = int(valid.sum())
   assert counts[0.3] == 4 < counts[0.0]
+
+
+def test_median_of_bytes_stays_in_bytes(rng):
+  values = rng.integers(0, 256, (1, 7, 5, 3)).astype(np.uint8)
+  ours = pixels.median_3x3(jnp.asarray(values))
+  assert ours.dtype == jnp.uint8
+  theirs = ndimage.median_filter(values, (1, 3, 3, 1), mode="nearest")
+  np.testing.assert_array_equal(ours, theirs)
+
+
+def test_centers_from_a_ninth_of_the_cells_find_the_same_regions():
+  image = _quarters(24)
+  every = _config(k=4, stride=1, init="farthest", position_weight=0.1)
+  some = _config(k=4, stride=1, init="farthest", position_weight=0.1)
+  some.pseudo_masks.fit_every = 3
+  labels, valid = generator.build(some).generate({}, image, _keys(1))
+  whole, _ = generator.build(every).generate({}, image, _keys(1))
+  assert valid.all() and labels.shape == (1, 24, 24)
+  pairs = set(zip(labels.ravel().tolist(), whole.ravel().tolist(), strict=True))
+  assert len(pairs) == 4  # the same regions, whatever their numbers

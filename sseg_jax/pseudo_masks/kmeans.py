@@ -164,6 +164,24 @@ def _distances(points, square, centers):
   )
 
 
+def assign(clusters: KMeans, points: Float[Array, "b p d"]) -> KMeans:
+  """Returns a Euclidean clustering of other points by the centers found.
+
+  Clusters that were not valid get no points. The inertia stays that of the
+  points which were clustered.
+  """
+  square = (clusters.centers * clusters.centers).sum(-1)
+  # The points' own squares are the same for every center.
+  distance = square[:, None] - 2 * matmul(
+    "bpd,bkd->bpk", points, clusters.centers
+  )
+  distance = jnp.where(clusters.valid[:, None], distance, jnp.inf)
+  labels = jnp.argmin(distance, -1).astype(jnp.int32)
+  k = clusters.centers.shape[1]
+  valid = (labels[..., None] == jnp.arange(k)[None, None]).any(1)
+  return clusters._replace(labels=labels, valid=valid)
+
+
 def matmul(equation: str, *operands: Array) -> Array:
   """Takes `jnp.einsum` in full precision.
 

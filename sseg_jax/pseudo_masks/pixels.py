@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
@@ -26,6 +27,7 @@ class Pixels:
   median_passes: int
   merge_distance: float
   majority_passes: int
+  fit_every: int
 
   @classmethod
   def build(cls, config) -> "Pixels":
@@ -41,6 +43,7 @@ class Pixels:
       median_passes=fields.median_passes,
       merge_distance=fields.merge_distance,
       majority_passes=fields.majority_passes,
+      fit_every=fields.fit_every,
     )
 
   @property
@@ -60,14 +63,21 @@ class Pixels:
       median_passes=self.median_passes,
     )
     b, h, w, d = cells.shape
+    points = cells.reshape(b, h * w, d)
+    some, every = points, self.fit_every
+    if every > 1:
+      first = every // 2
+      some = cells[:, first::every, first::every].reshape(b, -1, d)
     clusters = kmeans.kmeans(
-      cells.reshape(b, h * w, d),
+      some,
       keys,
       k=self.k,
       iterations=self.iterations,
       metric=self.metric,
       init=self.init,
     )
+    if every > 1:
+      clusters = kmeans.assign(clusters, points)
     if self.merge_distance:
       clusters = kmeans.merge(clusters, self.merge_distance)
     labels = clusters.labels.reshape(b, h, w)
@@ -99,10 +109,13 @@ def features(
       f"divide both sides; resize the image or change the stride"
     )
   h, w = height // stride, width // stride
-  colour = image.astype(jnp.float32) / 255
-  colour = colour.reshape(b, h, stride, w, stride, 3).mean((2, 4))
+  if stride > 1 or not median_passes:
+    image = image.astype(jnp.float32)
+    image = image.reshape(b, h, stride, w, stride, 3).mean((2, 4))
   for _ in range(median_passes):
-    colour = median_3x3(colour)
+    # Apart, or XLA computes the first pass again for each use of it.
+    image = jax.lax.optimization_barrier(median_3x3(image))
+  colour = image.astype(jnp.float32) / 255
   y, x = jnp.meshgrid(
     (jnp.arange(h) + 0.5) / h, (jnp.arange(w) + 0.5) / w, indexing="ij"
   )
@@ -111,23 +124,30 @@ def features(
   return jnp.concatenate([colour, position], -1)
 
 
-# Exchanges that bring the median of nine values to place 4 (Paeth, Graphics
-# Gems, 1990), as elementwise minima and maxima.
-_MEDIAN_OF_NINE = (
-  *((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8)),
-  *((0, 3), (5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4)),
-  (4, 2),
-)
+def median_3x3(values: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
+  """Returns the median of each 3x3 neighbourhood; edges are repeated.
 
-
-def median_3x3(values: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-  """Returns the median of each 3x3 neighbourhood; edges are repeated."""
-  _, h, w, _ = values.shape
+  Columns of three are sorted once for the three neighbourhoods they are in. The
+  median of nine is then that of the largest minimum, the median of medians and
+  the smallest maximum (Smith, "Implementing median filters in XC4000E FPGAs",
+  1996). Works on uint8 as well, which is much faster on a CPU.
+  """
   padded = jnp.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-  v = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-  for low, high in _MEDIAN_OF_NINE:
-    v[low], v[high] = jnp.minimum(v[low], v[high]), jnp.maximum(v[low], v[high])
-  return v[4]
+  low, high = jnp.minimum, jnp.maximum
+
+  def middle(a, b, c):
+    return high(low(a, b), low(high(a, b), c))
+
+  def sideways(x):
+    return x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]
+
+  a, b, c = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
+  x, y, z = sideways(low(low(a, b), c))
+  largest_minimum = high(high(x, y), z)
+  x, y, z = sideways(high(high(a, b), c))
+  smallest_maximum = low(low(x, y), z)
+  median_of_medians = middle(*sideways(middle(a, b, c)))
+  return middle(largest_minimum, median_of_medians, smallest_maximum)
 
 
 def majority_3x3(labels: Int[Array, "b h w"], k: int) -> Int[Array, "b h w"]:
