@@ -25,10 +25,11 @@ def get_config():
   c.model.ffn_dim = 128
   c.model.dropout = 0.0
   c.model.query_embedding = "mask_pooled"
-  # The earliest level sees 12 pixels only: little of what is beside a mask.
-  c.model.pool_feature = "res2"
+  # It sees 12 pixels only: little of what is beside a mask.
+  c.model.pool_feature = "stem"
   c.model.pool_masks = "pseudo"
   c.model.pool_outline = True
+  c.model.pool_stride = 2
   c.model.counted_queries = "owners"
   c.model.mean = "after"
   c.model.normalize_queries = True
@@ -43,13 +44,18 @@ def get_config():
 
   c.pseudo_masks.generator = "pixels"
   c.pseudo_masks.k = 6
-  c.pseudo_masks.stride = 2
+  c.pseudo_masks.stride = 1
+  c.pseudo_masks.fit_every = 3
+  c.pseudo_masks.iterations = 5
   c.pseudo_masks.init = "farthest"
   c.pseudo_masks.position_weight = 0.1
   # One mask a region instead of fragments that nobody could foresee.
   c.pseudo_masks.median_passes = 2
   c.pseudo_masks.merge_distance = 0.14
   c.pseudo_masks.majority_passes = 1
+
+  c.loss.focal = 5.0
+  c.loss.mask_every = 8
 
   c.optim.peak_lr = 1e-3
   c.optim.start_lr = 1e-5
@@ -76,5 +82,6 @@ def get_config():
   c.evaluate.max_images = 64
   c.evaluate.image_size = 96
   c.evaluate.stride = 48
-  c.evaluate.combiner = "hard"
+  c.evaluate.combiner = "smallest"
+  c.evaluate.refine = "pseudo_masks"
   return c

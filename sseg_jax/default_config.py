@@ -46,15 +46,20 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.query_embedding = "decoder"
   # "mask_pooled" only: what is pooled, levels joined by "+". "res2" to "res5"
   # are the backbone's, "pixel" is the pixel decoder's output (stride 4), which
-  # has seen the whole picture through its deepest level.
+  # has seen the whole picture through its deepest level; "stem" is a small
+  # convolution network of its own at stride 4, which the captions alone teach.
   c.model.pool_feature = "pixel"
+  c.model.stem_width = 48
+  c.model.stem_depth = 1
   # "mask_pooled" only: "soft" pools under the mask's probabilities, "hard"
   # under the pixels where no other query's logit is higher. "pseudo" pools
-  # where the probability is over one half; while training, the picture's
-  # embedding comes from the pseudo-masks, which are right from the first step.
+  # where the probability is over one half and no smaller mask lies in front;
+  # while training, the picture's embedding comes from the pseudo-masks, which
+  # are right from the first step.
   c.model.pool_masks = "soft"
   # "mask_pooled" only: tells the projection the outline of the mask as well.
   c.model.pool_outline = False
+  c.model.pool_stride = 4  # "pseudo": pixels of a cell of the masks pooled
   # Which queries the mean over queries counts: "all" (the paper) or "owners",
   # those whose logit is the highest at some pixel.
   c.model.counted_queries = "all"
@@ -108,16 +113,19 @@ def get_config() -> ml_collections.ConfigDict:
   c.pseudo_masks.majority_passes = 0  # "pixels": 3x3 votes against specks
   # "pixels": clusters closer than this are one mask; 0 keeps all k (the paper).
   c.pseudo_masks.merge_distance = 0.0
+  # "pixels": centers are found from one cell of so many along each side, then
+  # all cells go to the nearest.
+  c.pseudo_masks.fit_every = 1
   c.pseudo_masks.median_passes = 0  # "pixels": 3x3 medians against fine texture
 
   c.loss = ml_collections.ConfigDict()
   c.loss.mask = 1.0  # §3.6
   c.loss.contrastive = 1.0  # §3.6
-  # "pixels": centers are found from one cell of so many along each side, then
-  # all cells go to the nearest.
-  c.pseudo_masks.fit_every = 1
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
+  # One picture of so many learns masks; all learn words. Only for a "stem" that
+  # is pooled under pseudo-masks, as words then do without the backbone.
+  c.loss.mask_every = 1
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
 
@@ -180,7 +188,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.max_images = 0  # of each benchmark between steps; 0: all
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
-  c.evaluate.combiner = "mean"  # "mean", "sum" or "hard" (segmenter.py)
+  c.evaluate.combiner = "mean"  # or "sum", "hard", "smallest" (scoring.py)
+  # "pseudo_masks": the generator clusters the test picture as well, and masks
+  # are snapped to the clusters; not of the paper. "none" leaves masks alone.
+  c.evaluate.refine = "none"
   c.evaluate.background_threshold = 0.95  # default until one is chosen
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other

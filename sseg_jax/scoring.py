@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from sseg_jax.errors import InputError
 
-COMBINERS = ("mean", "sum", "hard")
+COMBINERS = ("mean", "sum", "hard", "smallest")
 
 
 def class_embeddings(
@@ -63,7 +63,9 @@ def combine(
     combiner: "mean" is sum_q p_q s_q / sum_q s_q, a distribution over
       classes; "sum" is MaskFormer's sum_q p_q s_q, which n queries can bring up
       to n, so that thresholds mean something else; "hard" takes p of the
-      pixel's strongest query, as GroupViT does.
+      pixel's strongest query, as GroupViT does; "smallest" that of the
+      smallest mask with s over one half, and the strongest where there is
+      none: a mask within another is what lies in front.
   """
   if combiner == "mean":
     # s / sum(s), written so that it survives when every s underflows.
@@ -73,9 +75,27 @@ def combine(
   elif combiner == "hard":
     strongest = jnp.argmax(mask_logits, axis=1)  # [b, h, w]
     return jax.vmap(lambda p, q: p[q])(probabilities, strongest)
+  elif combiner == "smallest":
+    chosen = in_front(mask_logits)  # [b, h, w]
+    return jax.vmap(lambda p, q: p[q])(probabilities, chosen)
   else:
     raise unknown_combiner(combiner)
   return jnp.einsum("bnhw,bnc->bhwc", share, probabilities)
+
+
+def in_front(mask_logits: Float[Array, "b n h w"]) -> Int[Array, "b h w"]:
+  """Returns the query whose mask lies in front: the smallest that has a pixel.
+
+  A mask has a pixel where its logit is over 0. The strongest query stands in
+  where no mask has it, and decides between masks of one area.
+  """
+  inside = mask_logits > 0
+  area = inside.sum((2, 3), keepdims=True, dtype=jnp.float32)
+  # Areas count whole pixels; what decides between equals is below one half.
+  rank = jnp.where(inside, -area, -jnp.inf)
+  rank = rank + jax.nn.sigmoid(mask_logits) / 2
+  rank = jnp.where(inside.any(1, keepdims=True), rank, mask_logits)
+  return jnp.argmax(rank, axis=1)
 
 
 def with_background(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.models import sseg
+from sseg_jax.pseudo_masks import generator
 from sseg_jax.scoring import apply_threshold, with_background
 from sseg_jax.tokenizer import Tokenizer
 from sseg_jax.windows import PAD, Layout, assemble
@@ -30,6 +31,7 @@ __all__ = [
   "with_background",
 ]
 
+REFINEMENTS = ("none", "pseudo_masks")
 _TEXT_CHUNK = 256  # prompts encoded at once
 _CLASS_CHUNK = 64  # classes scored at once
 _WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
@@ -108,6 +110,7 @@ class SSegSegmenter:
     *,
     combiner: str | None = None,
     image_size: int | None = None,
+    refine: str | None = None,
   ):
     """Puts the parameters on the default device unless they are on one already.
 
@@ -118,6 +121,7 @@ class SSegSegmenter:
       combiner: instead of `config.evaluate.combiner`.
       image_size: short side and window, instead of
         `config.evaluate.image_size`; the window's stride scales with it.
+      refine: instead of `config.evaluate.refine`.
     """
     self.combiner = combiner or config.evaluate.combiner
     if self.combiner not in scoring.COMBINERS:
@@ -132,10 +136,24 @@ class SSegSegmenter:
       )
     self.config = config
     graphdef = sseg.build(config)[0]
+    refine = refine or config.evaluate.refine
+    if refine not in REFINEMENTS:
+      raise InputError(
+        f"evaluate.refine={refine!r} is unknown; use one of"
+        f" {', '.join(REFINEMENTS)}"
+      )
+    self._regions = None
+    if refine == "pseudo_masks":
+      self._regions = generator.build(config)
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
-    def encode_windows(params, model_state, windows):
-      outputs = sseg.apply_image(graphdef, params, model_state, windows)
+    def encode_windows(params, model_state, windows, frozen):
+      snap: tuple[Array, ...] = ()
+      if self._regions is not None:
+        # One key for all, so that a picture's masks are always the same.
+        keys = jnp.broadcast_to(jax.random.key(0), (len(windows),))
+        snap = self._regions.generate(frozen, windows, keys)[:1]
+      outputs = sseg.apply_image(graphdef, params, model_state, windows, *snap)
       return outputs.mask_logits[-1], outputs.query_embeddings
 
     self._encode_windows = jax.jit(encode_windows)
@@ -148,6 +166,13 @@ class SSegSegmenter:
     self._params = jax.tree.map(jnp.asarray, params)
     self._model_state = jax.tree.map(jnp.asarray, model_state)
     self._embeddings: dict[ClassSet, Array] = {}
+
+  @functools.cached_property
+  def _frozen(self) -> Any:
+    """The arrays of the network that clusters pictures, if there is one."""
+    if self._regions is None:
+      return {}
+    return jax.tree.map(jnp.asarray, self._regions.frozen)
 
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     """Returns the class embeddings, computed once for each class set."""
@@ -260,7 +285,9 @@ class SSegSegmenter:
       part = windows[first : first + limit]
       padded = _pad_rows(part, min(_next_power(len(part)), limit))
       outputs.append(
-        self._encode_windows(self._params, self._model_state, padded)
+        self._encode_windows(
+          self._params, self._model_state, padded, self._frozen
+        )
       )
     return jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
 

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import losses, optim, scoring, tokenizer
+from sseg_jax import errors, losses, optim, scoring, tokenizer
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 
@@ -66,6 +66,7 @@ def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
   Raises:
     InputError: if a field has a value that cannot work.
   """
+  _check_mask_every(config)
   graphdef, _, _ = sseg.build(config)
   made = generator.for_training(config)
   frozen = {"pseudo_masks": made.frozen}
@@ -75,6 +76,28 @@ def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
     )
     frozen["class_tokens"] = tokens
   return Setup(config, graphdef, made, optim.build(config), frozen)
+
+
+def _check_mask_every(config: Any) -> None:
+  every, model = config.loss.mask_every, config.model
+  if every < 1 or config.batch_size % every:
+    raise errors.InputError(
+      f"loss.mask_every={every}: must be at least 1 and divide"
+      f" batch_size={config.batch_size}"
+    )
+  if config.task == "supervised":
+    return  # takes every picture
+  alone = (
+    model.query_embedding == "mask_pooled"
+    and model.pool_masks == "pseudo"
+    and model.pool_feature == "stem"
+  )
+  if every > 1 and not alone:
+    raise errors.InputError(
+      f"loss.mask_every={every}: words need every picture's masks or backbone;"
+      " use 1, or model.query_embedding='mask_pooled' with"
+      " model.pool_masks='pseudo' and model.pool_feature='stem'"
+    )
 
 
 def init_state(setup: Setup) -> TrainState:
@@ -126,12 +149,13 @@ def region_shares(
   labels: Int[Array, "b H W"],
   present: Bool[Array, "b k"],
   image_size: tuple[int, int],
+  stride: int = 4,
 ) -> Float[Array, "b k h w"]:
-  """Returns how much of each cell of stride 4 a mask covers, in [0, 1].
+  """Returns how much of each cell of `stride` pixels a mask covers, in [0, 1].
 
   A picture without any mask is one region.
   """
-  size = (image_size[0] // 4, image_size[1] // 4)
+  size = (image_size[0] // stride, image_size[1] // stride)
   fine = [max(1, labels.shape[1 + i] // size[i]) for i in range(2)]
   labels = losses.resize_labels(labels, (size[0] * fine[0], size[1] * fine[1]))
   k = present.shape[1]
@@ -157,9 +181,16 @@ def sseg_loss(
   regions = None
   if config.model.pool_masks == "pseudo":
     _, h, w, _ = batch["image"].shape
-    regions = region_shares(labels, present, (h, w))
+    stride = config.model.pool_stride
+    regions = region_shares(labels, present, (h, w), stride)
+  every = weights.mask_every
   image = model.encode_image(
-    batch["image"], train=True, rngs=rngs, valid=valid, regions=regions
+    batch["image"],
+    train=True,
+    rngs=rngs,
+    valid=valid,
+    regions=regions,
+    masks_every=every,
   )
   text = model.encode_text(batch["text"], train=True, rngs=rngs, valid=valid)
   contrastive, metrics = losses.contrastive(
@@ -171,8 +202,8 @@ def sseg_loss(
   )
   mask, mask_metrics = losses.mask_loss(
     image.mask_logits,
-    labels,
-    present & valid[:, None],
+    labels[::every],
+    (present & valid[:, None])[::every],
     dice_weight=weights.dice,
     focal_weight=weights.focal,
     k=config.pseudo_masks.k,

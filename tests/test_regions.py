@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sseg_jax import train_step
-from sseg_jax.models import sseg
+from sseg_jax.models import pooling
 
 
 def disk(size, y, x, radius):
@@ -22,30 +22,39 @@ def box(size, y, x, half):
 
 def test_owned_pixels_are_a_partition(rng):
   logits = jnp.asarray(rng.normal(size=(2, 5, 6, 4)).astype(np.float32))
-  owned = np.asarray(sseg.owned_pixels(logits))
+  owned = np.asarray(pooling.owned_pixels(logits))
   np.testing.assert_allclose(owned.sum(1), 1)
   assert set(np.unique(owned)) <= {0, 0.25, 0.5, 0.75, 1}
 
 
-def test_inside_lets_masks_overlap():
+def test_a_mask_shows_where_no_smaller_one_has_the_pixel():
   logits = np.full((1, 3, 4, 4), -1.0, np.float32)
-  logits[0, :2, :2] = 1.0
-  logits[0, 0] = 2.0
-  share = np.asarray(sseg.inside(jnp.asarray(logits)))
-  assert (share[0, 0] == 1).all()
-  assert (share[0, 1, 0] == 1).all() and (share[0, 1, 3] == 0).all()
+  logits[0, 0] = 2.0  # everything
+  logits[0, 1, :2, :2] = 1.0  # a corner of it, weaker yet in front
+  share = np.asarray(pooling.visible(jnp.asarray(logits), (4, 4)))
+  np.testing.assert_allclose(share.sum(1), 1)
+  assert share[0, 1, 0, 0] == 1 and share[0, 0, 0, 0] == 0
+  assert share[0, 0, 3, 3] == 1 and share[0, 1, 3, 3] == 0
   assert (share[0, 2] == 0).all()
+
+
+@pytest.mark.parametrize("side", [2, 4, 8, 16])
+def test_visible_at_any_resolution(side, rng):
+  logits = jnp.asarray(rng.normal(size=(1, 3, 4, 4)).astype(np.float32))
+  share = np.asarray(pooling.visible(logits, (side, side)))
+  assert share.shape == (1, 3, side, side)
+  np.testing.assert_allclose(share.sum(1), 1, rtol=1e-6)
 
 
 def test_outline_knows_neither_place_nor_size():
   small, large = disk(96, 20.0, 30.0, 8.0), disk(96, 60.0, 52.0, 20.0)
   square = box(96, 40.0, 40.0, 14.0)
   masks = jnp.asarray(np.stack([small, large, square])[None])
-  one, same, other = np.asarray(sseg.outline(masks))[0]
-  assert len(one) == sseg.OUTLINE_SIZE
+  one, same, other = np.asarray(pooling.outline(masks))[0]
+  assert len(one) == pooling.OUTLINE_SIZE
   assert np.abs(one - same).max() < 0.03
   assert np.abs(one - other).max() > 0.1
-  empty = sseg.outline(jnp.zeros((1, 1, 8, 8)))
+  empty = pooling.outline(jnp.zeros((1, 1, 8, 8)))
   np.testing.assert_allclose(empty, 0, atol=1e-6)
 
 
@@ -53,7 +62,7 @@ def test_pooling_averages_under_the_mask_at_every_level(rng):
   features = rng.normal(size=(1, 4, 4, 3)).astype(np.float32)
   masks = np.zeros((1, 2, 8, 8), np.float32)
   masks[0, 0, :4, :4] = 1.0  # the first two by two cells of the features
-  pooled = sseg.pool_under_masks(jnp.asarray(features), jnp.asarray(masks))
+  pooled = pooling.pool_under_masks(jnp.asarray(features), jnp.asarray(masks))
   np.testing.assert_allclose(
     pooled[0, 0], features[0, :2, :2].mean((0, 1)), rtol=1e-4
   )
@@ -78,3 +87,34 @@ def test_a_picture_without_masks_is_one_region():
   shares = train_step.region_shares(labels, present, (32, 32))
   np.testing.assert_allclose(shares[:, 0], 1)
   np.testing.assert_allclose(shares[:, 1], 0)
+
+
+def test_snap_gives_regions_their_mean_probability(rng):
+  logits = rng.normal(size=(1, 2, 4, 4)).astype(np.float32)
+  labels = np.zeros((1, 4, 4), np.int32)
+  labels[0, 2:] = 1
+  labels[0, 0, 0] = -1  # belongs to none
+  snapped = np.asarray(
+    pooling.snap(jnp.asarray(logits), jnp.asarray(labels), 3)
+  )
+  probability = 1 / (1 + np.exp(-logits))
+  got = 1 / (1 + np.exp(-np.asarray(snapped)))
+  for region in (0, 1):
+    inside = labels[0] == region
+    for query in range(2):
+      expected = probability[0, query][inside].mean()
+      np.testing.assert_allclose(got[0, query][inside], expected, rtol=1e-4)
+  assert (got[0, :, 0, 0] < 1e-5).all()
+
+
+@pytest.mark.parametrize("side", [2, 8])
+def test_snap_takes_the_finer_resolution(side):
+  labels = np.zeros((1, side, side), np.int32)
+  labels[:, :, side // 2 :] = 1
+  logits = np.full((1, 1, 4, 4), -3.0, np.float32)
+  logits[..., 2:] = 3.0
+  snapped = pooling.snap(jnp.asarray(logits), jnp.asarray(labels), 2)
+  assert snapped.shape == (1, 1, max(side, 4), max(side, 4))
+  right = np.asarray(snapped)[0, 0] > 0
+  np.testing.assert_array_equal(right[:, right.shape[1] // 2 :], True)
+  np.testing.assert_array_equal(right[:, : right.shape[1] // 2], False)

@@ -7,7 +7,7 @@ import pytest
 
 from sseg_jax import default_config, scoring, segmenter, windows
 from sseg_jax.errors import InputError
-from sseg_jax.models import sseg
+from sseg_jax.models import pooling, sseg
 from sseg_jax.segmenter import ClassSet, SSegSegmenter, with_background
 from sseg_jax.tokenizer import Tokenizer
 
@@ -91,6 +91,14 @@ def test_combiners_follow_their_formula(combiner):
     if combiner == "hard":
       expected[b, y, x] = p[b, s[b, :, y, x].argmax()]
       continue
+    if combiner == "smallest":
+      inside = [q for q in range(4) if s[b, q, y, x] > 0.5]
+      best = min(
+        inside or range(4),
+        key=lambda q: ((s[b, q] > 0.5).sum() * bool(inside), -s[b, q, y, x]),
+      )
+      expected[b, y, x] = p[b, best]
+      continue
     for q in range(4):
       expected[b, y, x] += s[b, q, y, x] * p[b, q]
     if combiner == "mean":
@@ -120,6 +128,20 @@ def test_background_below_the_threshold():
 def test_threshold_is_capped_at_the_best_score_of_the_image():
   scores = np.array([[[0.3, 0.1], [0.2, 0.25], [0.3, 0.2]]], np.float32)
   np.testing.assert_array_equal(with_background(scores, 0.95), [[1, 0, 1]])
+
+
+def test_smallest_is_what_lies_in_front():
+  large, small = np.full((1, 1, 4, 4), 4.0), np.full((1, 1, 4, 4), -4.0)
+  small[..., 1:3, 1:3] = 1.0
+  p = jnp.asarray([[[1.0, 0.0], [0.0, 1.0]]])
+  logits = jnp.asarray(np.concatenate([large, small], 1), jnp.float32)
+  got = np.asarray(scoring.combine(logits, p, "smallest"))[0, ..., 1]
+  np.testing.assert_array_equal(got, small[0, 0] > 0)
+
+
+def test_an_unknown_refinement_is_named(fake):
+  with pytest.raises(InputError, match="refine='crf'.*none, pseudo_masks"):
+    segmenter.SSegSegmenter(PARAMS, {}, config(), refine="crf")
 
 
 # ------------------------------------------------------------------ geometry
@@ -278,3 +300,30 @@ def test_real_network(tiny_config):
   s = np.asarray(jax.nn.sigmoid(masks))
   expected = np.einsum("nhw,nc->hwc", s, p) / s.sum(0)[..., None]
   np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_refined_masks_follow_the_pictures_regions(monkeypatch):
+  network = fake_network()
+
+  def uneven(graphdef, params, model_state, image, labels=None):
+    out = network.apply_image(graphdef, params, model_state, image)
+    ramp = jnp.linspace(-1, 1, out.mask_logits.shape[-2])
+    logits = out.mask_logits[-1] / 8 + ramp[None, None, :, None]
+    if labels is not None:
+      logits = pooling.snap(logits, labels, 3)
+    out.mask_logits = logits[None]
+    return out
+
+  fields = vars(network) | {"apply_image": uneven}
+  monkeypatch.setattr(segmenter, "sseg", types.SimpleNamespace(**fields))
+  c = config(image_size=96, stride=96)
+  c.pseudo_masks.update(k=3, stride=1, position_weight=0.0)
+  image, labels = stripes(96, 96)
+  spread = {}
+  for refine in segmenter.REFINEMENTS:
+    one = segmenter.SSegSegmenter(PARAMS, {}, c, refine=refine)
+    scores = one.scores(image, segmenter.ClassSet(COLOURS))
+    spread[refine] = max(scores[labels == i].std(0).max() for i in range(3))
+    np.testing.assert_array_equal(scores.argmax(-1), labels)
+  assert spread["none"] > 1e-2
+  assert spread["pseudo_masks"] < 1e-4

@@ -8,7 +8,7 @@ from flax import nnx
 
 from sseg_jax import default_config
 from sseg_jax.errors import InputError
-from sseg_jax.models import sseg
+from sseg_jax.models import pooling, sseg
 
 
 def count(tree):
@@ -165,7 +165,7 @@ def test_pooling_a_coarser_level_averages_the_masks_over_its_cells():
   features = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
   masks = rng.uniform(size=(2, 6, 6, 8)).astype(np.float32)
   masks[0, 0] = 0  # an empty mask gives zeros, not NaN
-  got = sseg.pool_under_masks(jnp.asarray(features), jnp.asarray(masks))
+  got = pooling.pool_under_masks(jnp.asarray(features), jnp.asarray(masks))
   # The same as pooling at the masks' size what each of its pixels lies in.
   fine = features.repeat(2, 1).repeat(2, 2)
   area = np.maximum(masks.sum((2, 3)), 1e-9)[..., None]
@@ -177,10 +177,10 @@ def test_pooling_a_coarser_level_averages_the_masks_over_its_cells():
 def test_owned_pixels_go_to_the_highest_logit():
   logits = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
   logits = jnp.asarray(logits, jnp.float32)
-  got = sseg.owned_pixels(logits)
+  got = pooling.owned_pixels(logits)
   np.testing.assert_allclose(got, owned(logits), atol=1e-6)
   assert 0 < np.mean((got > 0) & (got < 1)) < 0.5  # some cells are shared
-  tie = sseg.owned_pixels(jnp.zeros((1, 3, 2, 2)))
+  tie = pooling.owned_pixels(jnp.zeros((1, 3, 2, 2)))
   np.testing.assert_array_equal(tie.sum(1), np.ones((1, 2, 2)))
 
 
@@ -204,14 +204,31 @@ def test_an_outline_tells_the_form_but_neither_place_nor_size():
     bar(32, 32, 18, 6),
     np.zeros((64, 64), np.float32),
   ]
-  got = np.asarray(sseg.outline(jnp.asarray(np.stack(masks))[None]))[0]
-  assert got.shape == (6, sseg.OUTLINE_SIZE)
+  got = np.asarray(pooling.outline(jnp.asarray(np.stack(masks))[None]))[0]
+  assert got.shape == (6, pooling.OUTLINE_SIZE)
   assert np.abs(got).max() <= 1 + 1e-4
   np.testing.assert_allclose(got[1], got[0], atol=1e-3)  # moved
   np.testing.assert_allclose(got[2], got[0], atol=0.03)  # twice as large
   assert np.abs(got[3] - got[0]).max() > 0.2
   assert np.abs(got[4] - got[3]).max() > 0.2  # turned by a quarter
   assert not got[5].any()
+
+
+@pytest.mark.slow
+def test_masks_are_snapped_to_regions_before_they_are_pooled(tiny):
+  config, params, model_state = tiny
+  config = changed(config, query_embedding="mask_pooled", pool_masks="pseudo")
+  graphdef = sseg.build(config)[0]
+  b, h, w, _ = IMAGE.shape
+  labels = np.zeros((b, h, w), np.int32)
+  labels[:, :, w // 3 :] = 1
+  labels = jnp.asarray(labels)
+  out = _encode(graphdef, params, model_state, jnp.asarray(IMAGE), labels)
+  plain = _encode(graphdef, params, model_state, jnp.asarray(IMAGE))
+  k = config.pseudo_masks.k
+  expected = pooling.snap(plain.mask_logits[-1], labels, k)
+  np.testing.assert_allclose(out.mask_logits[-1], expected, atol=1e-4)
+  assert np.abs(out.query_features - plain.query_features).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -250,7 +267,7 @@ def test_levels_that_are_pooled_together_widen_the_projection(tiny):
   widths = 16 + 32 + 32  # of conv_tiny's res2 and res4, and hidden_dim
   assert params["image_projection"]["fc1"]["kernel"].shape == (widths, 64)
   _, params, _ = sseg.build(changed(tiny[0], **fields, pool_outline=True))
-  widths += sseg.OUTLINE_SIZE
+  widths += pooling.OUTLINE_SIZE
   assert params["image_projection"]["fc1"]["kernel"].shape == (widths, 64)
 
 

@@ -5,9 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from sseg_jax import tokenizer, train_step
+from sseg_jax.errors import InputError
 
 B, SIDE = 8, 32
 CLASSES = ("cat", "dog", "grass", "sky", "sea")
@@ -237,3 +240,80 @@ def test_region_shares_are_what_a_mask_covers_of_each_cell(stride):
   expected = masks.reshape(3, 4, 8, 4, 8, 4).mean((3, 5))
   expected[2, 0] = 1  # then it is one region
   np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def stem_config(make_tiny_config, **fields):
+  config = make_tiny_config()
+  config.model.query_embedding = "mask_pooled"
+  config.model.pool_masks = "pseudo"
+  config.model.pool_feature = "stem"
+  config.model.mean = "after"
+  config.model.proj_norm = "none"
+  config.model.dropout = 0.0
+  config.loss.update(fields)
+  return config
+
+
+def test_words_and_masks_are_taught_apart(make_tiny_config):
+  """With a stem, each loss reaches its own part of the network alone."""
+  runs = [
+    Run(stem_config(make_tiny_config, mask=mask, contrastive=1.0 - mask))
+    for mask in (0.0, 1.0)
+  ]
+
+  batch = {name: jnp.asarray(value) for name, value in BATCH.items()}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradients(i):
+    def loss(params):
+      model = nnx.merge(runs[i].setup.graphdef, params, {})
+      return train_step.sseg_loss(
+        runs[i].setup, model, {"pseudo_masks": {}}, batch, nnx.Rngs(dropout=0)
+      )[0]
+
+    return jax.grad(loss)(runs[i].state.params)
+
+  norms = [
+    {name: float(optax.tree.norm(tree)) for name, tree in gradients(i).items()}
+    for i in (0, 1)
+  ]
+  words = {
+    *("stem", "image_projection", "text", "text_projection", "logit_scale")
+  }
+  for name in norms[0]:
+    assert (norms[0][name] > 0) == (name in words), name
+    assert (norms[1][name] > 0) == (name not in words), name
+
+
+def test_masks_from_every_other_picture(make_tiny_config):
+  whole = Run(stem_config(make_tiny_config))
+  half = Run(stem_config(make_tiny_config, mask_every=2))
+  _, of_all = whole.step()
+  _, of_half = half.step()
+  # The words are those of all pictures, the masks those of the first, third …
+  np.testing.assert_allclose(
+    of_half["loss/contrastive"], of_all["loss/contrastive"], rtol=1e-5
+  )
+  counted = BATCH | {"valid": np.arange(B) % 2 == 0}
+  _, only = whole.step(counted)
+  np.testing.assert_allclose(of_half["loss/mask"], only["loss/mask"], rtol=1e-5)
+  assert abs(of_half["loss/mask"] - of_all["loss/mask"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"mask_every": 3}, "loss.mask_every=3.*divide batch_size=8"),
+    ({"mask_every": 0}, "loss.mask_every=0.*at least 1"),
+  ],
+)
+def test_mask_every_must_divide_the_batch(make_tiny_config, fields, message):
+  with pytest.raises(InputError, match=message):
+    train_step.make_setup(stem_config(make_tiny_config, **fields))
+
+
+def test_mask_every_needs_words_without_masks(make_tiny_config):
+  config = stem_config(make_tiny_config, mask_every=2)
+  config.model.pool_feature = "res2+stem"
+  with pytest.raises(InputError, match="use 1, or .*pool_feature='stem'"):
+    train_step.make_setup(config)

@@ -43,13 +43,13 @@ class ConvBlock(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-  """Four stages at strides 4, 8, 16 and 32."""
+  """Stages at strides 4, 8, 16 and 32: all four, or the first few."""
 
   def __init__(
     self,
     *,
-    widths: tuple[int, int, int, int],
-    depths: tuple[int, int, int, int],
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
     drop_path: float = 0.0,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
@@ -57,7 +57,7 @@ class ConvNet(nnx.Module):
     del drop_path  # too shallow to need it
     # Tuples, not dictionaries: static fields of a module are hashed.
     self.widths, self.depths = tuple(widths), tuple(depths)
-    patches = (4, 2, 2, 2)
+    patches = (4, 2, 2, 2)[: len(widths)]
     inputs = (3, *widths[:-1])
     self.embeds = nnx.List(
       [
@@ -81,14 +81,19 @@ class ConvNet(nnx.Module):
     )
 
   @property
+  def levels(self) -> tuple[str, ...]:
+    """Names of the outputs."""
+    return LEVELS[: len(self.widths)]
+
+  @property
   def channels(self) -> dict[str, int]:
     """Features of each output, by name."""
-    return dict(zip(LEVELS, self.widths, strict=True))
+    return dict(zip(self.levels, self.widths, strict=True))
 
   @property
   def strides(self) -> dict[str, int]:
     """Pixels of each output's cell, by name."""
-    return dict(zip(LEVELS, (4, 8, 16, 32), strict=True))
+    return {name: 4 * 2**i for i, name in enumerate(self.levels)}
 
   def __call__(
     self,
@@ -97,14 +102,14 @@ class ConvNet(nnx.Module):
     train: bool = False,
     rngs: nnx.Rngs | None = None,
   ) -> dict[str, Array]:
-    """Maps a normalised picture to its four feature maps, [b,h/s,w/s,c] each.
+    """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.
 
-    The picture's sides are multiples of 32.
+    The picture's sides are multiples of the last stride.
     """
     del train, rngs
     outputs = {}
     x = image
-    for i, name in enumerate(LEVELS):
+    for i, name in enumerate(self.levels):
       x = self.embeds[i](space_to_depth(x, 4 if i == 0 else 2))
       for block in self.stages[i]:
         x = block(x)
@@ -114,7 +119,7 @@ class ConvNet(nnx.Module):
   def receptive_field(self, name: str) -> int:
     """Returns the side, in pixels, of all that a feature of `name` can see."""
     side, stride = 1, 1
-    for i, stage in enumerate(LEVELS):
+    for i, stage in enumerate(self.levels):
       patch = 4 if i == 0 else 2
       side += (patch - 1) * stride
       stride *= patch

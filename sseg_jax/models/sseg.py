@@ -15,14 +15,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import errors, tokenizer
-from sseg_jax.models import backbones
-from sseg_jax.models.layers import Projection, normalize_pixels, resize_bilinear
+from sseg_jax.models import backbones, pooling
+from sseg_jax.models.conv import ConvNet
+from sseg_jax.models.layers import Projection, normalize_pixels
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
 
 POOL_MASKS = ("soft", "hard", "pseudo")
 EMBEDDINGS = ("decoder", "mask_pooled")
-OUTLINE_SIZE = 81
 Variables = dict[Any, Any]  # nested dictionaries of arrays
 
 
@@ -107,19 +107,30 @@ class SSeg(nnx.Module):
       rngs=rngs,
     )
     self.pool_feature = c.pool_feature
+    self.regions = config.pseudo_masks.k
     self.query_embedding = c.query_embedding
     self.pool_masks = c.pool_masks
     self.pool_outline = c.pool_outline
+    self.pool_stride = c.pool_stride
     self.counted_queries = c.counted_queries
     self.mean = c.mean
     self.normalize_queries = c.normalize_queries
     width = c.hidden_dim
     if c.query_embedding == "mask_pooled":
-      channels = {**self.backbone.channels, "pixel": c.hidden_dim}
-      for level in c.pool_feature.split("+"):
+      channels = {
+        **self.backbone.channels,
+        "pixel": c.hidden_dim,
+        "stem": c.stem_width,
+      }
+      pooled = c.pool_feature.split("+")
+      for level in pooled:
         _one_of("model.pool_feature", level, tuple(channels))
-      width = sum(channels[level] for level in c.pool_feature.split("+"))
-      width += OUTLINE_SIZE if c.pool_outline else 0
+      width = sum(channels[level] for level in pooled)
+      width += pooling.OUTLINE_SIZE if c.pool_outline else 0
+      if "stem" in pooled:
+        self.stem = ConvNet(
+          widths=(c.stem_width,), depths=(c.stem_depth,), dtype=dtype, rngs=rngs
+        )
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -152,6 +163,8 @@ class SSeg(nnx.Module):
     rngs: nnx.Rngs | None = None,
     valid: Bool[Array, "b"] | None = None,
     regions: Float[Array, "b k H W"] | None = None,
+    labels: Int[Array, "b y x"] | None = None,
+    masks_every: int = 1,
   ) -> ImageOutputs:
     """Gives N masks, an embedding for each, and one for the picture.
 
@@ -160,9 +173,15 @@ class SSeg(nnx.Module):
       train: dropout, batch statistics and the masks of every decoder layer.
       rngs: the stream `dropout`, where `train`.
       valid: the pictures that count for batch statistics; None for all.
-      regions: shares in [0, 1] of each cell of the mask logits. With
+      regions: shares in [0, 1] of each cell of `pool_stride` pixels. With
         `pool_masks="pseudo"` the picture's embedding is made from them, not
         from the queries' own masks; empty ones are not counted.
+      labels: regions of the picture, -1 or less for none. The last layer's
+        masks are snapped to them first (`pooling.snap`), and have the finer
+        resolution of both.
+      masks_every: of so many pictures only one, the first, gets masks; the
+        outputs with an axis n then have that many rows fewer. Needs `regions`,
+        and a `pool_feature` that does without the backbone.
     """
     h, w = image.shape[1:3]
     if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
@@ -170,18 +189,30 @@ class SSeg(nnx.Module):
         f"image size {h}x{w} is not a multiple of {backbones.LARGEST_STRIDE}"
       )
     pixels = normalize_pixels(image, self.dtype)
-    levels = self.backbone(pixels, train=train, rngs=rngs)
+    some = slice(None, None, masks_every)
+    levels = self.backbone(pixels[some], train=train, rngs=rngs)
     masks = self.maskformer(levels, train=train, rngs=rngs)
-    logits = jax.lax.stop_gradient(masks.mask_logits[-1])
-    owned = owned_pixels(logits)
+    mask_logits = masks.mask_logits
+    logits = jax.lax.stop_gradient(mask_logits[-1])
+    snapped = logits
+    if labels is not None:
+      snapped = pooling.snap(logits, labels, self.regions)
+      mask_logits = snapped[None]
+    owned = pooling.owned_pixels(logits)
     if self.query_embedding == "decoder":
       features = masks.query_features
     else:
       levels = {**levels, "pixel": masks.pixel_features}
+      words: dict[str, Array] = {}  # of all pictures
+      if "stem" in self.pool_feature.split("+"):
+        words["stem"] = self.stem(pixels)["res2"]
+        levels["stem"] = words["stem"][some]
       shares = {
         "soft": lambda: jax.nn.sigmoid(logits),
         "hard": lambda: owned,
-        "pseudo": lambda: inside(logits),
+        "pseudo": lambda: pooling.visible(
+          snapped, (h // self.pool_stride, w // self.pool_stride)
+        ),
       }[self.pool_masks]()
       features = self._describe(levels, shares)
     counts = jnp.ones(owned.shape[:2])  # [b, n]
@@ -197,9 +228,9 @@ class SSeg(nnx.Module):
 
     # What the picture is embedded from: queries, or what stands in for them.
     parts = features
-    pooling = self.query_embedding == "mask_pooled"
-    if pooling and self.pool_masks == "pseudo" and regions is not None:
-      parts = self._describe(levels, regions)
+    by_masks = self.query_embedding == "mask_pooled"
+    if by_masks and self.pool_masks == "pseudo" and regions is not None:
+      parts = self._describe(levels | words, regions)
       counts = regions.any((2, 3)).astype(jnp.float32)
     if self.mean == "before":
       # §3.5: "a single feature … by taking the average", then the projection.
@@ -213,18 +244,18 @@ class SSeg(nnx.Module):
       if self.normalize_queries:
         embedded = _unit(embedded)
       pooled = _weighted_mean(embedded, counts)
-    return ImageOutputs(masks.mask_logits, features, each, pooled)
+    return ImageOutputs(mask_logits, features, each, pooled)
 
   def _describe(
     self, levels: dict[str, Array], shares: Float[Array, "b n H W"]
   ) -> Float[Array, "b n d"]:
     """Returns what masks are embedded from: features under them, outlines."""
     parts = [
-      pool_under_masks(levels[level], shares)
+      pooling.pool_under_masks(levels[level], shares)
       for level in self.pool_feature.split("+")
     ]
     if self.pool_outline:
-      parts.append(outline(shares).astype(parts[0].dtype))
+      parts.append(pooling.outline(shares).astype(parts[0].dtype))
     return jnp.concatenate(parts, -1)
 
   def encode_text(
@@ -242,76 +273,6 @@ class SSeg(nnx.Module):
     features = self.text(tokens, train=train, rngs=rngs)
     projected = self.text_projection(features, train=train, valid=valid)
     return projected.astype(jnp.float32)
-
-
-def owned_pixels(
-  mask_logits: Float[Array, "b n h w"],
-) -> Float[Array, "b n h w"]:
-  """Returns the share of each cell where a query's logit is the highest.
-
-  Judged at twice the resolution, on logits interpolated bilinearly.
-  """
-  b, n, h, w = mask_logits.shape
-  winner = jnp.argmax(resize_bilinear(mask_logits, (2 * h, 2 * w)), 1)
-  owned = winner[:, None] == jnp.arange(n)[None, :, None, None]
-  return owned.reshape(b, n, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
-
-
-def inside(mask_logits: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
-  """Returns the share of each cell where a query's probability is over 1/2.
-
-  Masks may overlap: queries without a pseudo-mask to answer for are free to
-  repeat others. Judged at twice the resolution, as `owned_pixels`.
-  """
-  b, n, h, w = mask_logits.shape
-  fine = resize_bilinear(mask_logits, (2 * h, 2 * w)) > 0
-  return fine.reshape(b, n, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
-
-
-def pool_under_masks(
-  features: Float[Array, "b h w d"], masks: Float[Array, "b n H W"]
-) -> Float[Array, "b n d"]:
-  """Averages features under each query's mask, whose values are in [0, 1].
-
-  A coarser feature map is pooled at its own resolution, with the masks averaged
-  over its cells. An empty mask gives zeros.
-  """
-  b, n, big_h, big_w = masks.shape
-  h, w = features.shape[1:3]
-  masks = masks.reshape(b, n, h, big_h // h, w, big_w // w).mean((3, 5))
-  total = masks.sum((2, 3))[..., None] + 1e-6
-  pooled = jnp.einsum("bnhw,bhwd->bnd", masks, features.astype(jnp.float32))
-  return (pooled / total).astype(features.dtype)
-
-
-def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
-  """Describes the outline of each mask, wherever it is and whatever its size.
-
-  Fourier moments in the mask's own frame: the origin is its centroid, the unit
-  the radius of a disk of its area. Nine functions an axis (a constant, and
-  cosine and sine of four frequencies) give 81 numbers in [-1, 1], zeros for an
-  empty mask.
-  """
-  area = masks.sum((2, 3)) + 1e-6  # [b, n]
-  radius = jnp.sqrt(area / jnp.pi)
-
-  def axis_functions(profile):  # profile [b, n, cells] -> [b, n, cells, 9]
-    cells = jnp.arange(profile.shape[-1], dtype=jnp.float32) + 0.5
-    center = (profile * cells[None, None]).sum(-1) / area
-    place = (cells[None, None] - center[..., None]) / radius[..., None]
-    # A half-wave across the disk, and two, three and four times as fast.
-    angles = (
-      place[..., None] * (jnp.pi * jnp.arange(1, 5) / 2)[None, None, None]
-    )
-    one = jnp.ones_like(place)[..., None]
-    return jnp.concatenate([one, jnp.cos(angles), jnp.sin(angles)], -1)
-
-  across = axis_functions(masks.sum(2))
-  down = axis_functions(masks.sum(3))
-  rows = jnp.einsum("bnhw,bnwq->bnhq", masks, across)
-  moments = jnp.einsum("bnhq,bnhp->bnpq", rows, down)
-  moments = moments / area[..., None, None]
-  return moments.reshape(*masks.shape[:2], -1)
 
 
 def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
@@ -340,9 +301,11 @@ def apply_image(
   params: Variables,
   model_state: Variables,
   image: Array,
+  labels: Array | None = None,
 ) -> ImageOutputs:
   """`SSeg.encode_image` in evaluation, as a pure function."""
-  return nnx.merge(graphdef, params, model_state).encode_image(image)
+  model = nnx.merge(graphdef, params, model_state)
+  return model.encode_image(image, labels=labels)
 
 
 def apply_text(
