@@ -9,7 +9,7 @@ from sseg_jax import default_config
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 750
+  c.total_steps = 1200
   c.batch_size = 64
   c.image_size = 96
   c.dtype = "float32"  # bfloat16 is for accelerators
@@ -29,15 +29,16 @@ def get_config():
   c.model.pool_feature = "stem"
   c.model.pool_masks = "pseudo"
   c.model.pool_outline = True
-  c.model.pool_stride = 2
+  c.model.pool_stride = 1
+  c.model.region_hidden = 512
   c.model.counted_queries = "owners"
   c.model.mean = "after"
   c.model.normalize_queries = True
   c.model.embed_dim = 96
-  c.model.proj_hidden = 256
-  c.model.proj_norm = "none"
+  c.model.proj_hidden = 512
+  c.model.proj_norm = "ln"
 
-  c.text.layers = 2
+  c.text.layers = 1
   c.text.width = 96
   c.text.num_heads = 2
   c.text.context_length = 32
@@ -71,14 +72,14 @@ def get_config():
   c.data.flip = 0.0
   c.data.crop_scale = (1.0, 1.0)
   c.data.crop_ratio = (1.0, 1.0)
-  c.data.word_dropout = 0.25
+  c.data.word_dropout = 0.15
   c.data.shuffle_window = 1024
   c.data.threads = 2
 
   c.log_every_steps = 20
-  c.checkpoint.every_steps = 375
+  c.checkpoint.every_steps = 400
   c.checkpoint.keep = 2
-  c.evaluate.every_steps = 250
+  c.evaluate.every_steps = 400
   c.evaluate.max_images = 64
   c.evaluate.image_size = 96
   c.evaluate.stride = 48

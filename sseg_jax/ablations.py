@@ -35,8 +35,10 @@ _DECODER = {
   "model.counted_queries": "all",
   "model.normalize_queries": False,
   "evaluate.combiner": "mean",
+  "loss.mask_every": 1,  # words need every picture's queries
 }
 _POOLED = {"model.query_embedding": "mask_pooled"}
+_BACKBONE = {**_POOLED, "loss.mask_every": 1}  # words need every picture's
 
 ROWS: dict[str, Row] = {
   "trained": Row("the base config as it is", groups=("table", "ablation")),
@@ -47,7 +49,7 @@ ROWS: dict[str, Row] = {
   ),
   "supervised": Row(
     "the same network taught true label maps: the ceiling",
-    {"task": "supervised"},
+    {"task": "supervised", "evaluate.combiner": "mean"},
     _TABLE,
   ),
   "untrained": Row(
@@ -80,23 +82,23 @@ ROWS: dict[str, Row] = {
   ),
   "pooled_pixel": Row(
     "pools what has seen the whole picture",
-    {**_POOLED, "model.pool_feature": "pixel"},
+    {**_BACKBONE, "model.pool_feature": "pixel"},
   ),
   "pooled_res2": Row(
     "pools the most local level alone",
-    {**_POOLED, "model.pool_feature": "res2"},
+    {**_BACKBONE, "model.pool_feature": "res2"},
   ),
   "pooled_res3": Row(
-    "pools the next level alone", {**_POOLED, "model.pool_feature": "res3"}
+    "pools the next level alone", {**_BACKBONE, "model.pool_feature": "res3"}
   ),
   "masks_hard": Row(
     "pools under the pixels each query wins, in training too",
-    {**_POOLED, "model.pool_masks": "hard"},
+    {**_BACKBONE, "model.pool_masks": "hard"},
   ),
   "masks_soft_all": Row(
     "pools under soft masks, and counts queries without pixels",
     {
-      **_POOLED,
+      **_BACKBONE,
       "model.pool_masks": "soft",
       "model.counted_queries": "all",
       "evaluate.combiner": "mean",
@@ -105,6 +107,20 @@ ROWS: dict[str, Row] = {
   "no_outline": Row(
     "the projection is not told the mask's outline",
     {"model.pool_outline": False},
+  ),
+  "coarse_outline": Row(
+    "the outline is seen in cells of four pixels", {"model.pool_stride": 4}
+  ),
+  "no_region_layer": Row(
+    "feature and outline meet in the projection only",
+    {"model.region_hidden": 0},
+  ),
+  "mask_every_2": Row(
+    "half the pictures teach masks, not one of eight", {"loss.mask_every": 2}
+  ),
+  "no_refine": Row(
+    "at test the network's own masks, not snapped to clusters",
+    {"evaluate.refine": "none"},
   ),
   "no_unit": Row(
     "a query may outshout the mean by its length",
@@ -132,6 +148,8 @@ ROWS: dict[str, Row] = {
   "proj_bn": Row(
     "GroupViT's batch norm in the projections", {"model.proj_norm": "bn"}
   ),
+  "proj_none": Row("no norm in the projections", {"model.proj_norm": "none"}),
+  "text_2": Row("two layers read a caption", {"text.layers": 2}),
   "plain_only": Row(
     "no training picture is of the hard kind", {"data.shapes.hard_share": 0.0}
   ),

@@ -59,6 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.pool_masks = "soft"
   # "mask_pooled" only: tells the projection the outline of the mask as well.
   c.model.pool_outline = False
+  # "mask_pooled" only: width of a layer that feature and outline pass together
+  # before the projection; 0 goes without.
+  c.model.region_hidden = 0
   c.model.pool_stride = 4  # "pseudo": pixels of a cell of the masks pooled
   # Which queries the mean over queries counts: "all" (the paper) or "owners",
   # those whose logit is the highest at some pixel.

@@ -145,6 +145,20 @@ class Projection(nnx.Module):
     return self.fc2(nnx.relu(x))
 
 
+class RegionLayer(nnx.Module):
+  """relu(norm(linear(x))): brings what is known of a region together."""
+
+  def __init__(
+    self, d_in: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+  ):
+    self.linear = nnx.Linear(d_in, width, dtype=dtype, rngs=rngs)
+    self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+    """Maps the last axis."""
+    return nnx.relu(self.norm(self.linear(x)))
+
+
 def resize_bilinear(
   values: Float[Array, "*batch h w"], size: tuple[int, int]
 ) -> Float[Array, "*batch H W"]:

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int
 from sseg_jax import scoring
 from sseg_jax.models.layers import resize_bilinear
 
-OUTLINE_SIZE = 81
+FREQUENCIES = 6  # of an outline, along each axis
+OUTLINE_SIZE = (2 * FREQUENCIES + 1) ** 2 + 1
 
 
 def owned_pixels(
@@ -30,11 +31,13 @@ def visible(
 
   A mask shows where no smaller one lies in front of it (`scoring.in_front`), so
   that a ground is told without the things on it, as in a pseudo-mask. Judged at
-  the grid's resolution or twice the logits', whichever is finer.
+  twice the logits' resolution or the grid's, whichever is finer; logits as fine
+  as the grid (those of `snap`) are judged as they are, for what lies between
+  two of them would give a hidden mask a rim.
   """
   h, w = mask_logits.shape[2:]
   finer = max(2, -(-size[0] // h), -(-size[1] // w))
-  if h > size[0] or w > size[1]:
+  if h >= size[0] or w >= size[1]:
     finer = 1
   front = scoring.in_front(resize_bilinear(mask_logits, (finer * h, finer * w)))
   n = mask_logits.shape[1]
@@ -58,24 +61,25 @@ def pool_under_masks(
 
 
 def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
-  """Describes the outline of each mask, wherever it is and whatever its size.
+  """Describes the outline of each mask, wherever it is.
 
   Fourier moments in the mask's own frame: the origin is its centroid, the unit
-  the radius of a disk of its area. Nine functions an axis (a constant, and
-  cosine and sine of four frequencies) give 81 numbers in [-1, 1], zeros for an
+  the radius of a disk of its area. Thirteen functions an axis (a constant, and
+  cosine and sine of six frequencies) give 169 numbers, each times one plus its
+  frequency; the last of all is the size, log(1 + radius in cells). Zeros for an
   empty mask.
   """
-  area = masks.sum((2, 3)) + 1e-6  # [b, n]
+  cells = masks.sum((2, 3))  # [b, n]
+  area = cells + 1e-6
   radius = jnp.sqrt(area / jnp.pi)
 
-  def axis_functions(profile):  # profile [b, n, cells] -> [b, n, cells, 9]
-    cells = jnp.arange(profile.shape[-1], dtype=jnp.float32) + 0.5
-    center = (profile * cells[None, None]).sum(-1) / area
-    place = (cells[None, None] - center[..., None]) / radius[..., None]
-    # A half-wave across the disk, and two, three and four times as fast.
-    angles = (
-      place[..., None] * (jnp.pi * jnp.arange(1, 5) / 2)[None, None, None]
-    )
+  def axis_functions(profile):  # profile [b, n, cells] -> [b, n, cells, 13]
+    line = jnp.arange(profile.shape[-1], dtype=jnp.float32) + 0.5
+    center = (profile * line[None, None]).sum(-1) / area
+    place = (line[None, None] - center[..., None]) / radius[..., None]
+    # A half-wave across the disk, and two to six times as fast.
+    speeds = jnp.pi / 2 * jnp.arange(1, FREQUENCIES + 1)
+    angles = place[..., None] * speeds[None, None, None]
     one = jnp.ones_like(place)[..., None]
     return jnp.concatenate([one, jnp.cos(angles), jnp.sin(angles)], -1)
 
@@ -83,8 +87,14 @@ def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
   down = axis_functions(masks.sum(3))
   rows = jnp.einsum("bnhw,bnwq->bnhq", masks, across)
   moments = jnp.einsum("bnhq,bnhp->bnpq", rows, down)
-  moments = moments / area[..., None, None]
-  return moments.reshape(*masks.shape[:2], -1)
+  # Moments fall with frequency, as an outline's edge is sharp: evened out, the
+  # fine ones tell a kite from a leaf.
+  waves = jnp.array([0, *range(1, FREQUENCIES + 1), *range(1, FREQUENCIES + 1)])
+  weight = 1 + jnp.hypot(waves[:, None], waves[None])[None, None]
+  moments = moments * weight / area[..., None, None]
+  moments = moments.reshape(*masks.shape[:2], -1)
+  size = jnp.log1p(jnp.where(cells > 0, radius, 0))
+  return jnp.concatenate([moments, size[..., None]], -1)
 
 
 def snap(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sseg_jax import errors, tokenizer
 from sseg_jax.models import backbones, pooling
 from sseg_jax.models.conv import ConvNet
-from sseg_jax.models.layers import Projection, normalize_pixels
+from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
 
@@ -112,6 +112,7 @@ class SSeg(nnx.Module):
     self.pool_masks = c.pool_masks
     self.pool_outline = c.pool_outline
     self.pool_stride = c.pool_stride
+    self.region_hidden = c.region_hidden
     self.counted_queries = c.counted_queries
     self.mean = c.mean
     self.normalize_queries = c.normalize_queries
@@ -131,6 +132,11 @@ class SSeg(nnx.Module):
         self.stem = ConvNet(
           widths=(c.stem_width,), depths=(c.stem_depth,), dtype=dtype, rngs=rngs
         )
+      if c.region_hidden:
+        self.region = RegionLayer(
+          width, c.region_hidden, dtype=dtype, rngs=rngs
+        )
+        width = c.region_hidden
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -256,7 +262,8 @@ class SSeg(nnx.Module):
     ]
     if self.pool_outline:
       parts.append(pooling.outline(shares).astype(parts[0].dtype))
-    return jnp.concatenate(parts, -1)
+    described = jnp.concatenate(parts, -1)
+    return self.region(described) if self.region_hidden else described
 
   def encode_text(
     self,
