@@ -1,0 +1,87 @@
+"""Times several ways of doing the same work, in turns."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """The same work done in several ways.
+
+  Attributes:
+    what: the work and its sizes, one line.
+    ways: name -> function without arguments that returns when the work is done
+      (`jax.block_until_ready`). The first is the one that the others are
+      compared with.
+    agreement: how far the results of the ways differ, as a text; measured
+      before the timing, so that equal work is compared.
+  """
+
+  what: str
+  ways: Mapping[str, Callable[[], Any]]
+  agreement: str = ""
+
+
+def measure(case: Case, *, rounds: int, warmup: int = 2) -> dict[str, Any]:
+  """Returns seconds of each way and ratios to the first.
+
+  All ways are run once each round, in turns, the order reversed every other
+  round, so that a slow spell of a shared machine hits all alike. A ratio is
+  the median over rounds of the ratio within a round: over one, the way takes
+  longer than the first.
+  """
+  for run in case.ways.values():
+    for _ in range(warmup):
+      run()
+  seconds: dict[str, list[float]] = {name: [] for name in case.ways}
+  for i in range(rounds):
+    for name in list(case.ways)[:: -1 if i % 2 else 1]:
+      start = time.perf_counter()
+      case.ways[name]()
+      seconds[name].append(time.perf_counter() - start)
+  first = next(iter(case.ways))
+  result: dict[str, Any] = {
+    "what": case.what,
+    "rounds": rounds,
+    "agreement": case.agreement,
+    "ways": {},
+  }
+  for name, times in seconds.items():
+    ratios = [t / f for t, f in zip(times, seconds[first], strict=True)]
+    result["ways"][name] = {
+      "median_s": statistics.median(times),
+      "min_s": min(times),
+      "max_s": max(times),
+      "ratio": statistics.median(ratios),
+      "ratio_range": [min(ratios), max(ratios)],
+    }
+  return result
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns measurements as a Markdown table."""
+  lines = [
+    "| case | way | median | ratio to the first (range) |",
+    "| --- | --- | --- | --- |",
+  ]
+  for name, result in results.items():
+    for i, (way, times) in enumerate(result["ways"].items()):
+      low, high = times["ratio_range"]
+      ratio = f"{times['ratio']:.2f} ({low:.2f}-{high:.2f})" if i else "1"
+      lines.append(
+        f"| {'' if i else name} | {way} | {_seconds(times['median_s'])} |"
+        f" {ratio} |"
+      )
+  notes = [
+    f"{name}: {result['what']}; {result['rounds']} rounds"
+    + (f"; {result['agreement']}" if result["agreement"] else "")
+    for name, result in results.items()
+  ]
+  return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _seconds(value: float) -> str:
+  return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"

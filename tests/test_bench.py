@@ -1,0 +1,59 @@
+"""Side-by-side measurements: the arithmetic, the cases, the command."""
+
+import json
+
+import pytest
+
+from sseg_jax.bench import __main__ as command
+from sseg_jax.bench import cases, timing
+
+
+def test_ratios_are_taken_within_a_round(monkeypatch):
+  clock = iter(
+    # Round one: a 1 s, b 2 s. Round two, all slower and b first: b 8 s, a 4 s.
+    [0.0, 1.0, 1.0, 3.0, 3.0, 11.0, 11.0, 15.0]
+  )
+  monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+  order = []
+  ways = {name: lambda name=name: order.append(name) for name in "ab"}
+  result = timing.measure(timing.Case("work", ways), rounds=2, warmup=0)
+  assert order == ["a", "b", "b", "a"]
+  assert result["ways"]["a"]["median_s"] == 2.5
+  assert result["ways"]["b"]["median_s"] == 5.0
+  assert result["ways"]["b"]["ratio"] == 2.0
+  text = timing.table({"case": result})
+  assert "| case | a | 2.50 s | 1 |" in text
+  assert "| b | 5.00 s | 2.00 (2.00-2.00) |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_case_does_equal_work(name):
+  if name in ("vit", "contrastive"):
+    pytest.importorskip("torch")
+  if name == "vit":
+    pytest.importorskip("transformers")
+  case = cases.CASES[name](True)
+  result = timing.measure(case, rounds=1, warmup=0)
+  assert len(result["ways"]) == 2
+  assert all(way["median_s"] > 0 for way in result["ways"].values())
+  if name in ("kmeans", "fused"):
+    assert "100.00% of the labels are equal" in case.agreement
+
+
+def test_the_command_prints_json(capsys):
+  argv = ["--cases=assignment", "--small", "--rounds=1", "--json"]
+  assert command.main(argv) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert set(report["results"]["assignment"]["ways"]) == {
+    "sseg_jax",
+    "scipy, one by one",
+  }
+  assert report["machine"]["cores"] and report["versions"]["jax"]
+
+
+@pytest.mark.parametrize("argv", [["--cases=nothing"], ["--rounds=0"]])
+def test_wrong_arguments_are_named(argv, capsys):
+  assert command.main([*argv, "--small"]) == 2
+  field = argv[0].split("=")[0].strip("-")
+  assert f"error: {field}=" in capsys.readouterr().err
