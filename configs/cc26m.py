@@ -5,9 +5,7 @@ r"""S-Seg on CC12M, CC3M and RedCaps: the paper's main row (Tables 2 and 4).
       --config.data.train=gs://BUCKET/records/cc12m,gs://BUCKET/records/cc3m,gs://BUCKET/records/redcaps
 
 mIoU with background that the paper reports: VOC 53.2, Context 27.9, COCO 30.3;
-without: 81.8, 27.2, 42.4. Not run here: no such data or machine. The paper's
-masks come from DINO ViT-S/8; until that generator exists the default is the
-pixel one.
+without: 81.8, 27.2, 42.4. Not run here: no such data or machine.
 """
 
 from sseg_jax import default_config

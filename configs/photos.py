@@ -12,7 +12,7 @@ from sseg_jax import default_config
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 1000
+  c.total_steps = 1500
   c.batch_size = 64
   c.image_size = 96
   c.dtype = "float32"  # bfloat16 is for accelerators
@@ -28,46 +28,53 @@ def get_config():
   c.model.ffn_dim = 128
   c.model.dropout = 0.1
   c.model.query_embedding = "mask_pooled"
-  c.model.pool_feature = "res3+res4"
-  c.model.pool_masks = "hard"
+  c.model.pool_feature = "stem"
+  c.model.stem_widths = (48, 96)
+  c.model.stem_depths = (1, 2)
+  c.model.pool_masks = "pseudo"
+  c.model.region_hidden = 512
   c.model.counted_queries = "owners"
   c.model.mean = "after"
-  c.model.embed_dim = 96
-  c.model.proj_hidden = 256
+  c.model.normalize_queries = True
+  c.model.embed_dim = 128
+  c.model.proj_hidden = 512
   c.model.proj_norm = "ln"
 
-  c.text.layers = 2
+  c.text.layers = 1
   c.text.width = 96
   c.text.num_heads = 2
   c.text.context_length = 32
-  c.text.dropout = 0.1
+  c.text.dropout = 0.0
 
   c.pseudo_masks.generator = "pixels"
   c.pseudo_masks.k = 8
   c.pseudo_masks.stride = 4
   c.pseudo_masks.position_weight = 0.5
 
+  c.loss.mask_every = 8
+
   c.optim.peak_lr = 1e-3
   c.optim.start_lr = 1e-5
   c.optim.end_lr = 1e-5
-  c.optim.warmup_steps = 100
+  c.optim.warmup_steps = 50
   c.optim.weight_decay = 0.1
   c.optim.clip_norm = 1.0
 
   c.data.train = "records/train"
   c.data.val = "records/val"
-  c.data.crop_scale = (0.5, 1.0)
-  c.data.photometric = 0.3
-  c.data.word_dropout = 0.1
+  c.data.crop_scale = (0.6, 1.0)
+  c.data.photometric = 0.15
+  c.data.word_dropout = 0.05
   c.data.shuffle_window = 512
   c.data.threads = 2
 
   c.log_every_steps = 50
   c.checkpoint.every_steps = 500
   c.checkpoint.keep = 2
-  c.evaluate.every_steps = 250
+  c.evaluate.every_steps = 500
   c.evaluate.image_size = 96
   c.evaluate.stride = 48
-  c.evaluate.combiner = "hard"
+  c.evaluate.combiner = "smallest"
+  c.evaluate.refine = "pseudo_masks"
   c.evaluate.retrieval_size = 200
   return c

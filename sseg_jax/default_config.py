@@ -47,10 +47,11 @@ def get_config() -> ml_collections.ConfigDict:
   # "mask_pooled" only: what is pooled, levels joined by "+". "res2" to "res5"
   # are the backbone's, "pixel" is the pixel decoder's output (stride 4), which
   # has seen the whole picture through its deepest level; "stem" is a small
-  # convolution network of its own at stride 4, which the captions alone teach.
+  # convolution network of its own, which the captions alone teach: all of its
+  # stages, at strides 4, 8, 16 and 32.
   c.model.pool_feature = "pixel"
-  c.model.stem_width = 48
-  c.model.stem_depth = 1
+  c.model.stem_widths = (48,)
+  c.model.stem_depths = (1,)
   # "mask_pooled" only: "soft" pools under the mask's probabilities, "hard"
   # under the pixels where no other query's logit is higher. "pseudo" pools
   # where the probability is over one half and no smaller mask lies in front;

@@ -4,12 +4,12 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
 from sseg_jax import benchmarks, evaluate, train_step, visualize
-from sseg_jax.models import sseg
 from sseg_jax.segmenter import SSegSegmenter
 
 
@@ -24,7 +24,6 @@ class Evaluator:
     self._benchmarks = held_out
     self._workdir = workdir
     self._segmenter: SSegSegmenter | None = None
-    self._embed: Any = None
 
   def __call__(
     self,
@@ -68,23 +67,14 @@ class Evaluator:
         visualize.save(self._workdir / "predictions.png", picture)
     output: dict[str, Any] = {"benchmarks": results}
     if self._config.data.val and self._config.task == "sseg":
-      output["retrieval"] = self._retrieval(params, model_state)
+      output["retrieval"] = self._retrieval(self._segmenter)
     writer.scalars(step, flat_scores(output))
     return output
 
-  def _retrieval(self, params: Any, model_state: Any) -> dict:
+  def _retrieval(self, segmenter: SSegSegmenter) -> dict:
     from sseg_jax.data import pipeline
 
     config = self._config
-    graphdef = sseg.build(config)[0]
-
-    def embed(params, model_state, batch):
-      image = sseg.apply_image(graphdef, params, model_state, batch["image"])
-      text = sseg.apply_text(graphdef, params, model_state, batch["text"])
-      return image.image_embedding, text
-
-    if self._embed is None:  # compiled once a run, not once an evaluation
-      self._embed = jax.jit(embed)
     pairs = []
     for batch in pipeline.eval_pairs(
       config.data.val,
@@ -92,10 +82,11 @@ class Evaluator:
       context_length=config.text.context_length,
       limit=config.evaluate.retrieval_size,
     ):
-      valid = batch["valid"]
-      arrays = {"image": batch["image"], "text": batch["text"]}
-      embedded = jax.device_get(self._embed(params, model_state, arrays))
-      pairs.append([x[valid] for x in embedded])
+      embedded = (
+        segmenter.encode_images(jnp.asarray(batch["image"])),
+        segmenter.encode_tokens(jnp.asarray(batch["text"])),
+      )
+      pairs.append([x[batch["valid"]] for x in jax.device_get(embedded)])
     images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
     return evaluate.retrieval(images, texts) | {"pairs": len(images)}
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
-from sseg_jax.models.layers import resize_bilinear
+from sseg_jax.models.layers import resize_bilinear, resize_labels
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.
@@ -180,17 +180,6 @@ def mask_loss(
     loss += class_losses.sum()
     metrics["class"] = class_losses[-1]
   return loss, metrics
-
-
-def resize_labels(
-  labels: Int[Array, "*batch H W"], size: tuple[int, int]
-) -> Int[Array, "*batch h w"]:
-  """Resizes by torch's "nearest": source index = floor(target * in / out)."""
-  for axis, out in zip((-2, -1), size, strict=True):
-    if labels.shape[axis] != out:
-      source = np.arange(out) * labels.shape[axis] // out
-      labels = jnp.take(labels, source, axis=axis)
-  return labels
 
 
 def _one_hot(labels, k):  # [b, h, w] -> [b, k, h, w]

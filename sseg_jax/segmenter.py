@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax import scoring
 from sseg_jax.errors import InputError
@@ -147,16 +147,23 @@ class SSegSegmenter:
       self._regions = generator.build(config)
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
-    def encode_windows(params, model_state, windows, frozen):
+    def apply(params, model_state, images, frozen):
       snap: tuple[Array, ...] = ()
       if self._regions is not None:
         # One key for all, so that a picture's masks are always the same.
-        keys = jnp.broadcast_to(jax.random.key(0), (len(windows),))
-        snap = self._regions.generate(frozen, windows, keys)[:1]
-      outputs = sseg.apply_image(graphdef, params, model_state, windows, *snap)
+        keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
+        snap = self._regions.generate(frozen, images, keys)[:1]
+      return sseg.apply_image(graphdef, params, model_state, images, *snap)
+
+    def encode_windows(*args):
+      outputs = apply(*args)
       return outputs.mask_logits[-1], outputs.query_embeddings
 
+    def encode_images(*args):
+      return apply(*args).image_embedding
+
     self._encode_windows = jax.jit(encode_windows)
+    self._encode_images = jax.jit(encode_images)
     self._encode_text = jax.jit(functools.partial(sseg.apply_text, graphdef))
     self._tokenizer = Tokenizer(context_length=config.text.context_length)
     self.set_weights(params, model_state)
@@ -173,6 +180,16 @@ class SSegSegmenter:
     if self._regions is None:
       return {}
     return jax.tree.map(jnp.asarray, self._regions.frozen)
+
+  def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
+    """Returns embeddings of whole pictures, 0..255; sides as in training."""
+    return self._encode_images(
+      self._params, self._model_state, images, self._frozen
+    )
+
+  def encode_tokens(self, tokens: Int[Array, "b l"]) -> Float[Array, "b e"]:
+    """Returns embeddings of texts, given as the tokenizer's ids."""
+    return self._encode_text(self._params, self._model_state, tokens)
 
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     """Returns the class embeddings, computed once for each class set."""

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from sseg_jax import errors, losses, optim, scoring, tokenizer
-from sseg_jax.models import sseg
+from sseg_jax.models import pooling, sseg
 from sseg_jax.pseudo_masks import generator
 
 Metrics = dict[str, Array]
@@ -145,28 +145,6 @@ def pseudo_mask_labels(
   return jax.lax.stop_gradient(labels), present
 
 
-def region_shares(
-  labels: Int[Array, "b H W"],
-  present: Bool[Array, "b k"],
-  image_size: tuple[int, int],
-  stride: int = 4,
-) -> Float[Array, "b k h w"]:
-  """Returns how much of each cell of `stride` pixels a mask covers, in [0, 1].
-
-  A picture without any mask is one region.
-  """
-  size = (image_size[0] // stride, image_size[1] // stride)
-  fine = [max(1, labels.shape[1 + i] // size[i]) for i in range(2)]
-  labels = losses.resize_labels(labels, (size[0] * fine[0], size[1] * fine[1]))
-  k = present.shape[1]
-  masks = labels[:, None] == jnp.arange(k)[None, :, None, None]
-  masks &= present[:, :, None, None]
-  shape = (len(labels), k, size[0], fine[0], size[1], fine[1])
-  shares = masks.reshape(shape).mean((3, 5), dtype=jnp.float32)
-  none = ~present.any(1)
-  return shares.at[:, 0].max(none[:, None, None].astype(jnp.float32))
-
-
 def sseg_loss(
   setup: Setup,
   model: sseg.SSeg,
@@ -182,7 +160,7 @@ def sseg_loss(
   if config.model.pool_masks == "pseudo":
     _, h, w, _ = batch["image"].shape
     stride = config.model.pool_stride
-    regions = region_shares(labels, present, (h, w), stride)
+    regions = pooling.region_shares(labels, present, (h, w), stride)
   every = weights.mask_every
   image = model.encode_image(
     batch["image"],

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sseg_jax import train_step
 from sseg_jax.models import pooling
 
 
@@ -90,7 +89,7 @@ def test_region_shares_at_any_stride(side):
   labels = np.zeros((1, side, side), np.int32)
   labels[:, :, side // 2 :] = 1
   present = jnp.asarray([[True, True, False]])
-  shares = train_step.region_shares(jnp.asarray(labels), present, (32, 32))
+  shares = pooling.region_shares(jnp.asarray(labels), present, (32, 32))
   assert shares.shape == (1, 3, 8, 8)
   np.testing.assert_allclose(shares[0, 0, :, :4], 1)
   np.testing.assert_allclose(shares[0, 1, :, 4:], 1)
@@ -100,7 +99,7 @@ def test_region_shares_at_any_stride(side):
 def test_a_picture_without_masks_is_one_region():
   labels = jnp.zeros((2, 8, 8), jnp.int32)
   present = jnp.asarray([[False, False], [True, False]])
-  shares = train_step.region_shares(labels, present, (32, 32))
+  shares = pooling.region_shares(labels, present, (32, 32))
   np.testing.assert_allclose(shares[:, 0], 1)
   np.testing.assert_allclose(shares[:, 1], 0)
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from sseg_jax import tokenizer, train_step
 from sseg_jax.errors import InputError
+from sseg_jax.models import pooling
 
 B, SIDE = 8, 32
 CLASSES = ("cat", "dog", "grass", "sky", "sea")
@@ -231,7 +232,7 @@ def test_region_shares_are_what_a_mask_covers_of_each_cell(stride):
   labels = rng.integers(0, 5, (3, side, side)).astype(np.int32)
   present = np.ones((3, 4), bool)
   present[1, 2] = present[2] = False  # the last picture has no mask
-  got = train_step.region_shares(
+  got = pooling.region_shares(
     jnp.asarray(labels), jnp.asarray(present), (32, 32)
   )
   pixels = labels.repeat(stride, 1).repeat(stride, 2)

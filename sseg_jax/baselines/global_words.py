@@ -55,12 +55,16 @@ class GlobalWords:
     self._pseudo_masks = made = generator.build(config)
     graphdef = sseg.build(config)[0]
 
+    refined = config.evaluate.refine == "pseudo_masks"
+
     def perceive(params, model_state, frozen, images):
-      outputs = sseg.apply_image(graphdef, params, model_state, images)
       # One key for all: a segmenter sees a picture and no id, and the masks of
       # a picture must not depend on its batch.
       keys = jnp.broadcast_to(jax.random.key(config.seed), (len(images),))
-      return outputs.image_embedding, *made.generate(frozen, images, keys)
+      labels, valid = made.generate(frozen, images, keys)
+      snap = (labels,) if refined else ()
+      outputs = sseg.apply_image(graphdef, params, model_state, images, *snap)
+      return outputs.image_embedding, labels, valid
 
     self._perceive = jax.jit(perceive)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, ImageNet's, as MaskFormer
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -179,6 +179,17 @@ def resize_bilinear(
     columns,
     precision=jax.lax.Precision.HIGHEST,
   )
+
+
+def resize_labels(
+  labels: Int[Array, "*batch H W"], size: tuple[int, int]
+) -> Int[Array, "*batch h w"]:
+  """Resizes by torch's "nearest": source index = floor(target * in / out)."""
+  for axis, out in zip((-2, -1), size, strict=True):
+    if labels.shape[axis] != out:
+      source = np.arange(out) * labels.shape[axis] // out
+      labels = jnp.take(labels, source, axis=axis)
+  return labels
 
 
 def _bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:

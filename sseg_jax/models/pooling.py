@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import scoring
-from sseg_jax.models.layers import resize_bilinear
+from sseg_jax.models.layers import resize_bilinear, resize_labels
 
 FREQUENCIES = 6  # of an outline, along each axis
 OUTLINE_SIZE = (2 * FREQUENCIES + 1) ** 2 + 1
@@ -122,6 +122,28 @@ def snap(
   share = jnp.einsum("bnk,bkhw->bnhw", mean, regions)
   share = jnp.clip(share, 1e-6, 1 - 1e-6)
   return jnp.log(share) - jnp.log1p(-share)
+
+
+def region_shares(
+  labels: Int[Array, "b H W"],
+  present: Bool[Array, "b k"],
+  image_size: tuple[int, int],
+  stride: int = 4,
+) -> Float[Array, "b k h w"]:
+  """Returns how much of each cell of `stride` pixels a mask covers, in [0, 1].
+
+  A picture without any mask is one region.
+  """
+  size = (image_size[0] // stride, image_size[1] // stride)
+  fine = [max(1, labels.shape[1 + i] // size[i]) for i in range(2)]
+  labels = resize_labels(labels, (size[0] * fine[0], size[1] * fine[1]))
+  k = present.shape[1]
+  masks = labels[:, None] == jnp.arange(k)[None, :, None, None]
+  masks &= present[:, :, None, None]
+  shape = (len(labels), k, size[0], fine[0], size[1], fine[1])
+  shares = masks.reshape(shape).mean((3, 5), dtype=jnp.float32)
+  none = ~present.any(1)
+  return shares.at[:, 0].max(none[:, None, None].astype(jnp.float32))
 
 
 def coarsen(

@@ -121,7 +121,7 @@ class SSeg(nnx.Module):
       channels = {
         **self.backbone.channels,
         "pixel": c.hidden_dim,
-        "stem": c.stem_width,
+        "stem": sum(c.stem_widths),
       }
       pooled = c.pool_feature.split("+")
       for level in pooled:
@@ -129,8 +129,13 @@ class SSeg(nnx.Module):
       width = sum(channels[level] for level in pooled)
       width += pooling.OUTLINE_SIZE if c.pool_outline else 0
       if "stem" in pooled:
+        if not 1 <= len(c.stem_widths) == len(c.stem_depths) <= 4:
+          raise errors.InputError(
+            f"model.stem_widths={c.stem_widths} and model.stem_depths="
+            f"{c.stem_depths}: give one to four stages, as many in both"
+          )
         self.stem = ConvNet(
-          widths=(c.stem_width,), depths=(c.stem_depth,), dtype=dtype, rngs=rngs
+          widths=c.stem_widths, depths=c.stem_depths, dtype=dtype, rngs=rngs
         )
       if c.region_hidden:
         self.region = RegionLayer(
@@ -184,7 +189,7 @@ class SSeg(nnx.Module):
         from the queries' own masks; empty ones are not counted.
       labels: regions of the picture, -1 or less for none. The last layer's
         masks are snapped to them first (`pooling.snap`), and have the finer
-        resolution of both.
+        resolution of both. They stand in for `regions` too.
       masks_every: of so many pictures only one, the first, gets masks; the
         outputs with an axis n then have that many rows fewer. Needs `regions`,
         and a `pool_feature` that does without the backbone.
@@ -208,11 +213,13 @@ class SSeg(nnx.Module):
     if self.query_embedding == "decoder":
       features = masks.query_features
     else:
-      levels = {**levels, "pixel": masks.pixel_features}
-      words: dict[str, Array] = {}  # of all pictures
+      maps: dict[str, tuple[Array, ...]]
+      maps = {name: (value,) for name, value in levels.items()}
+      maps["pixel"] = (masks.pixel_features,)
+      words: dict[str, tuple[Array, ...]] = {}  # of all pictures
       if "stem" in self.pool_feature.split("+"):
-        words["stem"] = self.stem(pixels)["res2"]
-        levels["stem"] = words["stem"][some]
+        words["stem"] = tuple(self.stem(pixels).values())
+        maps["stem"] = tuple(value[some] for value in words["stem"])
       shares = {
         "soft": lambda: jax.nn.sigmoid(logits),
         "hard": lambda: owned,
@@ -220,7 +227,7 @@ class SSeg(nnx.Module):
           snapped, (h // self.pool_stride, w // self.pool_stride)
         ),
       }[self.pool_masks]()
-      features = self._describe(levels, shares)
+      features = self._describe(maps, shares)
     counts = jnp.ones(owned.shape[:2])  # [b, n]
     if self.counted_queries == "owners":
       counts = owned.any((2, 3)).astype(jnp.float32)
@@ -234,9 +241,16 @@ class SSeg(nnx.Module):
 
     # What the picture is embedded from: queries, or what stands in for them.
     parts = features
-    by_masks = self.query_embedding == "mask_pooled"
-    if by_masks and self.pool_masks == "pseudo" and regions is not None:
-      parts = self._describe(levels | words, regions)
+    by_regions = (
+      self.query_embedding == "mask_pooled" and self.pool_masks == "pseudo"
+    )
+    if by_regions and regions is None and labels is not None:
+      one = labels[:, None] == jnp.arange(self.regions)[None, :, None, None]
+      regions = pooling.region_shares(
+        labels, one.any((2, 3)), (h, w), self.pool_stride
+      )
+    if by_regions and regions is not None:
+      parts = self._describe(maps | words, regions)
       counts = regions.any((2, 3)).astype(jnp.float32)
     if self.mean == "before":
       # §3.5: "a single feature … by taking the average", then the projection.
@@ -253,12 +267,13 @@ class SSeg(nnx.Module):
     return ImageOutputs(mask_logits, features, each, pooled)
 
   def _describe(
-    self, levels: dict[str, Array], shares: Float[Array, "b n H W"]
+    self, maps: dict[str, tuple[Array, ...]], shares: Float[Array, "b n H W"]
   ) -> Float[Array, "b n d"]:
     """Returns what masks are embedded from: features under them, outlines."""
     parts = [
-      pooling.pool_under_masks(levels[level], shares)
+      pooling.pool_under_masks(value, shares)
       for level in self.pool_feature.split("+")
+      for value in maps[level]
     ]
     if self.pool_outline:
       parts.append(pooling.outline(shares).astype(parts[0].dtype))
