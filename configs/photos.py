@@ -32,6 +32,7 @@ def get_config():
   c.model.stem_widths = (48, 96)
   c.model.stem_depths = (1, 2)
   c.model.pool_masks = "pseudo"
+  c.model.pool_place = True
   c.model.region_hidden = 512
   c.model.counted_queries = "owners"
   c.model.mean = "after"
@@ -47,7 +48,7 @@ def get_config():
   c.text.dropout = 0.0
 
   c.pseudo_masks.generator = "pixels"
-  c.pseudo_masks.k = 8
+  c.pseudo_masks.k = 10
   c.pseudo_masks.stride = 4
   c.pseudo_masks.position_weight = 0.5
 

@@ -60,6 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.pool_masks = "soft"
   # "mask_pooled" only: tells the projection the outline of the mask as well.
   c.model.pool_outline = False
+  c.model.pool_place = False  # and where the mask is, and how large
   # "mask_pooled" only: width of a layer that feature and outline pass together
   # before the projection; 0 goes without.
   c.model.region_hidden = 0

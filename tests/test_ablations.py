@@ -205,6 +205,7 @@ def test_the_command_of_a_run(config_path, tmp_path, executed):
     "--config.model.counted_queries=all",
     "--config.model.normalize_queries=True",
     "--config.evaluate.combiner=mean",
+    "--config.loss.mask_every=1",
     "--config.seed=3",
   ]
   assert run.config.model.normalize_queries is True and run.config.seed == 3

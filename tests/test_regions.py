@@ -67,10 +67,24 @@ def test_outline_knows_neither_place_nor_size_but_in_the_last_number():
   assert len(one) == pooling.OUTLINE_SIZE
   assert np.abs(one - same)[:-1].max() < 0.1
   assert np.abs(one - other)[:-1].max() > 0.3
-  assert one[-1] == pytest.approx(np.log1p(8.0), abs=0.01)
-  assert same[-1] == pytest.approx(np.log1p(20.0), abs=0.01)
+  assert one[-1] == pytest.approx(np.log1p(8.0), abs=0.03)
+  assert same[-1] == pytest.approx(np.log1p(20.0), abs=0.03)
   empty = pooling.outline(jnp.zeros((1, 1, 8, 8)))
   np.testing.assert_allclose(empty, 0, atol=1e-6)
+
+
+def test_place_is_the_centroid_and_the_share_of_the_picture():
+  masks = np.zeros((1, 3, 8, 16), np.float32)
+  masks[0, 0, 2:4, 8:16] = 1  # rows 2 and 3 of 8, the right half
+  masks[0, 1] = 1
+  got = np.asarray(pooling.place(jnp.asarray(masks)))[0]
+  assert got.shape == (3, pooling.PLACE_SIZE)
+  waves = np.pi * np.arange(1, 5)
+  for row, (y, x, share) in enumerate([(3 / 8, 0.75, 1 / 8), (0.5, 0.5, 1.0)]):
+    parts = [f(v * waves) for v in (y, x) for f in (np.cos, np.sin)]
+    expected = np.concatenate([*parts, [2 * np.sqrt(share)]])
+    np.testing.assert_allclose(got[row], expected, atol=1e-5)
+  assert not got[2].any()
 
 
 def test_pooling_averages_under_the_mask_at_every_level(rng):

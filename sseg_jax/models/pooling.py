@@ -8,6 +8,7 @@ from sseg_jax import scoring
 from sseg_jax.models.layers import resize_bilinear, resize_labels
 
 FREQUENCIES = 6  # of an outline, along each axis
+PLACE_SIZE = 17
 OUTLINE_SIZE = (2 * FREQUENCIES + 1) ** 2 + 1
 
 
@@ -95,6 +96,27 @@ def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
   moments = moments.reshape(*masks.shape[:2], -1)
   size = jnp.log1p(jnp.where(cells > 0, radius, 0))
   return jnp.concatenate([moments, size[..., None]], -1)
+
+
+def place(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
+  """Describes where each mask is, and how large: sky is above, a field below.
+
+  Cosine and sine of one to four half-waves across the picture, at the mask's
+  centroid along either axis, and twice the square root of its share of the
+  picture: 17 numbers, zeros for an empty mask.
+  """
+  b, n, h, w = masks.shape
+  cells = masks.sum((2, 3))
+  parts = []
+  for axis, count in ((3, h), (2, w)):
+    line = (jnp.arange(count, dtype=jnp.float32) + 0.5) / count
+    profile = masks.sum(axis)  # [b, n, count]
+    center = (profile * line[None, None]).sum(-1) / (cells + 1e-6)
+    angles = center[..., None] * (jnp.pi * jnp.arange(1, 5))[None, None]
+    parts += [jnp.cos(angles), jnp.sin(angles)]
+  size = 2 * jnp.sqrt(cells / (h * w))[..., None]
+  exists = (cells > 0)[..., None]
+  return jnp.where(exists, jnp.concatenate([*parts, size], -1), 0)
 
 
 def snap(

@@ -111,6 +111,7 @@ class SSeg(nnx.Module):
     self.query_embedding = c.query_embedding
     self.pool_masks = c.pool_masks
     self.pool_outline = c.pool_outline
+    self.pool_place = c.pool_place
     self.pool_stride = c.pool_stride
     self.region_hidden = c.region_hidden
     self.counted_queries = c.counted_queries
@@ -128,6 +129,7 @@ class SSeg(nnx.Module):
         _one_of("model.pool_feature", level, tuple(channels))
       width = sum(channels[level] for level in pooled)
       width += pooling.OUTLINE_SIZE if c.pool_outline else 0
+      width += pooling.PLACE_SIZE if c.pool_place else 0
       if "stem" in pooled:
         if not 1 <= len(c.stem_widths) == len(c.stem_depths) <= 4:
           raise errors.InputError(
@@ -277,6 +279,8 @@ class SSeg(nnx.Module):
     ]
     if self.pool_outline:
       parts.append(pooling.outline(shares).astype(parts[0].dtype))
+    if self.pool_place:
+      parts.append(pooling.place(shares).astype(parts[0].dtype))
     described = jnp.concatenate(parts, -1)
     return self.region(described) if self.region_hidden else described
 
