@@ -4,6 +4,7 @@ The references come from the packages that people would use otherwise; they are
 imported where they are needed, and `InputError` says how to get them.
 """
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from sseg_jax import default_config, losses, matching, train_step
 from sseg_jax.bench.timing import Case
@@ -111,7 +113,7 @@ def vit_forward(small: bool) -> Case:
   params = jax.device_put(vit_weights.convert(arrays, sizes))
   image = np.random.default_rng(0).normal(size=(b, side, side, 3))
   image = image.astype(np.float32)
-  forward = jax.jit(lambda p, x: _merge(graphdef, p)(x))
+  forward = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
   on_device = jnp.asarray(image)
   in_torch = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
 
@@ -133,22 +135,14 @@ def vit_forward(small: bool) -> Case:
   )
 
 
-def _merge(graphdef, params):
-  from flax import nnx
-
-  return nnx.merge(graphdef, params)
-
-
-def fused(small: bool) -> Case:
-  """Network and K-means under one jit, against one after the other."""
-  b, side = (2, 64) if small else (16, 224)
-  sizes = dict(vit.VIT_SIZES["dino_vits16"])
+def _generator(rng) -> Tokens:
+  """Tokens of a ViT-S/16 with random weights: speed does not depend on them."""
+  sizes = vit.VIT_SIZES["dino_vits16"]
   graphdef, shapes = vit_weights.build(sizes)
-  rng = np.random.default_rng(0)
   frozen = jax.tree.map(
     lambda s: jnp.asarray(0.02 * rng.normal(size=s.shape), s.dtype), shapes
   )
-  made = Tokens(
+  return Tokens(
     k=8,
     graphdef=graphdef,
     frozen=frozen,
@@ -158,17 +152,24 @@ def fused(small: bool) -> Case:
     init="kmeans++",
     dtype=jnp.float32,
   )
+
+
+def fused(small: bool) -> Case:
+  """Network and K-means under one jit, against one after the other."""
+  b, side = (2, 64) if small else (16, 224)
+  rng = np.random.default_rng(0)
+  made = _generator(rng)
   image = jnp.asarray(rng.integers(256, size=(b, side, side, 3)), jnp.uint8)
   keys = jax.random.split(jax.random.key(0), b)
   whole = jax.jit(made.generate)
   network = jax.jit(made.features)
 
   def one():
-    return jax.block_until_ready(whole(frozen, image, keys))
+    return jax.block_until_ready(whole(made.frozen, image, keys))
 
   def two():
     # To the host and back, as between two programs.
-    cells = np.asarray(network(frozen, image))
+    cells = np.asarray(network(made.frozen, image))
     points = cells.reshape(b, -1, cells.shape[-1])
     return jax.block_until_ready(
       kmeans.kmeans(points, keys, k=8, metric="cosine")
@@ -196,11 +197,6 @@ def cached(small: bool) -> Case:
   config.text.layers, config.text.width = 2, 64
   config.text.num_heads = 1
   rng = np.random.default_rng(0)
-  sizes = dict(vit.VIT_SIZES["dino_vits16"])
-  graphdef, shapes = vit_weights.build(sizes)
-  frozen = jax.tree.map(
-    lambda s: jnp.asarray(0.02 * rng.normal(size=s.shape), s.dtype), shapes
-  )
   batch_of = {
     "id": jnp.arange(batch),
     "valid": jnp.ones(batch, bool),
@@ -219,30 +215,15 @@ def cached(small: bool) -> Case:
     config.pseudo_masks.stride = 16
     setup = train_step.make_setup(config)
     if mode == "online":
-      made = Tokens(
-        k=8,
-        graphdef=graphdef,
-        frozen=frozen,
-        parts=(("tokens", sizes["depth"] - 1),),
-        iterations=10,
-        metric="cosine",
-        init="kmeans++",
-        dtype=jnp.float32,
+      made = _generator(rng)
+      setup = dataclasses.replace(
+        setup, generator=made, frozen={"pseudo_masks": made.frozen}
       )
-      setup = _with_generator(setup, made)
     ways[mode] = _stepper(setup, batch_of)
   return Case(
     f"training step, batch {batch}, {size} px, small model; online runs a"
     " frozen ViT-S/16 and K-means in the step",
     ways,
-  )
-
-
-def _with_generator(setup, made):
-  import dataclasses
-
-  return dataclasses.replace(
-    setup, generator=made, frozen={"pseudo_masks": made.frozen}
   )
 
 
@@ -260,6 +241,7 @@ def assignment(small: bool) -> Case:
   """Hungarian matching of a batch, against scipy image by image."""
   from scipy import optimize
 
+  # 128 images and 6 decoder layers.
   b, k, n = (16, 8, 16) if small else (768, 8, 64)
   cost = np.random.default_rng(0).normal(size=(b, k, n)).astype(np.float32)
   valid = jnp.ones((b, k), bool)
@@ -277,8 +259,7 @@ def assignment(small: bool) -> Case:
     for index in (ours(), theirs())
   ]
   return Case(
-    f"assignment of {k} masks to {n} queries, {b} problems (128 images, 6"
-    " decoder layers)",
+    f"assignment of {k} masks to {n} queries, {b} problems",
     {"sseg_jax": ours, "scipy, one by one": theirs},
     f"total costs {totals[0]:.3f} and {totals[1]:.3f}",
   )
