@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
   "conv_tiny": {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)},
@@ -101,12 +101,13 @@ class ConvNet(nnx.Module):
     *,
     train: bool = False,
     rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.
 
     The picture's sides are multiples of the last stride.
     """
-    del train, rngs
+    del train, rngs, valid
     outputs = {}
     x = image
     for i, name in enumerate(self.levels):

@@ -203,7 +203,12 @@ class SSeg(nnx.Module):
       )
     pixels = normalize_pixels(image, self.dtype)
     some = slice(None, None, masks_every)
-    levels = self.backbone(pixels[some], train=train, rngs=rngs)
+    levels = self.backbone(
+      pixels[some],
+      train=train,
+      rngs=rngs,
+      valid=None if valid is None else valid[some],
+    )
     masks = self.maskformer(levels, train=train, rngs=rngs)
     mask_logits = masks.mask_logits
     logits = jax.lax.stop_gradient(mask_logits[-1])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import windows
@@ -267,12 +267,14 @@ class Swin(nnx.Module):
     *,
     train: bool = False,
     rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Float[Array, "b _ _ _"]]:
     """Maps normalised images of any size to `{"res2": [b,h/4,w/4,d], …}`.
 
     Sides that a stride does not divide are rounded up. Training with
-    `drop_path` draws from the stream "dropout" of `rngs`.
+    `drop_path` draws from the stream "dropout" of `rngs`. `valid` is not used.
     """
+    del valid
     x = self.patch_norm(
       self.patch_embedding(windows.pad_to_multiple(image, PATCH))
     )

@@ -1,0 +1,178 @@
+"""ResNet-50 and ResNet-101 (He et al., 2016), with the stride in the 3x3.
+
+That is "v1.5", as in torchvision (models/resnet.py). Batch norm takes its
+statistics over the global batch while training.
+"""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+RESNET_SIZES: dict[str, dict[str, Any]] = {
+  "resnet50": {"depths": (3, 4, 6, 3)},
+  "resnet101": {"depths": (3, 4, 23, 3)},
+}
+LEVELS = ("res2", "res3", "res4", "res5")
+_EXPANSION = 4
+
+_he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ConvNorm(nnx.Module):
+  """Convolution without bias, padded as in torch, and batch norm."""
+
+  def __init__(
+    self,
+    d_in: int,
+    d_out: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.conv = nnx.Conv(
+      d_in,
+      d_out,
+      (size, size),
+      strides=(stride, stride),
+      padding=size // 2,
+      use_bias=False,
+      kernel_init=_he_normal,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    # In float32, whatever the products' type; torch's momentum 0.1.
+    self.norm = nnx.BatchNorm(
+      d_out, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
+    )
+    self.dtype = dtype
+
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    *,
+    train: bool,
+    valid: Bool[Array, "b"] | None,
+  ) -> Float[Array, "b y x d"]:
+    """See `ResNet.__call__`."""
+    mask = None
+    if valid is not None:
+      # Of a batch without any valid example, all: no mean is over nothing.
+      mask = (valid | ~valid.any()).reshape(-1, 1, 1, 1)
+    x = self.norm(self.conv(x), use_running_average=not train, mask=mask)
+    return x.astype(self.dtype)
+
+
+class Bottleneck(nnx.Module):
+  """relu(shortcut(x) + three convolutions), the middle one 3x3."""
+
+  def __init__(
+    self,
+    d_in: int,
+    width: int,
+    *,
+    stride: int,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
+    d_out = _EXPANSION * width
+    self.conv1 = layer(d_in, width, 1)
+    self.conv2 = layer(width, width, 3, stride=stride)
+    self.conv3 = layer(width, d_out, 1)
+    self.shortcut: nnx.Module | None
+    if stride != 1 or d_in != d_out:
+      self.shortcut = layer(d_in, d_out, 1, stride=stride)
+    else:
+      self.shortcut = None
+
+  def __call__(self, x: Array, **how: Any) -> Array:
+    """Maps [b,h,w,c] to [b,h/stride,w/stride,4*width]."""
+    y = nnx.relu(self.conv1(x, **how))
+    y = nnx.relu(self.conv2(y, **how))
+    y = self.conv3(y, **how)
+    if isinstance(self.shortcut, ConvNorm):
+      x = self.shortcut(x, **how)
+    return nnx.relu(x + y)
+
+
+class ResNet(nnx.Module):
+  """Four stages of bottlenecks at strides 4, 8, 16 and 32."""
+
+  def __init__(
+    self,
+    *,
+    depths: tuple[int, ...],
+    width: int = 64,
+    drop_path: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    """Builds the network from random weights.
+
+    Args:
+      depths: blocks of each stage.
+      width: of the first convolution and the first stage's middle; it doubles
+        from stage to stage.
+      drop_path: not used; no published ResNet has it.
+      dtype: of the products.
+      rngs: the stream `params`.
+    """
+    del drop_path
+    self.depths, self.width = tuple(depths), width
+    self.stem = ConvNorm(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
+    stages, d_in = [], width
+    for i, depth in enumerate(depths):
+      blocks = []
+      for j in range(depth):
+        stride = 2 if i and not j else 1
+        blocks.append(
+          Bottleneck(d_in, width * 2**i, stride=stride, dtype=dtype, rngs=rngs)
+        )
+        d_in = _EXPANSION * width * 2**i
+      stages.append(nnx.List(blocks))
+    self.stages = nnx.List(stages)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Features of each output, by name."""
+    return {
+      name: _EXPANSION * self.width * 2**i for i, name in enumerate(LEVELS)
+    }
+
+  @property
+  def strides(self) -> dict[str, int]:
+    """Pixels of each output's cell, by name."""
+    return {name: 4 * 2**i for i, name in enumerate(LEVELS)}
+
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> dict[str, Array]:
+    """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.
+
+    Args:
+      image: sides are multiples of 32.
+      train: the norms take the batch's statistics and update their own.
+      rngs: not used.
+      valid: the pictures that count for these statistics; None for all.
+    """
+    del rngs
+    how: dict[str, Any] = {"train": train, "valid": valid}
+    x = nnx.relu(self.stem(image, **how))
+    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    outputs = {}
+    for name, blocks in zip(LEVELS, self.stages, strict=True):
+      for block in blocks:
+        x = block(x, **how)
+      outputs[name] = x
+    return outputs
