@@ -136,8 +136,12 @@ class SSeg(nnx.Module):
             f"model.stem_widths={c.stem_widths} and model.stem_depths="
             f"{c.stem_depths}: give one to four stages, as many in both"
           )
+        # A config that was read from JSON has lists.
         self.stem = ConvNet(
-          widths=c.stem_widths, depths=c.stem_depths, dtype=dtype, rngs=rngs
+          widths=tuple(c.stem_widths),
+          depths=tuple(c.stem_depths),
+          dtype=dtype,
+          rngs=rngs,
         )
       if c.region_hidden:
         self.region = RegionLayer(
