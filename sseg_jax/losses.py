@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
 from sseg_jax.models.layers import resize_bilinear, resize_labels
+from sseg_jax.scoring import unit
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.
@@ -35,8 +36,8 @@ def contrastive(
   the scale, which is clamped at `max_logit_scale` where it is used. Source:
   S-Seg Eq. 2-3 (the sum, where GroupViT and SLIP take the mean).
   """
-  image = _unit(jnp.where(valid[:, None], image_embedding, 0))
-  text = _unit(jnp.where(valid[:, None], text_embedding, 0))
+  image = unit(jnp.where(valid[:, None], image_embedding, 0))
+  text = unit(jnp.where(valid[:, None], text_embedding, 0))
   # Clamped before the exponential: a runaway scale has a zero gradient, not
   # NaN.
   log_scale = logit_scale.astype(jnp.float32)
@@ -194,13 +195,6 @@ def _mean_of_valid(per_mask, valid):  # [*layers, b, k] -> [*layers]
   count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
   valid = _with_layers(valid, per_mask)
   return jnp.where(valid, per_mask, 0).sum((-2, -1)) / count
-
-
-def _unit(x):
-  x = x.astype(jnp.float32)
-  # The floor keeps the gradient of a zero vector finite.
-  square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
-  return x * lax.rsqrt(square)
 
 
 def _retrieval(logits, valid):

@@ -24,7 +24,18 @@ def class_embeddings(
   """
   e = prompt_embeddings.shape[-1]
   mean = prompt_embeddings.astype(jnp.float32).reshape(classes, -1, e).mean(1)
-  return _unit(mean)
+  return unit(mean)
+
+
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  """Scales vectors to length one, in float32.
+
+  Those shorter than 1e-6 are divided by 1e-6 only: a zero vector, such as that
+  of an empty mask, stays zero and has a finite gradient.
+  """
+  x = x.astype(jnp.float32)
+  square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
+  return x * jax.lax.rsqrt(square)
 
 
 def class_probabilities(
@@ -42,7 +53,7 @@ def class_probabilities(
   scale = jnp.minimum(jnp.exp(logit_scale), max_logit_scale)
   cosine = jnp.einsum(
     "bne,ce->bnc",
-    _unit(query_embeddings.astype(jnp.float32)),
+    unit(query_embeddings),
     class_embeddings,
     precision=jax.lax.Precision.HIGHEST,
   )
@@ -135,7 +146,3 @@ def unknown_combiner(combiner: str) -> InputError:
   return InputError(
     f"combiner={combiner!r} is unknown; use one of {', '.join(COMBINERS)}"
   )
-
-
-def _unit(x: Array) -> Array:
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

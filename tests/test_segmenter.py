@@ -327,3 +327,17 @@ def test_refined_masks_follow_the_pictures_regions(monkeypatch):
     np.testing.assert_array_equal(scores.argmax(-1), labels)
   assert spread["none"] > 1e-2
   assert spread["pseudo_masks"] < 1e-4
+
+
+def test_zero_embeddings_have_finite_gradients():
+  """That of an empty mask may be zero: it must not cost a run its steps."""
+  classes = scoring.class_embeddings(jnp.eye(3, 4), 3)
+
+  def best(embeddings):
+    p = scoring.class_probabilities(
+      embeddings, classes, jnp.asarray(2.0), max_logit_scale=100.0
+    )
+    return p[..., 0].sum()
+
+  embeddings = jnp.zeros((1, 2, 4)).at[0, 1].set(1.0)
+  assert jnp.isfinite(jax.grad(best)(embeddings)).all()

@@ -20,6 +20,7 @@ from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
+from sseg_jax.scoring import unit
 
 POOL_MASKS = ("soft", "hard", "pseudo")
 EMBEDDINGS = ("decoder", "mask_pooled")
@@ -48,10 +49,6 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     raise errors.InputError(
       f"{name}={value!r} is not one of {', '.join(allowed)}"
     )
-
-
-def _unit(x: Array) -> Array:
-  return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
 
 
 def _weighted_mean(x: Array, weights: Array) -> Array:
@@ -273,7 +270,7 @@ class SSeg(nnx.Module):
       embedded = project_and_learn(parts)
       each = embedded if parts is features else project(features)
       if self.normalize_queries:
-        embedded = _unit(embedded)
+        embedded = unit(embedded)
       pooled = _weighted_mean(embedded, counts)
     return ImageOutputs(mask_logits, features, each, pooled)
 
