@@ -78,4 +78,5 @@ def get_config():
   c.evaluate.combiner = "smallest"
   c.evaluate.refine = "pseudo_masks"
   c.evaluate.retrieval_size = 200
+  c.evaluate.retrieval_captions = 5
   return c

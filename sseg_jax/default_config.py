@@ -200,4 +200,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.background_threshold = 0.95  # default until one is chosen
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
+  # Scores are the mean over so many rankings, each with one caption a picture.
+  c.evaluate.retrieval_captions = 1
   return c

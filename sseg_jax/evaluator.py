@@ -81,14 +81,21 @@ class Evaluator:
       image_size=config.image_size,
       context_length=config.text.context_length,
       limit=config.evaluate.retrieval_size,
+      captions=config.evaluate.retrieval_captions,
     ):
+      b, captions, length = batch["text"].shape
+      tokens = jnp.asarray(batch["text"]).reshape(b * captions, length)
       embedded = (
         segmenter.encode_images(jnp.asarray(batch["image"])),
-        segmenter.encode_tokens(jnp.asarray(batch["text"])),
+        segmenter.encode_tokens(tokens).reshape(b, captions, -1),
       )
       pairs.append([x[batch["valid"]] for x in jax.device_get(embedded)])
     images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
-    return evaluate.retrieval(images, texts) | {"pairs": len(images)}
+    rounds = [
+      evaluate.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
+    ]
+    scores = {name: np.mean([r[name] for r in rounds]) for name in rounds[0]}
+    return {k: float(v) for k, v in scores.items()} | {"pairs": len(images)}
 
 
 def flat_scores(output: dict[str, Any]) -> dict[str, float]:

@@ -348,11 +348,29 @@ def test_eval_pairs_come_in_order_and_are_padded(tmp_path):
   # The short side fits: the central square, untouched.
   np.testing.assert_array_equal(image[4], _picture(4)[:, 2:22])
   text = np.concatenate([batch["text"] for batch in batches])
-  np.testing.assert_array_equal(text[5], Tokenizer(12)(["a picture 5"])[0])
+  np.testing.assert_array_equal(text[5], Tokenizer(12)(["a picture 5"]))
   assert [batch["id"].tolist() for batch in batches] == [
     [0, 1, 2, 3],
     [4, 5, 6, 7],
   ]
+
+
+def test_eval_pairs_with_several_captions(tmp_path):
+  items = [
+    records.Record(b"0", _record(0).image, (b"one", b"two", b"three", b"four")),
+    records.Record(b"1", _record(1).image, (b"five", b"six")),
+  ]
+  folder = _write(tmp_path, items)
+  (batch,) = pipeline.eval_pairs(
+    folder, image_size=20, context_length=12, captions=3, batch_size=4
+  )
+  assert batch["text"].shape == (4, 3, 12)
+  tokens = Tokenizer(12)
+  np.testing.assert_array_equal(
+    batch["text"][:2].reshape(6, 12),
+    tokens(["one", "two", "three", "five", "six", "five"]),
+  )
+  assert batch["valid"].tolist() == [True, True, False, False]
 
 
 def test_close_ends_the_iteration(folder):

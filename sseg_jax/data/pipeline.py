@@ -138,6 +138,7 @@ def eval_pairs(
   image_size: int,
   context_length: int,
   limit: int = 0,
+  captions: int = 1,
   batch_size: int = 64,
   threads: int = 8,
 ) -> Iterator[Batch]:
@@ -146,13 +147,15 @@ def eval_pairs(
   Args:
     folder: of records.
     image_size: the short side is resized to it, then the central square is cut.
-    context_length: tokens of the first caption.
+    context_length: tokens of a caption.
     limit: pairs at most; 0: all.
+    captions: of each picture, in their order; one with fewer repeats them.
     batch_size: the last batch is filled up with `valid` False.
     threads: that decode.
 
   Yields:
-    `id`, `valid`, `image`, `text` as in `train_batches`.
+    `id`, `valid`, `image` as in `train_batches`, `text` with captions as its
+    second axis.
   """
   tf = import_tensorflow()
   table = RecordTable([folder])
@@ -174,14 +177,18 @@ def eval_pairs(
       for index in ids:
         try:
           record = table[index] if index < total else None
-          texts.append(caption_of(record, 0, True) if record else "")
+          texts.append(
+            [caption_of(record, i, True) for i in range(captions)]
+            if record
+            else [""] * captions
+          )
           images.append(record.image if record else b"")
         except ValueError as error:
           if isinstance(error, InputError):
             failure.append(error)  # tf.data would report it as its own
             raise
           images.append(b"")
-          texts.append("")
+          texts.append([""] * captions)
       yield {"id": list(ids), "image": images, "text": texts}
 
   spec = tf.TensorSpec
@@ -190,7 +197,7 @@ def eval_pairs(
     output_signature={
       "id": spec([batch_size], tf.uint32),
       "image": spec([batch_size], tf.string),
-      "text": spec([batch_size], tf.string),
+      "text": spec([batch_size, captions], tf.string),
     },
   )
   blank = {"image": np.zeros((image_size, image_size, 3), np.uint8)}
@@ -207,9 +214,12 @@ def eval_pairs(
       raise
     texts = [
       text.decode() if valid else ""
-      for text, valid in zip(batch["text"], batch["valid"], strict=True)
+      for row, valid in zip(batch["text"], batch["valid"], strict=True)
+      for text in row
     ]
-    yield dict(batch, text=np.asarray(tokenizer(texts), np.int32))
+    tokens = np.asarray(tokenizer(texts), np.int32)
+    shape = (batch_size, captions, context_length)
+    yield dict(batch, text=tokens.reshape(shape))
 
 
 def _check(config, table: RecordTable, index: int, count: int) -> None:
