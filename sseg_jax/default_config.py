@@ -29,7 +29,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
-  c.model.pixel_decoder = "fpn"  # MaskFormer's BasePixelDecoder
+  # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the one of its
+  # panoptic models, with an encoder over the deepest level.
+  c.model.pixel_decoder = "fpn"
+  c.model.encoder_layers = 6  # "transformer_encoder" only
   c.model.memory = "res5"  # the level that queries attend to (§3.2: the lowest)
   c.model.hidden_dim = 256  # §4.1
   c.model.mask_dim = 256

@@ -34,6 +34,32 @@ def test_parameter_counts_of_the_paper(published):
   assert count(published) == towers + 1  # the logit scale
 
 
+def test_transformer_encoder_pixel_decoder(published):
+  """Its encoder takes the projection's place, and the FPN starts from it."""
+  config = default_config.get_config()
+  config.model.pixel_decoder = "transformer_encoder"
+  graphdef, params, model_state = sseg.build(config)
+  maskformer = params["maskformer"]
+  assert "input_proj" not in maskformer
+  d, ffn = 256, 2048
+  layer = 4 * (d * d + d) + 2 * d * ffn + ffn + d + 2 * 2 * d
+  assert count(maskformer["encoder"]) == 768 * d + d + 6 * layer
+  # The FPN's first convolution reads 256 features in place of 768.
+  fpn = count(published["maskformer"]["fpn"]) - count(maskformer["fpn"])
+  assert fpn == (768 - 256) * d * 9
+  image = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.uint8)
+  out = jax.eval_shape(
+    lambda p, s, x: sseg.apply_image(graphdef, p, s, x),
+    params,
+    model_state,
+    image,
+  )
+  assert out.mask_logits.shape == (1, 2, 64, 16, 24)
+  config.model.memory = "res4"
+  maskformer = sseg.build(config)[1]["maskformer"]
+  assert maskformer["input_proj"]["kernel"].shape == (384, 256)
+
+
 def test_parameters_are_float32_whatever_the_products_are(published):
   assert default_config.get_config().dtype == "bfloat16"
   assert {x.dtype for x in jax.tree.leaves(published)} == {jnp.float32.dtype}

@@ -1,8 +1,9 @@
 """MaskFormer without its class head (Cheng et al. 2021; S-Seg §3.2).
 
 Numbers and order of operations are those of facebookresearch/MaskFormer,
-mask_former/modeling/: heads/pixel_decoder.py (BasePixelDecoder),
-transformer/transformer_predictor.py and transformer/transformer.py (post-norm).
+mask_former/modeling/: heads/pixel_decoder.py (BasePixelDecoder and
+TransformerEncoderPixelDecoder), transformer/transformer_predictor.py and
+transformer/transformer.py (post-norm).
 """
 
 import math
@@ -255,8 +256,101 @@ class DecoderLayer(nnx.Module):
     return self.norms[2](x + drop(y))
 
 
+class EncoderLayer(nnx.Module):
+  """Self-attention and feed-forward; each added, then normed."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    ffn_dim: int,
+    dropout: float,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    def norm():
+      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+    def linear(d_in, d_out):
+      return nnx.Linear(
+        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+      )
+
+    self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
+    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
+    self.norms = nnx.List([norm(), norm()])
+    self.dropout = nnx.Dropout(dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "b m d"],
+    positions: Float[Array, "1 m d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b m d"]:
+    """Updates the cells `x` from each other."""
+
+    def drop(y):
+      return self.dropout(y, deterministic=not train, rngs=rngs)
+
+    q = x + positions
+    y = self.attention(q, q, x, train=train, rngs=rngs)
+    x = self.norms[0](x + drop(y))
+    y = self.fc2(drop(nnx.relu(self.fc1(x))))
+    return self.norms[1](x + drop(y))
+
+
+class Encoder(nnx.Module):
+  """Lets the cells of the deepest level see each other, before the FPN."""
+
+  def __init__(
+    self,
+    d_in: int,
+    dim: int,
+    *,
+    layers: int,
+    num_heads: int,
+    ffn_dim: int,
+    dropout: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.input_proj = nnx.Linear(
+      d_in, dim, kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
+    )
+    self.layers = nnx.List(
+      [
+        EncoderLayer(dim, num_heads, ffn_dim, dropout, dtype=dtype, rngs=rngs)
+        for _ in range(layers)
+      ]
+    )
+
+  def __call__(
+    self,
+    feature: Float[Array, "b h w c"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b h w d"]:
+    """Maps a level to as many features of width d."""
+    x = self.input_proj(feature)
+    b, h, w, d = x.shape
+    positions = jnp.asarray(sine_positions(h, w, d), x.dtype)
+    x = x.reshape(b, h * w, d)
+    for layer in self.layers:
+      x = layer(x, positions.reshape(1, h * w, d), train=train, rngs=rngs)
+    return x.reshape(b, h, w, d)
+
+
 class MaskFormer(nnx.Module):
-  """Pixel decoder and transformer decoder over a backbone's features."""
+  """Pixel decoder and transformer decoder over a backbone's features.
+
+  With `encoder_layers` the deepest level passes a transformer encoder first;
+  the FPN starts from its output, and where `memory` is that level the queries
+  attend to it as it is.
+  """
 
   def __init__(
     self,
@@ -271,18 +365,37 @@ class MaskFormer(nnx.Module):
     dropout: float,
     memory: str,
     deep_supervision: bool,
+    encoder_layers: int = 0,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    self.fpn = FPN(channels, hidden_dim, mask_dim, dtype=dtype, rngs=rngs)
+    self.deepest = list(channels)[-1]
     self.memory = memory
-    self.input_proj = nnx.Linear(
-      channels[memory],
-      hidden_dim,
-      kernel_init=fan_in_uniform,
-      dtype=dtype,
-      rngs=rngs,
-    )
+    encoder = None
+    if encoder_layers:
+      encoder = Encoder(
+        channels[self.deepest],
+        hidden_dim,
+        layers=encoder_layers,
+        num_heads=num_heads,
+        ffn_dim=ffn_dim,
+        dropout=dropout,
+        dtype=dtype,
+        rngs=rngs,
+      )
+      channels = {**channels, self.deepest: hidden_dim}
+    self.encoder = encoder
+    self.fpn = FPN(channels, hidden_dim, mask_dim, dtype=dtype, rngs=rngs)
+    input_proj = None
+    if encoder is None or memory != self.deepest:
+      input_proj = nnx.Linear(
+        channels[memory],
+        hidden_dim,
+        kernel_init=fan_in_uniform,
+        dtype=dtype,
+        rngs=rngs,
+      )
+    self.input_proj = input_proj
     # Learned positions; what the decoder starts from is zero.
     self.query_positions = nnx.Param(
       jax.random.normal(rngs.params(), (num_queries, hidden_dim))
@@ -309,9 +422,14 @@ class MaskFormer(nnx.Module):
     rngs: nnx.Rngs | None = None,
   ) -> MaskFormerOutputs:
     """Maps the backbone's levels, [b,h/s,w/s,c] each, to masks and queries."""
+    if self.encoder is not None:
+      encoded = self.encoder(features[self.deepest], train=train, rngs=rngs)
+      features = {**features, self.deepest: encoded}
     pixel_features, mask_features = self.fpn(features)
 
-    memory = self.input_proj(features[self.memory])
+    memory = features[self.memory]
+    if self.input_proj is not None:
+      memory = self.input_proj(memory)
     b, h, w, d = memory.shape
     memory_positions = jnp.asarray(sine_positions(h, w, d), memory.dtype)
     memory_positions = memory_positions.reshape(1, h * w, d)

@@ -22,6 +22,7 @@ from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
 from sseg_jax.scoring import unit
 
+PIXEL_DECODERS = ("fpn", "transformer_encoder")
 POOL_MASKS = ("soft", "hard", "pseudo")
 EMBEDDINGS = ("decoder", "mask_pooled")
 Variables = dict[Any, Any]  # nested dictionaries of arrays
@@ -71,7 +72,7 @@ class SSeg(nnx.Module):
       InputError: if a field of `config.model` has an unknown value.
     """
     c, t = config.model, config.text
-    _one_of("model.pixel_decoder", c.pixel_decoder, ("fpn",))
+    _one_of("model.pixel_decoder", c.pixel_decoder, PIXEL_DECODERS)
     _one_of("model.query_embedding", c.query_embedding, EMBEDDINGS)
     _one_of("model.pool_masks", c.pool_masks, POOL_MASKS)
     _one_of("model.counted_queries", c.counted_queries, ("all", "owners"))
@@ -100,6 +101,9 @@ class SSeg(nnx.Module):
       dropout=c.dropout,
       memory=c.memory,
       deep_supervision=c.deep_supervision,
+      encoder_layers=(
+        c.encoder_layers if c.pixel_decoder == "transformer_encoder" else 0
+      ),
       dtype=dtype,
       rngs=rngs,
     )

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from torch_weights import TorchWeights, randomize, relative_error
 
-from sseg_jax.models.maskformer import MaskFormer, sine_positions
+from sseg_jax.models.maskformer import Encoder, MaskFormer, sine_positions
 from sseg_jax.models.swin import SWIN_SIZES, Swin
 
 torch = pytest.importorskip("torch")
@@ -166,6 +166,60 @@ def test_sine_positions_equal_maskformer(reference):
     sine_positions(7, 10, 256), expected[0].permute(1, 2, 0)
   )
   assert error <= 1e-4
+
+
+def test_encoder_equals_detr():
+  """The pixel decoder's encoder is DETR's, over projected features."""
+  detr = pytest.importorskip("transformers.models.detr.modeling_detr")
+  config = transformers.DetrConfig(
+    d_model=64,
+    encoder_layers=2,
+    encoder_attention_heads=8,
+    encoder_ffn_dim=96,
+    dropout=0.0,
+    attention_dropout=0.0,
+    attn_implementation="eager",
+  )
+  reference = detr.DetrEncoder(config).eval()
+  randomize(reference)
+  ours = Encoder(
+    32,
+    64,
+    layers=2,
+    num_heads=8,
+    ffn_dim=96,
+    dropout=0.0,
+    dtype=jnp.dtype("float32"),
+    rngs=nnx.Rngs(0),
+  )
+  weights = TorchWeights(
+    {name: value.numpy() for name, value in reference.state_dict().items()}
+  )
+  for i, layer in enumerate(ours.layers):
+    theirs = f"layers.{i}"
+    for part, name in [
+      (layer.attention.query, "self_attn.q_proj"),
+      (layer.attention.key, "self_attn.k_proj"),
+      (layer.attention.value, "self_attn.v_proj"),
+      (layer.attention.out, "self_attn.o_proj"),
+      (layer.fc1, "mlp.fc1"),
+      (layer.fc2, "mlp.fc2"),
+    ]:
+      weights.linear(part, f"{theirs}.{name}")
+    weights.norm(layer.norms[0], f"{theirs}.self_attn_layer_norm")
+    weights.norm(layer.norms[1], f"{theirs}.final_layer_norm")
+  assert not weights.unused
+
+  x = np.random.default_rng(0).normal(size=(2, 5, 7, 32)).astype(np.float32)
+  projected = np.array(ours.input_proj(jnp.asarray(x))).reshape(2, 35, 64)
+  positions = sine_positions(5, 7, 64).reshape(1, 35, 64)
+  with torch.no_grad():
+    expected = reference(
+      inputs_embeds=torch.from_numpy(projected),
+      spatial_position_embeddings=torch.from_numpy(positions).expand(2, -1, -1),
+    ).last_hidden_state
+  actual = np.asarray(ours(jnp.asarray(x))).reshape(2, 35, 64)
+  assert relative_error(actual, expected) <= 1e-4
 
 
 def test_published_parameter_counts():
