@@ -202,6 +202,34 @@ def test_supervised(make_tiny_config):
   assert_equal(run.step(BATCH | {"text": BATCH["text"][::-1]}), run.step())
 
 
+def test_supervised_by_regions(make_tiny_config):
+  """Where words are learned on pseudo-masks, they now are on true ones."""
+  config = make_tiny_config()
+  config.task = "supervised"
+  config.model.mean = "after"
+  config.model.query_embedding = "mask_pooled"
+  config.model.pool_masks = "pseudo"
+  config.model.pool_feature = "stem"
+  config.loss.mask_every = 2
+  config.loss.mask = 0.0
+  run = Run(config)
+  losses = run.losses(20)
+  assert losses[-1] < 0.5 * losses[0]
+  _, metrics = run.step()
+  assert metrics["loss"] == metrics["loss/region"]
+  # At first all classes are about as likely.
+  assert abs(metrics["loss"] - np.log(len(CLASSES))) < 0.7
+  # A picture that does not count is not learned from.
+  valid = BATCH["valid"] & (np.arange(B) != 3)
+  labels, image = BATCH["labels"].copy(), BATCH["image"].copy()
+  labels[3], image[3] = 4 - np.minimum(labels[3], 4), 255 - image[3]
+  other = {"valid": valid, "labels": labels, "image": image}
+  first = run.step(BATCH | {"valid": valid})[1]["loss/region"]
+  np.testing.assert_allclose(
+    run.step(BATCH | other)[1]["loss/region"], first, rtol=1e-5
+  )
+
+
 def test_bfloat16_keeps_float32_parameters(make_tiny_config):
   config = make_tiny_config()
   config.dtype = "bfloat16"

@@ -36,12 +36,15 @@ class ImageOutputs(NamedTuple):
       in evaluation the last layer alone.
     query_features: [b, n, d], what a query is embedded from.
     query_embeddings: float32 [b, n, e], each query projected.
+    part_embeddings: float32 [b, k, e], of what the picture is embedded from:
+      the queries' again, or those of the regions that stand in for them.
     image_embedding: float32 [b, e], for the contrastive loss.
   """
 
   mask_logits: Array
   query_features: Array
   query_embeddings: Array
+  part_embeddings: Array
   image_embedding: Array
 
 
@@ -270,13 +273,14 @@ class SSeg(nnx.Module):
       mean = _weighted_mean(parts.astype(jnp.float32), counts)
       pooled = project_and_learn(mean)
       each = project(features)
+      of_parts = each if parts is features else project(parts)
     else:
-      embedded = project_and_learn(parts)
+      embedded = of_parts = project_and_learn(parts)
       each = embedded if parts is features else project(features)
       if self.normalize_queries:
         embedded = unit(embedded)
       pooled = _weighted_mean(embedded, counts)
-    return ImageOutputs(mask_logits, features, each, pooled)
+    return ImageOutputs(mask_logits, features, each, of_parts, pooled)
 
   def _describe(
     self, maps: dict[str, tuple[Array, ...]], shares: Float[Array, "b n H W"]
