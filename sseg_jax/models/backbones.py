@@ -10,6 +10,7 @@ from sseg_jax import errors
 from sseg_jax.models.conv import CONV_SIZES, ConvNet
 from sseg_jax.models.resnet import RESNET_SIZES, ResNet
 from sseg_jax.models.swin import SWIN_SIZES, Swin
+from sseg_jax.models.vit_pyramid import PYRAMID_SIZES, ViTPyramid
 
 # Each entry maps a picture [b,h,w,3] to {"res2" .. "res5"} and tells the
 # features and the stride of each in `.channels` and `.strides`.
@@ -17,6 +18,7 @@ BACKBONES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
   **{name: (ConvNet, sizes) for name, sizes in CONV_SIZES.items()},
   **{name: (ResNet, sizes) for name, sizes in RESNET_SIZES.items()},
   **{name: (Swin, sizes) for name, sizes in SWIN_SIZES.items()},
+  **{name: (ViTPyramid, sizes) for name, sizes in PYRAMID_SIZES.items()},
 }
 LARGEST_STRIDE = 32
 

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import positions
+from sseg_jax.models.layers import DropPath
 
 # What can be read off a block: its output after the final norm, or a part of
 # its attention's input, heads side by side.
@@ -61,6 +63,7 @@ class Block(nnx.Module):
     mlp_ratio: float,
     layer_scale: bool,
     epsilon: float,
+    drop_path: float = 0.0,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
@@ -87,16 +90,27 @@ class Block(nnx.Module):
     self.mlp_in = _linear(width, hidden, dtype, rngs)
     self.mlp_out = _linear(hidden, width, dtype, rngs)
     self.scale2 = scale()
+    self.drop_path = DropPath(drop_path)
 
-  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    """Adds both branches."""
+  def __call__(
+    self,
+    x: Float[Array, "b t d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b t d"]:
+    """Adds both branches, which `train` drops for whole pictures."""
+
+    def drop(y):
+      return self.drop_path(y, deterministic=not train, rngs=rngs)
+
     b, t, d = x.shape
     heads = self.qkv(self.norm1(x)).reshape(b, t, 3, self.num_heads, -1)
     q, k, v = (heads[:, :, i] for i in range(3))  # [b, t, heads, c]
     y = self.out(attend(q, k, v).reshape(b, t, d))
-    x = x + _scaled(y, self.scale1)
+    x = x + drop(_scaled(y, self.scale1))
     y = nnx.gelu(self.mlp_in(self.norm2(x)), approximate=False)
-    return x + _scaled(self.mlp_out(y), self.scale2)
+    return x + drop(_scaled(self.mlp_out(y), self.scale2))
 
   def attention_input(
     self, x: Float[Array, "b t d"], part: str
@@ -150,6 +164,7 @@ class ViT(nnx.Module):
     registers: extra tokens after the class token, without position.
     position_rule: how the table is resized; see `positions`.
     epsilon: of every LayerNorm; 1e-6 in the originals.
+    drop_path: rate at the last block; it grows linearly from 0 at the first.
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -170,6 +185,7 @@ class ViT(nnx.Module):
     registers: int = 0,
     position_rule: str = "dino",
     epsilon: float = 1e-6,
+    drop_path: float = 0.0,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -208,10 +224,11 @@ class ViT(nnx.Module):
         mlp_ratio=mlp_ratio,
         layer_scale=layer_scale,
         epsilon=epsilon,
+        drop_path=rate,
         dtype=dtype,
         rngs=rngs,
       )
-      for _ in range(depth)
+      for rate in np.linspace(0, drop_path, depth).tolist()
     )
     self.norm = nnx.LayerNorm(
       width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
@@ -222,9 +239,21 @@ class ViT(nnx.Module):
     """Tokens before the first patch: the class token and the registers."""
     return 1 + self.registers
 
-  def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
-    """Returns the last block's tokens after the final norm; see `features`."""
-    return self.features(image)[0]
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b t d"]:
+    """Returns the last block's tokens after the final norm; see `features`.
+
+    `train` drops branches, and draws from the stream "dropout" of `rngs`.
+    """
+    x = self.embed(image)
+    for block in self.blocks:
+      x = block(x, train=train, rngs=rngs)
+    return self.norm(x)
 
   def features(
     self,

@@ -1,0 +1,108 @@
+"""A plain ViT as a backbone: four levels made from its last tokens.
+
+The levels are those of ViTDet's simple feature pyramid (Li et al. 2022,
+detectron2 projects/ViTDet, modeling/backbone/vit.py): stride 4 by two
+transposed convolutions of the tokens at stride 16, stride 8 by one, 16 by none,
+and 32 by the largest of four. ViTDet's output convolutions are left to the
+pixel decoder, which has its own.
+"""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from sseg_jax.models.vit import ViT
+
+# Trained from random weights at 224 pixels: 14x14 positions.
+_SIZES: dict[str, Any] = dict(patch=16, depth=12, grid=14, position_rule="size")
+PYRAMID_SIZES: dict[str, dict[str, Any]] = {
+  "vit_s16": dict(**_SIZES, width=384, num_heads=6),
+  "vit_b16": dict(**_SIZES, width=768, num_heads=12),
+}
+
+
+class Upsample(nnx.Module):
+  """Transposed convolution, 2x2 with stride 2: cells do not overlap."""
+
+  def __init__(
+    self, d_in: int, d_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+  ):
+    self.linear = nnx.Linear(d_in, 4 * d_out, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x d"]:
+    """Doubles both sides."""
+    b, h, w, _ = x.shape
+    x = self.linear(x).reshape(b, h, w, 2, 2, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+class ViTPyramid(nnx.Module):
+  """Levels at strides 4, 8, 16 and 32 over a ViT of patch 16.
+
+  Args:
+    width: features of a token, and of the two coarser levels; the finer ones
+      have a half and a quarter.
+    drop_path: rate at the last block; it grows linearly from 0 at the first.
+    dtype: of the products.
+    rngs: source of the initial values.
+    **sizes: the rest of `ViT`'s arguments.
+  """
+
+  def __init__(
+    self,
+    *,
+    width: int,
+    drop_path: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+    **sizes: Any,
+  ):
+    self.width = width
+    self.vit = ViT(
+      width=width, drop_path=drop_path, dtype=dtype, rngs=rngs, **sizes
+    )
+    up = functools.partial(Upsample, dtype=dtype, rngs=rngs)
+    self.twice = up(width, width // 2)
+    self.norm = nnx.LayerNorm(width // 2, epsilon=1e-6, dtype=dtype, rngs=rngs)
+    self.twice_more = up(width // 2, width // 4)
+    self.once = up(width, width // 2)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Features of each output, by name."""
+    d = self.width
+    return {"res2": d // 4, "res3": d // 2, "res4": d, "res5": d}
+
+  @property
+  def strides(self) -> dict[str, int]:
+    """Pixels of each output's cell, by name."""
+    return {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> dict[str, Array]:
+    """Maps a normalised picture to its levels, [b,h/s,w/s,c] each.
+
+    The picture's sides are multiples of 32. `valid` is not used.
+    """
+    del valid
+    b, h, w, _ = image.shape
+    tokens = self.vit(image, train=train, rngs=rngs)[:, self.vit.prefix :]
+    patch = self.vit.patch
+    x = tokens.reshape(b, h // patch, w // patch, self.width)
+    fine = nnx.gelu(self.norm(self.twice(x)), approximate=False)
+    return {
+      "res2": self.twice_more(fine),
+      "res3": self.once(x),
+      "res4": x,
+      "res5": nnx.max_pool(x, (2, 2), (2, 2)),
+    }
