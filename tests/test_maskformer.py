@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sseg_jax.models import maskformer
+from sseg_jax.models import maskformer, pixel_decoder, transformer
 
 CHANNELS = {"res2": 8, "res3": 8, "res4": 16, "res5": 16}
 SIZES = dict(
@@ -125,7 +125,7 @@ def test_queries_attend_to_the_level_that_is_named():
 
 @pytest.mark.parametrize(("height", "width", "dim"), [(3, 5, 8), (1, 4, 12)])
 def test_sine_positions_number_by_number(height, width, dim):
-  got = maskformer.sine_positions(height, width, dim)
+  got = transformer.sine_positions(height, width, dim)
   assert got.shape == (height, width, dim) and got.dtype == np.float32
   half = dim // 2
   for y, x, i in np.ndindex(height, width, dim):
@@ -139,11 +139,11 @@ def test_sine_positions_number_by_number(height, width, dim):
 
 def test_upsampling_repeats_each_cell():
   x = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
-  got = maskformer.upsample_nearest(jnp.asarray(x), 4, 9)
+  got = pixel_decoder.upsample_nearest(jnp.asarray(x), 4, 9)
   expected = np.kron(x[0, :, :, 1], np.ones((2, 3)))
   np.testing.assert_array_equal(got[0, :, :, 1], expected)
   with pytest.raises(ValueError, match="does not divide"):
-    maskformer.upsample_nearest(jnp.asarray(x), 4, 7)
+    pixel_decoder.upsample_nearest(jnp.asarray(x), 4, 7)
 
 
 @pytest.mark.parametrize(("features", "groups"), [(8, 1), (48, 6), (256, 32)])
@@ -151,7 +151,7 @@ def test_group_norms_have_eight_features_and_at_most_thirty_two_groups(
   features, groups
 ):
   block = nnx.eval_shape(
-    lambda: maskformer.ConvNorm(
+    lambda: pixel_decoder.ConvNorm(
       4,
       features,
       1,

@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 from torch_weights import TorchWeights, randomize, relative_error
 
-from sseg_jax.models.maskformer import Encoder, MaskFormer, sine_positions
+from sseg_jax.models.maskformer import MaskFormer
+from sseg_jax.models.pixel_decoder import Encoder
 from sseg_jax.models.swin import SWIN_SIZES, Swin
+from sseg_jax.models.transformer import sine_positions
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -1,0 +1,149 @@
+"""MaskFormer's pixel decoders: from a backbone's levels to stride 4.
+
+Numbers and order of operations are those of facebookresearch/MaskFormer,
+mask_former/modeling/heads/pixel_decoder.py (BasePixelDecoder and
+TransformerEncoderPixelDecoder).
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from sseg_jax.models.layers import fan_in_uniform
+from sseg_jax.models.transformer import EncoderLayer, sine_positions
+
+
+def upsample_nearest(x: Array, height: int, width: int) -> Array:
+  """Repeats cells of [b,h,w,c] until it is [b,height,width,c]."""
+  factor_y, factor_x = height // x.shape[1], width // x.shape[2]
+  if (x.shape[1] * factor_y, x.shape[2] * factor_x) != (height, width):
+    raise ValueError(f"{x.shape[1:3]} does not divide {(height, width)}")
+  return jnp.repeat(jnp.repeat(x, factor_y, 1), factor_x, 2)
+
+
+class ConvNorm(nnx.Module):
+  """Convolution without bias, group norm, and ReLU where asked."""
+
+  def __init__(
+    self,
+    d_in: int,
+    d_out: int,
+    size: int,
+    *,
+    activate: bool,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.conv = nnx.Conv(
+      d_in,
+      d_out,
+      (size, size),
+      use_bias=False,
+      kernel_init=fan_in_uniform,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    # detectron2's "GN" has 32 groups; narrow networks keep its 8 features each.
+    self.norm = nnx.GroupNorm(
+      d_out,
+      num_groups=max(1, min(32, d_out // 8)),
+      epsilon=1e-5,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.activate = activate
+
+  def __call__(self, x: Array) -> Array:
+    """Maps [b,h,w,c] to [b,h,w,d_out]."""
+    x = self.norm(self.conv(x))
+    return nnx.relu(x) if self.activate else x
+
+
+class FPN(nnx.Module):
+  """Brings the backbone's levels together at stride 4."""
+
+  def __init__(
+    self,
+    channels: dict[str, int],
+    dim: int,
+    mask_dim: int,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    names = list(channels)[::-1]  # deepest first
+    self.names = tuple(names)
+    self.laterals = nnx.List(
+      [
+        ConvNorm(channels[n], dim, 1, activate=False, dtype=dtype, rngs=rngs)
+        for n in names[1:]
+      ]
+    )
+    self.outputs = nnx.List(
+      [
+        ConvNorm(
+          dim if i else channels[n],
+          dim,
+          3,
+          activate=True,
+          dtype=dtype,
+          rngs=rngs,
+        )
+        for i, n in enumerate(names)
+      ]
+    )
+    self.mask_features = nnx.Conv(
+      dim, mask_dim, (3, 3), kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, features: dict[str, Array]) -> tuple[Array, Array]:
+    """Returns pixel features [b,h/4,w/4,d] and mask features, likewise."""
+    x = self.outputs[0](features[self.names[0]])
+    for i, name in enumerate(self.names[1:]):
+      lateral = self.laterals[i](features[name])
+      x = lateral + upsample_nearest(x, *lateral.shape[1:3])
+      x = self.outputs[i + 1](x)
+    return x, self.mask_features(x)
+
+
+class Encoder(nnx.Module):
+  """Lets the cells of the deepest level see each other, before the FPN."""
+
+  def __init__(
+    self,
+    d_in: int,
+    dim: int,
+    *,
+    layers: int,
+    num_heads: int,
+    ffn_dim: int,
+    dropout: float,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.input_proj = nnx.Linear(
+      d_in, dim, kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
+    )
+    self.layers = nnx.List(
+      [
+        EncoderLayer(dim, num_heads, ffn_dim, dropout, dtype=dtype, rngs=rngs)
+        for _ in range(layers)
+      ]
+    )
+
+  def __call__(
+    self,
+    feature: Float[Array, "b h w c"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b h w d"]:
+    """Maps a level to as many features of width d."""
+    x = self.input_proj(feature)
+    b, h, w, d = x.shape
+    positions = jnp.asarray(sine_positions(h, w, d), x.dtype)
+    x = x.reshape(b, h * w, d)
+    for layer in self.layers:
+      x = layer(x, positions.reshape(1, h * w, d), train=train, rngs=rngs)
+    return x.reshape(b, h, w, d)

@@ -1,0 +1,192 @@
+"""Attention, and the layers of DETR's transformer (post-norm).
+
+Numbers and order of operations are those of facebookresearch/MaskFormer,
+mask_former/modeling/transformer/transformer.py and position_encoding.py.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from sseg_jax.models.layers import xavier_uniform
+
+# torch's xavier_uniform_ sees the three input projections as one [3d, d]
+# matrix.
+_xavier_of_three = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+
+
+def sine_positions(height: int, width: int, dim: int) -> np.ndarray:
+  """Fixed positions of a grid, float32 [height, width, dim].
+
+  Half the features are the row's, half the column's; sines and cosines
+  alternate. Coordinates run from 1 to the side, scaled to 2 pi; temperature
+  10,000 (transformer/position_encoding.py).
+  """
+  half = dim // 2
+  period = 10_000.0 ** (2 * (np.arange(half) // 2) / half)
+
+  def one_axis(length: int) -> np.ndarray:
+    place = np.arange(1, length + 1) / (length + 1e-6) * 2 * math.pi
+    angle = place[:, None] / period  # [length, half]
+    return np.where(np.arange(half) % 2 == 0, np.sin(angle), np.cos(angle))
+
+  y = np.broadcast_to(one_axis(height)[:, None], (height, width, half))
+  x = np.broadcast_to(one_axis(width)[None, :], (height, width, half))
+  return np.concatenate([y, x], -1).astype(np.float32)
+
+
+class Attention(nnx.Module):
+  """Multi-head attention with its own inputs for query, key and value."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    dropout: float,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    def linear(init):
+      return nnx.Linear(dim, dim, kernel_init=init, dtype=dtype, rngs=rngs)
+
+    self.query = linear(_xavier_of_three)
+    self.key = linear(_xavier_of_three)
+    self.value = linear(_xavier_of_three)
+    self.out = linear(xavier_uniform)
+    self.dropout = nnx.Dropout(dropout)
+    self.num_heads = num_heads
+
+  def __call__(
+    self,
+    query: Float[Array, "b n d"],
+    key: Float[Array, "b m d"],
+    value: Float[Array, "b m d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b n d"]:
+    """Mixes the values for each query; `train` drops weights."""
+
+    def heads(x):
+      return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+    q, k, v = heads(self.query(query)), heads(self.key(key)), self.value(value)
+    scores = jnp.einsum(
+      "bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(scores / math.sqrt(q.shape[-1]), -1)
+    weights = self.dropout(weights, deterministic=not train, rngs=rngs)
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), heads(v))
+    return self.out(mixed.reshape(query.shape))
+
+
+class EncoderLayer(nnx.Module):
+  """Self-attention and feed-forward; each added, then normed."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    ffn_dim: int,
+    dropout: float,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    def norm():
+      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+    def linear(d_in, d_out):
+      return nnx.Linear(
+        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+      )
+
+    self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
+    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
+    self.norms = nnx.List([norm(), norm()])
+    self.dropout = nnx.Dropout(dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "b m d"],
+    positions: Float[Array, "1 m d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b m d"]:
+    """Updates the cells `x` from each other."""
+
+    def drop(y):
+      return self.dropout(y, deterministic=not train, rngs=rngs)
+
+    q = x + positions
+    y = self.attention(q, q, x, train=train, rngs=rngs)
+    x = self.norms[0](x + drop(y))
+    y = self.fc2(drop(nnx.relu(self.fc1(x))))
+    return self.norms[1](x + drop(y))
+
+
+class DecoderLayer(nnx.Module):
+  """Self-attention, cross-attention, feed-forward; each added, then normed."""
+
+  def __init__(
+    self,
+    dim: int,
+    num_heads: int,
+    ffn_dim: int,
+    dropout: float,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    def attention():
+      return Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
+
+    def norm():
+      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+    def linear(d_in, d_out):
+      return nnx.Linear(
+        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+      )
+
+    self.self_attention, self.cross_attention = attention(), attention()
+    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
+    self.norms = nnx.List([norm(), norm(), norm()])
+    self.dropout = nnx.Dropout(dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "b n d"],
+    memory: Float[Array, "b m d"],
+    query_positions: Float[Array, "1 n d"],
+    memory_positions: Float[Array, "1 m d"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[Array, "b n d"]:
+    """Updates the queries `x` from each other and from the memory."""
+
+    def drop(y):
+      return self.dropout(y, deterministic=not train, rngs=rngs)
+
+    # Positions go to queries and keys, never to values.
+    q = x + query_positions
+    y = self.self_attention(q, q, x, train=train, rngs=rngs)
+    x = self.norms[0](x + drop(y))
+    y = self.cross_attention(
+      x + query_positions,
+      memory + memory_positions,
+      memory,
+      train=train,
+      rngs=rngs,
+    )
+    x = self.norms[1](x + drop(y))
+    y = self.fc2(drop(nnx.relu(self.fc1(x))))
+    return self.norms[2](x + drop(y))
