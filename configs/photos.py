@@ -3,7 +3,9 @@
     python -m sseg_jax.prepare --source=PHOTOS --out=records --val_size=200
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
-A first guess at this size, not tuned and not yet run to its end.
+Measured on 2,384 photos with five captions each: so few teach which caption
+fits a picture, well above chance, and hardly where its words are. See
+configs/README.md.
 """
 
 from sseg_jax import default_config
@@ -12,7 +14,7 @@ from sseg_jax import default_config
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 1500
+  c.total_steps = 1800
   c.batch_size = 64
   c.image_size = 96
   c.dtype = "float32"  # bfloat16 is for accelerators
@@ -30,7 +32,7 @@ def get_config():
   c.model.query_embedding = "mask_pooled"
   c.model.pool_feature = "stem"
   c.model.stem_widths = (48, 96)
-  c.model.stem_depths = (1, 2)
+  c.model.stem_depths = (0, 1)
   c.model.pool_masks = "pseudo"
   c.model.pool_place = True
   c.model.region_hidden = 512
@@ -65,14 +67,14 @@ def get_config():
   c.data.val = "records/val"
   c.data.crop_scale = (0.6, 1.0)
   c.data.photometric = 0.15
-  c.data.word_dropout = 0.05
+  c.data.word_dropout = 0.1
   c.data.shuffle_window = 512
   c.data.threads = 2
 
   c.log_every_steps = 50
-  c.checkpoint.every_steps = 500
+  c.checkpoint.every_steps = 600
   c.checkpoint.keep = 2
-  c.evaluate.every_steps = 500
+  c.evaluate.every_steps = 600
   c.evaluate.image_size = 96
   c.evaluate.stride = 48
   c.evaluate.combiner = "smallest"
