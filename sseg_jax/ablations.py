@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
     _TABLE,
   ),
   "supervised": Row(
-    "the same network taught true masks and their names: the ceiling",
+    "the same network taught true masks and their names",
     {"task": "supervised"},
     _TABLE,
   ),

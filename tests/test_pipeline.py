@@ -371,6 +371,10 @@ def test_eval_pairs_with_several_captions(tmp_path):
     tokens(["one", "two", "three", "five", "six", "five"]),
   )
   assert batch["valid"].tolist() == [True, True, False, False]
+  with pytest.raises(InputError, match="retrieval_captions=0"):
+    next(
+      pipeline.eval_pairs(folder, image_size=20, context_length=12, captions=0)
+    )
 
 
 def test_close_ends_the_iteration(folder):

@@ -157,6 +157,10 @@ def eval_pairs(
     `id`, `valid`, `image` as in `train_batches`, `text` with captions as its
     second axis.
   """
+  if captions < 1:
+    raise InputError(
+      f"evaluate.retrieval_captions={captions}: must be at least 1"
+    )
   tf = import_tensorflow()
   table = RecordTable([folder])
   total = min(limit, len(table)) if limit else len(table)
