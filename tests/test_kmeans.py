@@ -130,6 +130,28 @@ def test_restarts_keep_the_best(rng):
   np.testing.assert_allclose(best.inertia, np.min(runs, 0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_chunks_that_fit_a_cache_give_what_the_batch_gives(
+  rng, monkeypatch, restarts
+):
+  points = jnp.asarray(rng.normal(size=(6, 40, 5)), jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 6)
+  found = []
+  for examples in (6, 2, 1):
+    monkeypatch.setattr(kmeans, "_CACHE", examples * 40 * 5 * 4)
+    # Not its own jit, which would not look at _CACHE again.
+    run = jax.jit(
+      functools.partial(
+        kmeans.kmeans.__wrapped__, k=4, iterations=20, restarts=restarts
+      )
+    )
+    assert ("while" in str(jax.make_jaxpr(run)(points, keys))) == (examples < 6)
+    found.append(run(points, keys))
+  for chunked in found[1:]:
+    np.testing.assert_array_equal(found[0].labels, chunked.labels)
+    np.testing.assert_allclose(found[0].inertia, chunked.inertia, rtol=1e-5)
+
+
 def test_assign_takes_the_nearest_valid_center():
   found = kmeans.KMeans(
     labels=jnp.zeros((1, 2), jnp.int32),

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 METRICS = ("euclidean", "cosine")
 INITS = ("kmeans++", "farthest")
+_CACHE = 2**21  # bytes of points that a core's second-level cache holds
 
 
 class KMeans(NamedTuple):
@@ -54,12 +55,39 @@ def kmeans(
     raise ValueError(f"metric={metric!r}; use one of {METRICS}")
   if init not in INITS:
     raise ValueError(f"init={init!r}; use one of {INITS}")
-  run = functools.partial(
+  together = functools.partial(
     _one, k=k, iterations=iterations, metric=metric, init=init
   )
+  in_turn = functools.partial(together, stop_early=True)
   if restarts > 1:
-    run = functools.partial(_best, run, restarts)
-  return jax.vmap(run)(points.astype(jnp.float32), keys, initial_centers)
+    together = functools.partial(_best, together, restarts)
+    in_turn = functools.partial(_best, in_turn, restarts)
+  points = points.astype(jnp.float32)
+  chunk = _chunk(points)
+  # Where one device holds the batch: a loop over split examples would gather
+  # them.
+  if jax.device_count() > 1 or chunk == len(points):
+    return jax.vmap(together)(points, keys, initial_centers)
+  return lax.platform_dependent(
+    points,
+    keys,
+    initial_centers,
+    cpu=lambda *batch: lax.map(
+      lambda example: in_turn(*example), batch, batch_size=chunk
+    ),
+    default=jax.vmap(together),
+  )
+
+
+def _chunk(points) -> int:
+  """Returns how many examples a CPU takes at once, a divisor of the batch.
+
+  All iterations of a chunk then read its points from the cache, not from
+  memory.
+  """
+  b, p, d = points.shape
+  fit = max(1, _CACHE // (p * d * points.dtype.itemsize))
+  return next(n for n in range(min(b, fit), 0, -1) if b % n == 0)
 
 
 def _best(run, restarts, points, key, centers) -> KMeans:
@@ -71,8 +99,14 @@ def _best(run, restarts, points, key, centers) -> KMeans:
   return jax.tree.map(lambda x: x[best], found)
 
 
-def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
-  """Clusters one example: points [p, d]."""
+def _one(
+  points, key, centers, *, k, iterations, metric, init, stop_early=False
+) -> KMeans:
+  """Clusters one example: points [p, d].
+
+  With `stop_early` iterations that would change nothing are left out; without,
+  the number of operations is known beforehand.
+  """
   if metric == "cosine":
     points = unit(points)
     origin = jnp.zeros((1, points.shape[1]))
@@ -104,7 +138,10 @@ def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
     means = jnp.where(empty[:, None], centers, means)
     return jnp.where(restart[:, None], lone, means)
 
-  centers = lax.fori_loop(0, iterations, iterate, centers)
+  if stop_early:
+    centers = _until_still(iterate, iterations, centers)
+  else:
+    centers = lax.fori_loop(0, iterations, iterate, centers)
   labels = jnp.argmin(_distances(points, square, centers), -1)
   members = jax.nn.one_hot(labels, k)
   offset = points - matmul("pk,kd->pd", members, centers)
@@ -114,6 +151,21 @@ def _one(points, key, centers, *, k, iterations, metric, init) -> KMeans:
     members.any(0),
     (offset * offset).sum(),
   )
+
+
+def _until_still(iterate, iterations, centers):
+  """Iterates until no center moves any more, or so many times."""
+
+  def again(state):
+    i, centers, _ = state
+    moved = iterate(i, centers)
+    return i + 1, moved, (moved != centers).any()
+
+  def wanted(state):
+    i, _, moving = state
+    return (i < iterations) & moving
+
+  return lax.while_loop(wanted, again, (0, centers, True))[1]
 
 
 def _plus_plus(points, square, key, k):
