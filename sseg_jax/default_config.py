@@ -100,6 +100,10 @@ def get_config() -> ml_collections.ConfigDict:
   # How the network's table of positions is resized (models/positions.py); "" is
   # the rule of whoever published the weights.
   c.pseudo_masks.position_rule = ""
+  # Side of the picture that the network sees, over that of the picture given: a
+  # small student can learn from what a teacher sees enlarged. Rounded to whole
+  # patches, but for 1.0, which wants sides that are multiples of the patch.
+  c.pseudo_masks.scale = 1.0
   # What is clustered: "tokens" of the last layer after the final norm, or
   # "keys", "queries", "values"; "keys:10" is another layer's. Several, joined
   # by "+", stand side by side.

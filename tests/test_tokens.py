@@ -103,3 +103,27 @@ def test_a_training_step_with_a_frozen_network(weights, tiny_config, rng):
   step = jax.jit(lambda s, f, b: train_step.train_step(setup, s, f, b))
   state, metrics = step(state, setup.frozen, batch)
   assert np.isfinite(float(metrics["loss"])) and not metrics["bad"]
+
+
+def test_a_network_sees_the_picture_at_its_scale(weights):
+  plain = generator.build(config_of(weights))
+  image = pictures()[:, :12, :18]
+  doubled = jax.image.resize(
+    image.astype(jnp.float32), (2, 24, 36, 3), "linear"
+  )
+  twice = generator.build(config_of(weights, scale=2.0))
+  assert twice.stride == plain.stride / 2
+  labels, valid = twice.generate(twice.frozen, image, keys())
+  expected, _ = plain.generate(plain.frozen, doubled, keys())
+  assert labels.shape == (2, 6, 9) and valid.shape == (2, 3)
+  np.testing.assert_array_equal(labels, expected)
+
+
+def test_a_scaled_picture_has_whole_patches(weights):
+  masks = generator.build(config_of(weights, scale=0.9))
+  assert masks.features(masks.frozen, pictures()).shape == (2, 4, 5, 64)
+
+
+def test_a_scale_of_nothing(weights):
+  with pytest.raises(InputError, match="pseudo_masks.scale=0.0"):
+    generator.build(config_of(weights, scale=0.0))

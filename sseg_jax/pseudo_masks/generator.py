@@ -71,6 +71,11 @@ def build(config) -> PseudoMasks:
       raise errors.InputError(
         f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"
       )
+  if fields.scale <= 0:
+    raise errors.InputError(
+      f"pseudo_masks.scale={fields.scale}: must be over 0; 1 leaves pictures"
+      " as they are"
+    )
   return GENERATORS[fields.generator](config)
 
 

@@ -49,6 +49,7 @@ class Tokens:
     smooth_temperature: of `refine.smooth`.
     upsample: cells of the label map a patch, along a side.
     colour_steps: of `refine.follow_colours`.
+    scale: of the picture that the network sees, over the one given.
   """
 
   k: int
@@ -64,6 +65,7 @@ class Tokens:
   smooth_temperature: float = 0.05
   upsample: int = 1
   colour_steps: int = 0
+  scale: float = 1.0
 
   @classmethod
   def build(cls, config, *, usual: str = "dino_vits8") -> "Tokens":
@@ -98,24 +100,42 @@ class Tokens:
       smooth_temperature=fields.smooth_temperature,
       upsample=fields.upsample,
       colour_steps=fields.colour_steps,
+      scale=fields.scale,
     )
 
   @functools.cached_property
-  def stride(self) -> int:
-    """Side of a patch in pixels."""
+  def patch(self) -> int:
+    """Side of a patch in pixels of the picture that the network sees."""
     return nnx.merge(self.graphdef, self.frozen).patch
+
+  @property
+  def stride(self) -> int:
+    """Side of a patch in pixels of the picture that is given, rounded."""
+    return max(1, round(self.patch / self.scale))
 
   def features(
     self, frozen: Any, image: Num[Array, "b h w 3"]
   ) -> Float[Array, "b y x d"]:
     """Returns what is clustered, float32; image values 0..255."""
     model = nnx.merge(self.graphdef, frozen)
+    image = self._scaled(image)
     found = read_features(
       model, normalize_pixels(image, self.dtype), self.parts
     )
     b, height, width, _ = image.shape
-    size = (b, height // self.stride, width // self.stride, -1)
+    size = (b, height // self.patch, width // self.patch, -1)
     return found.reshape(size)
+
+  def _scaled(self, image: Num[Array, "b h w 3"]) -> Num[Array, "b y x 3"]:
+    """Resizes to `scale`, rounded to whole patches; 1 leaves it as it is."""
+    if self.scale == 1:
+      return image
+    height, width = (
+      self.patch * max(1, round(side * self.scale / self.patch))
+      for side in image.shape[1:3]
+    )
+    size = (len(image), height, width, 3)
+    return jax.image.resize(image.astype(jnp.float32), size, "linear")
 
   def generate(
     self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
