@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sseg_jax import checkpoint, pictures, prompts
+from sseg_jax import checkpoint, default_config, pictures, prompts
 from sseg_jax.errors import InputError
 from sseg_jax.evaluate import choose_threshold
 from sseg_jax.segmenter import (
@@ -138,10 +138,8 @@ def load(
     image_size: short side at which pictures are seen, instead of the
       checkpoint's.
   """
-  from ml_collections import ConfigDict
-
   loaded = checkpoint.load(path, step=step)
-  config = ConfigDict(loaded.config)
+  config = default_config.completed(loaded.config)
   segmenter = SSegSegmenter(
     loaded.params,
     loaded.model_state,

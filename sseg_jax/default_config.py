@@ -5,7 +5,30 @@ section given as "§"), and the nearest relative's value where it is not. Files
 in `configs/` import `get_config` and state their differences only.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
+
+
+def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Returns a stored configuration with the fields that are newer than it.
+
+  They get their defaults, which leave a run as it was without them.
+  """
+
+  def merge(default, stored):
+    return {
+      **default,
+      **{
+        name: merge(default[name], value)
+        if isinstance(value, Mapping) and isinstance(default.get(name), Mapping)
+        else value
+        for name, value in stored.items()
+      },
+    }
+
+  return ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -201,9 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return table1.main(argv)
   flags = _parser().parse_args(argv)
   # Everything above starts at once; JAX is loaded from here on.
-  from ml_collections import ConfigDict
-
-  from sseg_jax import benchmarks, checkpoint
+  from sseg_jax import benchmarks, checkpoint, default_config
   from sseg_jax.benchmarks import report
   from sseg_jax.segmenter import SSegSegmenter
 
@@ -223,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if flags.out:
     make_folder(flags.out)
   loaded = checkpoint.load(flags.checkpoint)
-  config = ConfigDict(loaded.config)
+  config = default_config.completed(loaded.config)
   segmenter = SSegSegmenter(
     loaded.params,
     loaded.model_state,

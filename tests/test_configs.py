@@ -97,3 +97,14 @@ def test_the_training_state_can_be_built(path, no_download):
   if path.stem.startswith("cc"):
     frozen = jax.tree.leaves(setup.frozen["pseudo_masks"])
     assert sum(leaf.size for leaf in frozen) == 21_670_272  # DINO ViT-S/8
+
+
+def test_a_stored_config_gets_the_fields_that_came_later():
+  config = default_config.get_config()
+  config.pseudo_masks.k = 5
+  stored = config.to_dict()
+  del stored["pseudo_masks"]["scale"], stored["mesh"]
+  stored["gone"] = 1  # a field of then is kept
+  completed = default_config.completed(stored).to_dict()
+  assert completed.pop("gone") == 1
+  assert completed == config.to_dict()

@@ -308,7 +308,8 @@ class ViT(nnx.Module):
     if height % self.patch or width % self.patch:
       raise InputError(
         f"image of {height}x{width} pixels: the network's patch of"
-        f" {self.patch} must divide both sides; resize the image"
+        f" {self.patch} must divide both sides; resize the image, or set"
+        " pseudo_masks.scale to other than 1, which rounds"
       )
     x = self.patch_embedding(image.astype(self.dtype))
     h, w = x.shape[1:3]

@@ -87,7 +87,7 @@ def _chunk(points) -> int:
   """
   b, p, d = points.shape
   fit = max(1, _CACHE // (p * d * points.dtype.itemsize))
-  return next(n for n in range(min(b, fit), 0, -1) if b % n == 0)
+  return next((n for n in range(min(b, fit), 0, -1) if b % n == 0), b)
 
 
 def _best(run, restarts, points, key, centers) -> KMeans:
