@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from sseg_jax import errors, losses, optim, scoring, tokenizer
 from sseg_jax.models import pooling, sseg
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
 
 Metrics = dict[str, Array]
@@ -153,7 +154,7 @@ def sseg_loss(
   model: sseg.SSeg,
   frozen: dict[str, Any],
   batch: dict[str, Array],
-  rngs: nnx.Rngs,
+  key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns Eq. 4: weighted mask loss plus weighted contrastive loss."""
   config, weights = setup.config, setup.config.loss
@@ -165,15 +166,21 @@ def sseg_loss(
     stride = config.model.pool_stride
     regions = pooling.region_shares(labels, present, (h, w), stride)
   every = weights.mask_every
+  image_key, text_key = jax.random.split(key)
   image = model.encode_image(
     batch["image"],
     train=True,
-    rngs=rngs,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
     valid=valid,
     regions=regions,
     masks_every=every,
   )
-  text = model.encode_text(batch["text"], train=True, rngs=rngs, valid=valid)
+  text = model.encode_text(
+    batch["text"],
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
+    valid=valid,
+  )
   contrastive, metrics = losses.contrastive(
     image.image_embedding,
     text,
@@ -199,7 +206,7 @@ def supervised_loss(
   model: sseg.SSeg,
   frozen: dict[str, Any],
   batch: dict[str, Array],
-  rngs: nnx.Rngs,
+  key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Trains the same network on true label maps: the ceiling in comparisons.
 
@@ -232,16 +239,19 @@ def supervised_loss(
     stride = config.model.pool_stride
     regions = pooling.region_shares(ranked, exists, (h, w), stride)
   every = weights.mask_every if by_regions else 1
+  image_key, text_key = jax.random.split(key)
   image = model.encode_image(
     batch["image"],
     train=True,
-    rngs=rngs,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
     valid=batch["valid"],
     regions=regions,
     masks_every=every,
   )
   text = model.encode_text(
-    jnp.asarray(frozen["class_tokens"]), train=True, rngs=rngs
+    jnp.asarray(frozen["class_tokens"]),
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, jnp.arange(classes)),
   )
   mask, metrics = losses.mask_loss(
     image.mask_logits,
@@ -311,14 +321,14 @@ def train_step(
     The state after the step, and float32 scalars.
   """
   config = setup.config
-  dropout_key = jax.random.fold_in(
-    jax.random.fold_in(jax.random.key(config.seed), 1), state.step
-  )
+  # Named, since `ExampleRngs` does not go with every generator.
+  key = jax.random.key(config.seed, impl="threefry2x32")
+  dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
   def loss_fn(params):
     model = nnx.merge(setup.graphdef, params, state.model_state)
     loss, metrics = LOSSES[config.task](
-      setup, model, frozen, batch, nnx.Rngs(dropout=dropout_key)
+      setup, model, frozen, batch, dropout_key
     )
     return loss, (metrics, sseg.split(model)[2])
 

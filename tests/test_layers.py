@@ -38,24 +38,6 @@ def test_pixels_may_be_bytes_and_are_normalised_before_they_are_rounded():
   np.testing.assert_array_equal(full.astype(jnp.bfloat16), rounded)
 
 
-def test_drop_path_drops_whole_examples_and_keeps_the_mean():
-  drop = layers.DropPath(0.25)
-  x = jnp.ones((400, 2, 3))
-  got = np.asarray(drop(x, deterministic=False, rngs=nnx.Rngs(dropout=0)))
-  rows = got.reshape(400, -1)
-  assert (rows == rows[:, :1]).all()
-  np.testing.assert_allclose(np.unique(rows), [0, 1 / 0.75], rtol=1e-6)
-  assert 0.2 < (rows[:, 0] == 0).mean() < 0.3
-
-
-def test_drop_path_is_the_identity_in_evaluation_and_asks_for_its_key():
-  x = jnp.asarray(draw(4, 3))
-  np.testing.assert_array_equal(layers.DropPath(0.5)(x, deterministic=True), x)
-  np.testing.assert_array_equal(layers.DropPath(0)(x, deterministic=False), x)
-  with pytest.raises(ValueError, match="needs rngs"):
-    layers.DropPath(0.5)(x, deterministic=False)
-
-
 def test_mlp_has_relu_between_its_layers_and_none_after_the_last():
   mlp = layers.MLP((4, 8, 8, 2), dtype=FLOAT, rngs=nnx.Rngs(0))
   x = draw(5, 4)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.models import maskformer, pixel_decoder, transformer
+from sseg_jax.models.dropout import ExampleRngs
 
 CHANNELS = {"res2": 8, "res3": 8, "res4": 16, "res5": 16}
 SIZES = dict(
@@ -64,7 +65,9 @@ def evaluated(model, features):
 
 @nnx.jit
 def trained(model, features, key):
-  return model(features, train=True, rngs=nnx.Rngs(dropout=key))
+  return model(
+    features, train=True, rngs=ExampleRngs.from_ids(key, jnp.arange(2))
+  )
 
 
 def test_training_gives_the_masks_of_every_layer_and_evaluation_of_the_last():

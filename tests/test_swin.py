@@ -10,6 +10,7 @@ from flax import nnx
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import windows
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.swin import SWIN_SIZES, Swin
 
 TINY = dict(embed_dim=8, depths=(2, 2), num_heads=(1, 2), window=3)
@@ -157,7 +158,11 @@ def test_drop_path_grows_linearly_and_acts_in_training_only():
 
   @nnx.jit
   def train(model, image):
-    return model(image, train=True, rngs=nnx.Rngs(dropout=0))["res3"]
+    return model(
+      image,
+      train=True,
+      rngs=ExampleRngs(jax.random.split(jax.random.key(0), 4)),
+    )["res3"]
 
   assert not np.allclose(plain, train(model, image))
 

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.text import TextTower
 
 TINY = dict(vocab_size=50, context_length=12, width=16, layers=2, num_heads=4)
@@ -117,7 +118,11 @@ def test_dropout_acts_in_training_only(tokens):
 
   @nnx.jit
   def train(model, tokens):
-    return model(tokens, train=True, rngs=nnx.Rngs(dropout=0))
+    return model(
+      tokens,
+      train=True,
+      rngs=ExampleRngs.from_ids(jax.random.key(0), jnp.arange(len(tokens))),
+    )
 
   assert not np.allclose(plain, train(model, tokens))
 

@@ -297,7 +297,7 @@ def test_words_and_masks_are_taught_apart(make_tiny_config):
     def loss(params):
       model = nnx.merge(runs[i].setup.graphdef, params, {})
       return train_step.sseg_loss(
-        runs[i].setup, model, {"pseudo_masks": {}}, batch, nnx.Rngs(dropout=0)
+        runs[i].setup, model, {"pseudo_masks": {}}, batch, jax.random.key(0)
       )[0]
 
     return jax.grad(loss)(runs[i].state.params)

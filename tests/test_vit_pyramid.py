@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.models import backbones, vit
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.vit_pyramid import Upsample, ViTPyramid
 
 SMALL = dict(
@@ -74,7 +75,11 @@ def test_branches_are_dropped_in_training_only(rng):
   still = ViTPyramid(**SMALL, rngs=nnx.Rngs(0))
   image = jnp.asarray(rng.normal(size=(4, 32, 32, 3)).astype(np.float32))
   run = nnx.jit(
-    lambda model, train: model(image, train=train, rngs=nnx.Rngs(dropout=3)),
+    lambda model, train: model(
+      image,
+      train=train,
+      rngs=ExampleRngs(jax.random.split(jax.random.key(3), 4)),
+    ),
     static_argnums=1,
   )
   expected = run(still, False)["res4"]

@@ -13,6 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from sseg_jax.models.dropout import ExampleRngs
+
 CONV_SIZES: dict[str, dict[str, Any]] = {
   "conv_tiny": {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)},
   "conv_small": {"widths": (48, 64, 96, 96), "depths": (1, 2, 1, 1)},
@@ -100,7 +102,7 @@ class ConvNet(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.

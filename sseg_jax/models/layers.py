@@ -28,29 +28,6 @@ def normalize_pixels(
   return ((image.astype(jnp.float32) - mean) / std).astype(dtype)
 
 
-class DropPath(nnx.Module):
-  """Drops a residual branch of whole examples (stochastic depth).
-
-  The input's leading axis is the batch; what is kept is divided by the keep
-  rate.
-  """
-
-  def __init__(self, rate: float):
-    self.rate = rate
-
-  def __call__(
-    self, x: Array, *, deterministic: bool, rngs: nnx.Rngs | None = None
-  ) -> Array:
-    """Maps [b,...] to the same shape; draws from `rngs.dropout`."""
-    if deterministic or self.rate == 0:
-      return x
-    if rngs is None:
-      raise ValueError("DropPath needs rngs when it is not deterministic")
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-    keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
-    return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
-
-
 class MLP(nnx.Module):
   """Linear layers with ReLU between them, none after the last."""
 

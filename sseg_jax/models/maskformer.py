@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import MLP, fan_in_uniform
 from sseg_jax.models.pixel_decoder import FPN, Encoder
 from sseg_jax.models.transformer import DecoderLayer, sine_positions
@@ -106,7 +107,7 @@ class MaskFormer(nnx.Module):
     features: dict[str, Array],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> MaskFormerOutputs:
     """Maps the backbone's levels, [b,h/s,w/s,c] each, to masks and queries."""
     if self.encoder is not None:

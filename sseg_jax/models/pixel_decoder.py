@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import fan_in_uniform
 from sseg_jax.models.transformer import EncoderLayer, sine_positions
 
@@ -137,7 +138,7 @@ class Encoder(nnx.Module):
     feature: Float[Array, "b h w c"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b h w d"]:
     """Maps a level to as many features of width d."""
     x = self.input_proj(feature)

@@ -12,6 +12,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from sseg_jax.models.dropout import ExampleRngs
+
 RESNET_SIZES: dict[str, dict[str, Any]] = {
   "resnet50": {"depths": (3, 4, 6, 3)},
   "resnet101": {"depths": (3, 4, 23, 3)},
@@ -155,7 +157,7 @@ class ResNet(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.

@@ -1,6 +1,6 @@
 """S-Seg: MaskFormer and a text transformer in one embedding space (§3).
 
-On a first read, go to `SSeg.encode_image`. The functions below the class are
+On a first read, go to `SSeg.image_features`. The functions below the class are
 the boundary to plain JAX: parameters and statistics as nested dictionaries of
 arrays.
 """
@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sseg_jax import errors, tokenizer
 from sseg_jax.models import backbones, pooling
 from sseg_jax.models.conv import ConvNet
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
@@ -26,6 +27,23 @@ PIXEL_DECODERS = ("fpn", "transformer_encoder")
 POOL_MASKS = ("soft", "hard", "pseudo")
 EMBEDDINGS = ("decoder", "mask_pooled")
 Variables = dict[Any, Any]  # nested dictionaries of arrays
+
+
+class ImageFeatures(NamedTuple):
+  """What the image tower gives before anything is projected.
+
+  Attributes:
+    mask_logits: as in `ImageOutputs`.
+    query_features: likewise.
+    part_features: [b, k, d], what the picture is embedded from: the queries'
+      again, or those of the regions that stand in for them.
+    counts: float32 [b, k], 1 for the parts that the mean counts, else 0.
+  """
+
+  mask_logits: Array
+  query_features: Array
+  part_features: Array
+  counts: Array
 
 
 class ImageOutputs(NamedTuple):
@@ -181,7 +199,7 @@ class SSeg(nnx.Module):
     image: Array,
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
     regions: Float[Array, "b k H W"] | None = None,
     labels: Int[Array, "b y x"] | None = None,
@@ -189,10 +207,38 @@ class SSeg(nnx.Module):
   ) -> ImageOutputs:
     """Gives N masks, an embedding for each, and one for the picture.
 
+    `image_features`, whose arguments these are, then `embed_image`.
+    """
+    features = self.image_features(
+      image,
+      train=train,
+      rngs=rngs,
+      valid=valid,
+      regions=regions,
+      labels=labels,
+      masks_every=masks_every,
+    )
+    return self.embed_image(features, train=train, valid=valid)
+
+  def image_features(
+    self,
+    image: Array,
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+    regions: Float[Array, "b k H W"] | None = None,
+    labels: Int[Array, "b y x"] | None = None,
+    masks_every: int = 1,
+  ) -> ImageFeatures:
+    """Gives N masks, and what they and the picture are embedded from.
+
+    But for a backbone's batch norm, no picture looks at another.
+
     Args:
       image: RGB in 0..255, [b, h, w, 3]; sides are multiples of 32.
       train: dropout, batch statistics and the masks of every decoder layer.
-      rngs: the stream `dropout`, where `train`.
+      rngs: of the pictures, where `train`.
       valid: the pictures that count for batch statistics; None for all.
       regions: shares in [0, 1] of each cell of `pool_stride` pixels. With
         `pool_masks="pseudo"` the picture's embedding is made from them, not
@@ -211,6 +257,7 @@ class SSeg(nnx.Module):
       )
     pixels = normalize_pixels(image, self.dtype)
     some = slice(None, None, masks_every)
+    rngs = None if rngs is None else rngs.fork(some)
     levels = self.backbone(
       pixels[some],
       train=train,
@@ -247,13 +294,6 @@ class SSeg(nnx.Module):
     if self.counted_queries == "owners":
       counts = owned.any((2, 3)).astype(jnp.float32)
 
-    def project(x):
-      return self.image_projection(x).astype(jnp.float32)
-
-    def project_and_learn(x):
-      x = self.image_projection(x, train=train, valid=valid)
-      return x.astype(jnp.float32)
-
     # What the picture is embedded from: queries, or what stands in for them.
     parts = features
     by_regions = (
@@ -267,20 +307,53 @@ class SSeg(nnx.Module):
     if by_regions and regions is not None:
       parts = self._describe(maps | words, regions)
       counts = regions.any((2, 3)).astype(jnp.float32)
+    return ImageFeatures(mask_logits, features, parts, counts)
+
+  def embed_image(
+    self,
+    features: ImageFeatures,
+    *,
+    train: bool = False,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> ImageOutputs:
+    """Projects what `image_features` gives; `train` and `valid` as there."""
+    queries = features.query_features
+    of_parts, pooled = self.embed_parts(
+      features.part_features, features.counts, train=train, valid=valid
+    )
+    each = of_parts
+    if features.part_features is not queries:
+      each = self._project(queries)
+    return ImageOutputs(features.mask_logits, queries, each, of_parts, pooled)
+
+  def embed_parts(
+    self,
+    parts: Float[Array, "b k d"],
+    counts: Float[Array, "b k"],
+    *,
+    train: bool = False,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b k e"], Float[Array, "b e"]]:
+    """Projects the parts of pictures, and embeds the pictures by their mean.
+
+    Args:
+      parts: what a picture is embedded from (`ImageFeatures.part_features`).
+      counts: 1 for the parts that the mean counts, else 0.
+      train: the projection's batch norm takes the batch's statistics.
+      valid: the pictures that count for these; None for all.
+    """
     if self.mean == "before":
       # §3.5: "a single feature … by taking the average", then the projection.
       # The statistics of a batch norm come from the average, as in GroupViT.
       mean = _weighted_mean(parts.astype(jnp.float32), counts)
-      pooled = project_and_learn(mean)
-      each = project(features)
-      of_parts = each if parts is features else project(parts)
-    else:
-      embedded = of_parts = project_and_learn(parts)
-      each = embedded if parts is features else project(features)
-      if self.normalize_queries:
-        embedded = unit(embedded)
-      pooled = _weighted_mean(embedded, counts)
-    return ImageOutputs(mask_logits, features, each, of_parts, pooled)
+      pooled = self._project(mean, train=train, valid=valid)
+      return self._project(parts), pooled
+    embedded = self._project(parts, train=train, valid=valid)
+    units = unit(embedded) if self.normalize_queries else embedded
+    return embedded, _weighted_mean(units, counts)
+
+  def _project(self, x: Array, **how: Any) -> Array:
+    return self.image_projection(x, **how).astype(jnp.float32)
 
   def _describe(
     self, maps: dict[str, tuple[Array, ...]], shares: Float[Array, "b n H W"]
@@ -303,14 +376,24 @@ class SSeg(nnx.Module):
     tokens: Int[Array, "b l"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
   ) -> Float[Array, "b e"]:
     """Embeds token ids, as `tokenizer.Tokenizer` gives them; float32.
 
-    `train`, `rngs` and `valid` as in `encode_image`.
+    `train`, `rngs` and `valid` as in `image_features`.
     """
     features = self.text(tokens, train=train, rngs=rngs)
+    return self.embed_text(features, train=train, valid=valid)
+
+  def embed_text(
+    self,
+    features: Float[Array, "b d"],
+    *,
+    train: bool = False,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> Float[Array, "b e"]:
+    """Projects the text tower's features (`self.text`); float32."""
     projected = self.text_projection(features, train=train, valid=valid)
     return projected.astype(jnp.float32)
 

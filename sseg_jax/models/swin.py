@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import windows
-from sseg_jax.models.layers import DropPath
+from sseg_jax.models.dropout import DropPath, ExampleRngs
 
 PATCH = 4
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
@@ -134,7 +134,7 @@ class SwinBlock(nnx.Module):
     x: Float[Array, "b h w d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b h w d"]:
     """Adds both branches to the map; `train` drops them for whole examples."""
 
@@ -266,13 +266,13 @@ class Swin(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Float[Array, "b _ _ _"]]:
     """Maps normalised images of any size to `{"res2": [b,h/4,w/4,d], …}`.
 
     Sides that a stride does not divide are rounded up. Training with
-    `drop_path` draws from the stream "dropout" of `rngs`. `valid` is not used.
+    `drop_path` draws from `rngs`. `valid` is not used.
     """
     del valid
     x = self.patch_norm(

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sseg_jax.errors import InputError
+from sseg_jax.models.dropout import Dropout, ExampleRngs
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
 
@@ -103,14 +104,14 @@ class TextBlock(nnx.Module):
     self.mlp_out = nnx.Linear(
       4 * width, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs
     )
-    self.dropout = nnx.Dropout(dropout)
+    self.dropout = Dropout(dropout)
 
   def __call__(
     self,
     x: Float[Array, "b l d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b l d"]:
     """Adds both branches to the stream; `train` applies dropout to them."""
 
@@ -180,7 +181,7 @@ class TextTower(nnx.Module):
     tokens: Int[Array, "b l"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b d"]:
     """Returns each text's feature at its (first) end token.
 

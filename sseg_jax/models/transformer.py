@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sseg_jax.models.dropout import Dropout, ExampleRngs
 from sseg_jax.models.layers import xavier_uniform
 
 # torch's xavier_uniform_ sees the three input projections as one [3d, d]
@@ -59,7 +60,7 @@ class Attention(nnx.Module):
     self.key = linear(_xavier_of_three)
     self.value = linear(_xavier_of_three)
     self.out = linear(xavier_uniform)
-    self.dropout = nnx.Dropout(dropout)
+    self.dropout = Dropout(dropout)
     self.num_heads = num_heads
 
   def __call__(
@@ -69,7 +70,7 @@ class Attention(nnx.Module):
     value: Float[Array, "b m d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
     """Mixes the values for each query; `train` drops weights."""
 
@@ -110,7 +111,7 @@ class EncoderLayer(nnx.Module):
     self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
     self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
     self.norms = nnx.List([norm(), norm()])
-    self.dropout = nnx.Dropout(dropout)
+    self.dropout = Dropout(dropout)
 
   def __call__(
     self,
@@ -118,7 +119,7 @@ class EncoderLayer(nnx.Module):
     positions: Float[Array, "1 m d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b m d"]:
     """Updates the cells `x` from each other."""
 
@@ -159,7 +160,7 @@ class DecoderLayer(nnx.Module):
     self.self_attention, self.cross_attention = attention(), attention()
     self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
     self.norms = nnx.List([norm(), norm(), norm()])
-    self.dropout = nnx.Dropout(dropout)
+    self.dropout = Dropout(dropout)
 
   def __call__(
     self,
@@ -169,7 +170,7 @@ class DecoderLayer(nnx.Module):
     memory_positions: Float[Array, "1 m d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
     """Updates the queries `x` from each other and from the memory."""
 

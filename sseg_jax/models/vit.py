@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import positions
-from sseg_jax.models.layers import DropPath
+from sseg_jax.models.dropout import DropPath, ExampleRngs
 
 # What can be read off a block: its output after the final norm, or a part of
 # its attention's input, heads side by side.
@@ -97,7 +97,7 @@ class Block(nnx.Module):
     x: Float[Array, "b t d"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b t d"]:
     """Adds both branches, which `train` drops for whole pictures."""
 
@@ -244,11 +244,11 @@ class ViT(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b t d"]:
     """Returns the last block's tokens after the final norm; see `features`.
 
-    `train` drops branches, and draws from the stream "dropout" of `rngs`.
+    `train` drops branches, and draws from `rngs`.
     """
     x = self.embed(image)
     for block in self.blocks:

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.vit import ViT
 
 # Trained from random weights at 224 pixels: 14x14 positions.
@@ -87,7 +88,7 @@ class ViTPyramid(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: nnx.Rngs | None = None,
+    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its levels, [b,h/s,w/s,c] each.
