@@ -44,6 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
   # fetch, at batch 4096. The configs of other mixtures restate it.
   c.total_steps = 81_690
   c.batch_size = 4096
+  # The batch passes the towers in so many parts, one after the other, where it
+  # does not fit into memory; the loss is still the whole batch's.
+  c.accumulate_steps = 1
   c.image_size = 224  # training crop; a multiple of the backbone's stride
   # Type of the matrix products; parameters, losses, softmax, matching and
   # K-means stay float32 whatever stands here.

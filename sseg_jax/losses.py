@@ -61,23 +61,26 @@ def dice(
   mask_logits: Float[Array, "*layers b k h w"],
   masks: Float[Array, "b k h w"],
   valid: Bool[Array, "b k"],
+  count: Float[Array, ""] | None = None,
 ) -> Float[Array, "*layers"]:
   """Returns the dice loss, summed over valid masks and divided by their number.
 
-  `masks` are binary. Unsquared denominators, one added to both parts. Source:
-  MaskFormer mask_former/modeling/criterion.py.
+  `masks` are binary. `count` stands for the number of valid masks where these
+  are a part of a larger batch. Unsquared denominators, one added to both parts.
+  Source: MaskFormer mask_former/modeling/criterion.py.
   """
   probs = jax.nn.sigmoid(mask_logits.astype(jnp.float32))
   masks = _with_layers(masks.astype(jnp.float32), probs)
   overlap = (probs * masks).sum((-2, -1))
   area = probs.sum((-2, -1)) + masks.sum((-2, -1))
-  return _mean_of_valid(1 - (2 * overlap + 1) / (area + 1), valid)
+  return _mean_of_valid(1 - (2 * overlap + 1) / (area + 1), valid, count)
 
 
 def focal(
   mask_logits: Float[Array, "*layers b k h w"],
   masks: Float[Array, "b k h w"],
   valid: Bool[Array, "b k"],
+  count: Float[Array, ""] | None = None,
 ) -> Float[Array, "*layers"]:
   """Returns the focal loss: mean over pixels, then as `dice`.
 
@@ -91,7 +94,7 @@ def focal(
   alpha = jnp.where(inside, matching.FOCAL_ALPHA, 1 - matching.FOCAL_ALPHA)
   loss = alpha * jax.nn.softplus(-right)
   loss *= jax.nn.sigmoid(-right) ** matching.FOCAL_GAMMA
-  return _mean_of_valid(loss.mean((-2, -1)), valid)
+  return _mean_of_valid(loss.mean((-2, -1)), valid, count)
 
 
 def class_loss(
@@ -131,6 +134,7 @@ def mask_loss(
   dice_weight: float,
   focal_weight: float,
   k: int,
+  count: Float[Array, ""] | None = None,
   class_logits: Float[Array, "layers b n k+1"] | None = None,
   image_valid: Bool[Array, "b"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -139,6 +143,8 @@ def mask_loss(
   Mask j is where `labels` is j; labels outside 0..k-1 belong to no mask. Each
   layer has a matching of its own. The loss is taken at the label map's size, or
   at the logits' where that is finer. Queries left unmatched are not penalised.
+  `count` is the number of valid masks to divide by, where these pictures are a
+  part of a larger batch.
 
   With `class_logits` (the supervised task: mask j is class j) the class joins
   the matching and the loss with weight 1; `image_valid` then marks the images
@@ -170,8 +176,8 @@ def mask_loss(
   size = max(labels.shape[1], h), max(labels.shape[2], w)
   matched = resize_bilinear(matched, size)
   masks = _one_hot(resize_labels(labels, size), k)
-  dice_losses = dice(matched, masks, valid)  # [layers]
-  focal_losses = focal(matched, masks, valid)
+  dice_losses = dice(matched, masks, valid, count)  # [layers]
+  focal_losses = focal(matched, masks, valid, count)
   loss = (dice_weight * dice_losses + focal_weight * focal_losses).sum()
   metrics = {"dice": dice_losses[-1], "focal": focal_losses[-1]}
   if class_logits is not None:
@@ -191,8 +197,10 @@ def _with_layers(x, like):  # [b, ...] -> [1.., b, ...], of like's rank
   return lax.expand_dims(x, range(like.ndim - x.ndim))
 
 
-def _mean_of_valid(per_mask, valid):  # [*layers, b, k] -> [*layers]
-  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
+def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]
+  if count is None:
+    count = valid.sum(dtype=jnp.float32)
+  count = jnp.maximum(1.0, count)
   valid = _with_layers(valid, per_mask)
   return jnp.where(valid, per_mask, 0).sum((-2, -1)) / count
 

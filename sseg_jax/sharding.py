@@ -103,7 +103,7 @@ def param_spec(
   )
 
 
-def state_sharding(abstract_state: Any, mesh: Mesh) -> Any:
+def state_sharding(abstract_state: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Returns a pytree of `NamedSharding`, one per leaf of `abstract_state`.
 
   The optimizer's moments have the paths' ends and the shapes of the parameters,
@@ -127,16 +127,33 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def host_batch_size(batch_size: int, mesh: Mesh) -> int:
+def constrain(tree: Any, mesh: Mesh | AbstractMesh | None, axis: int) -> Any:
+  """Splits every array's `axis` over all devices; does nothing without a mesh.
+
+  For arrays inside a compiled program, where rules by path do not reach.
+  """
+  if mesh is None:
+    return tree
+  spec = PartitionSpec(*(None,) * axis, AXES)
+  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
+
+
+def host_batch_size(
+  batch_size: int, mesh: Mesh, accumulate_steps: int = 1
+) -> int:
   """Returns this process's share of the global batch.
 
   Raises:
-    InputError: if the batch does not divide over the devices.
+    InputError: if the batch, or one of the `accumulate_steps` parts that it is
+      taken in, does not divide over the devices.
   """
-  if batch_size < 1 or batch_size % mesh.size:
+  if batch_size < 1 or batch_size % (mesh.size * accumulate_steps):
+    parts = ""
+    if accumulate_steps > 1:
+      parts = f" times accumulate_steps={accumulate_steps}"
     raise InputError(
       f"batch_size is {batch_size}; choose a multiple of the {mesh.size}"
-      " devices"
+      f" devices{parts}"
     )
   return batch_size * mesh.local_mesh.size // mesh.size
 

@@ -62,7 +62,7 @@ def train(
   # --- Mesh -------------------------------------------------------------------
   check(config)
   mesh = sharding.make_mesh(config.mesh)
-  sharding.host_batch_size(config.batch_size, mesh)
+  sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
 
   # --- Data -------------------------------------------------------------------
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
@@ -70,7 +70,7 @@ def train(
   held_out = open_benchmarks(config)
 
   # --- Model and state --------------------------------------------------------
-  setup = train_step.make_setup(config, class_names)
+  setup = train_step.make_setup(config, class_names, mesh)
   shapes = train_step.abstract_state(setup)
   shardings = sharding.state_sharding(shapes, mesh)
   shapes = jax.tree.map(
@@ -200,7 +200,13 @@ def check(config: Any) -> None:
     raise errors.InputError(
       f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
     )
-  for name in ("total_steps", "batch_size", "image_size", "log_every_steps"):
+  for name in (
+    "total_steps",
+    "batch_size",
+    "accumulate_steps",
+    "image_size",
+    "log_every_steps",
+  ):
     if config[name] < 1:
       raise errors.InputError(f"{name}={config[name]} must be at least 1")
   largest = backbones.LARGEST_STRIDE

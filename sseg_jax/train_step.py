@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
-from sseg_jax import errors, losses, optim, scoring, tokenizer
+from sseg_jax import accumulation, errors, losses, optim, scoring, tokenizer
 from sseg_jax.models import pooling, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
@@ -49,6 +50,8 @@ class Setup:
     optimizer: optax's transformation.
     frozen: arrays that are never trained: the generator's network and, in the
       supervised task, the tokens of the class names.
+    mesh: over which batches are split, for what is not left to the compiler;
+      None: all is.
   """
 
   config: Any
@@ -56,19 +59,26 @@ class Setup:
   generator: generator.PseudoMasks
   optimizer: optax.GradientTransformation
   frozen: dict[str, Any]
+  mesh: Mesh | AbstractMesh | None = None
 
 
-def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
+def make_setup(
+  config: Any,
+  class_names: tuple[str, ...] = (),
+  mesh: Mesh | AbstractMesh | None = None,
+) -> Setup:
   """Checks `config` and builds what `train_step` closes over.
 
   Args:
     config: fields as in `default_config.py`.
     class_names: of the labels in the batches, in the supervised task.
+    mesh: over which batches are split; see `Setup`.
 
   Raises:
     InputError: if a field has a value that cannot work.
   """
   _check_mask_every(config)
+  _check_accumulation(config)
   graphdef, _, _ = sseg.build(config)
   made = generator.for_training(config)
   frozen = {"pseudo_masks": made.frozen}
@@ -77,7 +87,7 @@ def make_setup(config: Any, class_names: tuple[str, ...] = ()) -> Setup:
       [f"a photo of a {name}." for name in class_names]
     )
     frozen["class_tokens"] = tokens
-  return Setup(config, graphdef, made, optim.build(config), frozen)
+  return Setup(config, graphdef, made, optim.build(config), frozen, mesh)
 
 
 def _by_regions(config: Any) -> bool:
@@ -101,6 +111,20 @@ def _check_mask_every(config: Any) -> None:
       f"loss.mask_every={every}: words need every picture's masks or backbone;"
       " use 1, or model.query_embedding='mask_pooled' with"
       " model.pool_masks='pseudo' and model.pool_feature='stem'"
+    )
+
+
+def _check_accumulation(config: Any) -> None:
+  steps, every = config.accumulate_steps, config.loss.mask_every
+  if steps < 1 or config.batch_size % (steps * every):
+    raise errors.InputError(
+      f"accumulate_steps={steps}: must be at least 1 and, times"
+      f" loss.mask_every={every}, divide batch_size={config.batch_size}"
+    )
+  if steps > 1 and config.task != "sseg":
+    raise errors.InputError(
+      f"accumulate_steps={steps}: task={config.task!r} takes its batch in one"
+      " piece; use 1"
     )
 
 
@@ -149,6 +173,86 @@ def pseudo_mask_labels(
   return jax.lax.stop_gradient(labels), present
 
 
+class Features(NamedTuple):
+  """What the towers give of each pair for the contrastive loss.
+
+  Attributes:
+    parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
+    text: [b, d], of the text tower, before it is projected.
+  """
+
+  parts: Array
+  counts: Array
+  text: Array
+
+
+def towers(
+  setup: Setup,
+  model: sseg.SSeg,
+  batch: dict[str, Array],
+  labels: Array,
+  present: Array,
+  key: Array,
+  count: Array | None = None,
+) -> tuple[tuple[Features, Array], Metrics]:
+  """Returns each pair's features and the weighted mask loss, and metrics.
+
+  `labels` and `present` are of `pseudo_mask_labels`; `count` is the number of
+  valid masks where this is a part of a batch (`losses.mask_loss`).
+  """
+  config, weights = setup.config, setup.config.loss
+  valid, every = batch["valid"], weights.mask_every
+  regions = None
+  if config.model.pool_masks == "pseudo":
+    _, h, w, _ = batch["image"].shape
+    stride = config.model.pool_stride
+    regions = pooling.region_shares(labels, present, (h, w), stride)
+  image_key, text_key = jax.random.split(key)
+  image = model.image_features(
+    batch["image"],
+    train=True,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
+    valid=valid,
+    regions=regions,
+    masks_every=every,
+  )
+  text = model.text(
+    batch["text"],
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
+  )
+  mask, metrics = losses.mask_loss(
+    image.mask_logits,
+    labels[::every],
+    (present & valid[:, None])[::every],
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=config.pseudo_masks.k,
+    count=count,
+  )
+  features = Features(image.part_features, image.counts, text)
+  return (features, weights.mask * mask), metrics | {"loss/mask": mask}
+
+
+def compare(
+  setup: Setup, model: sseg.SSeg, features: Features, valid: Array
+) -> tuple[Array, Metrics]:
+  """Returns the weighted contrastive loss of a whole batch, and metrics."""
+  weights = setup.config.loss
+  _, image = model.embed_parts(
+    features.parts, features.counts, train=True, valid=valid
+  )
+  text = model.embed_text(features.text, train=True, valid=valid)
+  loss, metrics = losses.contrastive(
+    image,
+    text,
+    model.logit_scale[...],
+    valid,
+    max_logit_scale=weights.max_logit_scale,
+  )
+  return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
+
+
 def sseg_loss(
   setup: Setup,
   model: sseg.SSeg,
@@ -157,48 +261,10 @@ def sseg_loss(
   key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns Eq. 4: weighted mask loss plus weighted contrastive loss."""
-  config, weights = setup.config, setup.config.loss
   labels, present = pseudo_mask_labels(setup, frozen, batch)
-  valid = batch["valid"]
-  regions = None
-  if config.model.pool_masks == "pseudo":
-    _, h, w, _ = batch["image"].shape
-    stride = config.model.pool_stride
-    regions = pooling.region_shares(labels, present, (h, w), stride)
-  every = weights.mask_every
-  image_key, text_key = jax.random.split(key)
-  image = model.encode_image(
-    batch["image"],
-    train=True,
-    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
-    valid=valid,
-    regions=regions,
-    masks_every=every,
-  )
-  text = model.encode_text(
-    batch["text"],
-    train=True,
-    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
-    valid=valid,
-  )
-  contrastive, metrics = losses.contrastive(
-    image.image_embedding,
-    text,
-    model.logit_scale[...],
-    valid,
-    max_logit_scale=weights.max_logit_scale,
-  )
-  mask, mask_metrics = losses.mask_loss(
-    image.mask_logits,
-    labels[::every],
-    (present & valid[:, None])[::every],
-    dice_weight=weights.dice,
-    focal_weight=weights.focal,
-    k=config.pseudo_masks.k,
-  )
-  loss = weights.mask * mask + weights.contrastive * contrastive
-  parts = {"loss/mask": mask, "loss/contrastive": contrastive}
-  return loss, metrics | mask_metrics | parts
+  (features, mask), metrics = towers(setup, model, batch, labels, present, key)
+  contrastive, more = compare(setup, model, features, batch["valid"])
+  return mask + contrastive, metrics | more
 
 
 def supervised_loss(
@@ -299,6 +365,72 @@ LOSSES: dict[str, Callable[..., tuple[Array, Metrics]]] = {
 }
 
 
+def value_and_grad(
+  setup: Setup,
+  params: sseg.Variables,
+  model_state: sseg.Variables,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  key: Array,
+) -> tuple[tuple[Array, tuple[Metrics, sseg.Variables]], sseg.Variables]:
+  """Returns ((loss, (metrics, new statistics)), gradients) of a global batch.
+
+  With `config.accumulate_steps` no more than a part of the batch goes through
+  the towers at once; the result is the same but for rounding, except that a
+  backbone's batch norm takes the statistics of each part. `key` is dropout's.
+  """
+
+  def merged(f, *args):
+    model = nnx.merge(setup.graphdef, *args)
+    outputs, metrics = f(model)
+    return outputs, (metrics, sseg.split(model)[2])
+
+  config = setup.config
+  if config.accumulate_steps == 1:
+
+    def loss_fn(params):
+      return merged(
+        lambda model: LOSSES[config.task](setup, model, frozen, batch, key),
+        params,
+        model_state,
+      )
+
+    return jax.value_and_grad(loss_fn, has_aux=True)(params)
+
+  every = config.loss.mask_every
+  cut = accumulation.Parts(config.accumulate_steps, every, setup.mesh)
+  parts = cut.split(batch)
+  labels, present = jax.lax.map(
+    lambda part: pseudo_mask_labels(setup, frozen, part), parts
+  )
+  counted = (present & parts["valid"][..., None])[:, ::every]
+  count = counted.sum(dtype=jnp.float32)
+
+  def encode(params, model_state, part):
+    part, labels, present = part
+    return merged(
+      lambda model: towers(setup, model, part, labels, present, key, count),
+      params,
+      model_state,
+    )
+
+  def compare_all(params, model_state, features):
+    return merged(
+      lambda model: compare(setup, model, features, batch["valid"]),
+      params,
+      model_state,
+    )
+
+  return accumulation.value_and_grad(
+    encode,
+    compare_all,
+    params,
+    model_state,
+    (parts, labels, present),
+    cut,
+  )
+
+
 def train_step(
   setup: Setup,
   state: TrainState,
@@ -325,16 +457,9 @@ def train_step(
   key = jax.random.key(config.seed, impl="threefry2x32")
   dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
-  def loss_fn(params):
-    model = nnx.merge(setup.graphdef, params, state.model_state)
-    loss, metrics = LOSSES[config.task](
-      setup, model, frozen, batch, dropout_key
-    )
-    return loss, (metrics, sseg.split(model)[2])
-
-  (loss, (metrics, model_state)), grads = jax.value_and_grad(
-    loss_fn, has_aux=True
-  )(state.params)
+  (loss, (metrics, model_state)), grads = value_and_grad(
+    setup, state.params, state.model_state, frozen, batch, dropout_key
+  )
   grad_norm = optax.tree.norm(grads)
   updates, opt_state = setup.optimizer.update(
     grads, state.opt_state, state.params

@@ -32,7 +32,7 @@ ORDER = (
   {"segmenter"},
   {"windows"},
   {"train_step"},
-  {"losses", "matching", "pseudo_masks", "optim"},
+  {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"models"},
   {
     "sharding",
