@@ -27,6 +27,7 @@ from sseg_jax import (
   train_step,
 )
 from sseg_jax.checkpoint import Checkpoints
+from sseg_jax.compiled_step import CompiledStep
 from sseg_jax.models import backbones
 
 # Steps that may be under way at once: enough to hide the host's work, and few
@@ -79,10 +80,12 @@ def train(
     shardings,
   )
   frozen = jax.device_put(setup.frozen, sharding.replicated(mesh))
-  step_fn = jax.jit(
-    functools.partial(train_step.train_step, setup),
-    donate_argnums=0,
-    out_shardings=(shardings, sharding.replicated(mesh)),
+  step_fn = CompiledStep(
+    jax.jit(
+      functools.partial(train_step.train_step, setup),
+      donate_argnums=0,
+      out_shardings=(shardings, sharding.replicated(mesh)),
+    )
   )
 
   # --- Restore, or begin ------------------------------------------------------

@@ -29,6 +29,7 @@ ORDER = (
   {"api"},
   {"evaluate"},
   {"checkpoint", "metrics", "data", "benchmarks", "baselines", "visualize"},
+  {"compiled_step"},
   {"segmenter"},
   {"windows"},
   {"train_step"},
