@@ -67,6 +67,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.num_heads = 8
   c.model.ffn_dim = 2048
   c.model.dropout = 0.1
+  # What the blocks of all networks keep for the backward pass beside their
+  # inputs: a name in `jax.checkpoint_policies`, as "nothing_saveable" or
+  # "dots_saveable". "none" keeps everything.
+  c.model.remat = "none"
   # Mask losses on every decoder layer, as MaskFormer does; the contrastive loss
   # always takes the last layer alone.
   c.model.deep_supervision = True

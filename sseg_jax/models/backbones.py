@@ -24,7 +24,12 @@ LARGEST_STRIDE = 32
 
 
 def build(
-  name: str, *, drop_path: float, dtype: DTypeLike, rngs: nnx.Rngs
+  name: str,
+  *,
+  drop_path: float,
+  remat: str = "none",
+  dtype: DTypeLike,
+  rngs: nnx.Rngs,
 ) -> Any:
   """Builds the backbone `name` from random weights.
 
@@ -37,4 +42,6 @@ def build(
       f" {', '.join(sorted(BACKBONES))}"
     )
   network, sizes = BACKBONES[name]
-  return network(**sizes, drop_path=drop_path, dtype=dtype, rngs=rngs)
+  return network(
+    **sizes, drop_path=drop_path, remat=remat, dtype=dtype, rngs=rngs
+  )

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
@@ -53,10 +54,12 @@ class ConvNet(nnx.Module):
     widths: tuple[int, ...],
     depths: tuple[int, ...],
     drop_path: float = 0.0,
+    remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
     del drop_path  # too shallow to need it
+    self.remat = remat
     # Tuples, not dictionaries: static fields of a module are hashed.
     self.widths, self.depths = tuple(widths), tuple(depths)
     patches = (4, 2, 2, 2)[: len(widths)]
@@ -115,7 +118,7 @@ class ConvNet(nnx.Module):
     for i, name in enumerate(self.levels):
       x = self.embeds[i](space_to_depth(x, 4 if i == 0 else 2))
       for block in self.stages[i]:
-        x = block(x)
+        x = remat.run(self.remat, block, x)
       outputs[name] = self.norms[i](x)
     return outputs
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import MLP, fan_in_uniform
 from sseg_jax.models.pixel_decoder import FPN, Encoder
@@ -54,11 +55,13 @@ class MaskFormer(nnx.Module):
     memory: str,
     deep_supervision: bool,
     encoder_layers: int = 0,
+    remat: str = "none",
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
     self.deepest = list(channels)[-1]
     self.memory = memory
+    self.remat = remat
     encoder = None
     if encoder_layers:
       encoder = Encoder(
@@ -68,12 +71,15 @@ class MaskFormer(nnx.Module):
         num_heads=num_heads,
         ffn_dim=ffn_dim,
         dropout=dropout,
+        remat=remat,
         dtype=dtype,
         rngs=rngs,
       )
       channels = {**channels, self.deepest: hidden_dim}
     self.encoder = encoder
-    self.fpn = FPN(channels, hidden_dim, mask_dim, dtype=dtype, rngs=rngs)
+    self.fpn = FPN(
+      channels, hidden_dim, mask_dim, remat=remat, dtype=dtype, rngs=rngs
+    )
     input_proj = None
     if encoder is None or memory != self.deepest:
       input_proj = nnx.Linear(
@@ -127,7 +133,8 @@ class MaskFormer(nnx.Module):
     x = jnp.zeros((b, *positions.shape[1:]), memory.dtype)
     outputs = []
     for layer in self.layers:
-      x = layer(x, memory, positions, memory_positions, train=train, rngs=rngs)
+      inputs = (x, memory, positions, memory_positions)
+      x = remat.run(self.remat, layer, *inputs, train=train, rngs=rngs)
       outputs.append(self.norm(x))
     # Earlier layers' masks serve deep supervision, so only training needs them.
     supervised = outputs if train and self.deep_supervision else outputs[-1:]

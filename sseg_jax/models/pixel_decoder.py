@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import fan_in_uniform
 from sseg_jax.models.transformer import EncoderLayer, sine_positions
@@ -70,11 +71,13 @@ class FPN(nnx.Module):
     dim: int,
     mask_dim: int,
     *,
+    remat: str = "none",
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
     names = list(channels)[::-1]  # deepest first
     self.names = tuple(names)
+    self.remat = remat
     self.laterals = nnx.List(
       [
         ConvNorm(channels[n], dim, 1, activate=False, dtype=dtype, rngs=rngs)
@@ -100,11 +103,11 @@ class FPN(nnx.Module):
 
   def __call__(self, features: dict[str, Array]) -> tuple[Array, Array]:
     """Returns pixel features [b,h/4,w/4,d] and mask features, likewise."""
-    x = self.outputs[0](features[self.names[0]])
+    x = remat.run(self.remat, self.outputs[0], features[self.names[0]])
     for i, name in enumerate(self.names[1:]):
-      lateral = self.laterals[i](features[name])
+      lateral = remat.run(self.remat, self.laterals[i], features[name])
       x = lateral + upsample_nearest(x, *lateral.shape[1:3])
-      x = self.outputs[i + 1](x)
+      x = remat.run(self.remat, self.outputs[i + 1], x)
     return x, self.mask_features(x)
 
 
@@ -120,9 +123,11 @@ class Encoder(nnx.Module):
     num_heads: int,
     ffn_dim: int,
     dropout: float,
+    remat: str = "none",
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
+    self.remat = remat
     self.input_proj = nnx.Linear(
       d_in, dim, kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
     )
@@ -144,7 +149,8 @@ class Encoder(nnx.Module):
     x = self.input_proj(feature)
     b, h, w, d = x.shape
     positions = jnp.asarray(sine_positions(h, w, d), x.dtype)
+    positions = positions.reshape(1, h * w, d)
     x = x.reshape(b, h * w, d)
     for layer in self.layers:
-      x = layer(x, positions.reshape(1, h * w, d), train=train, rngs=rngs)
+      x = remat.run(self.remat, layer, x, positions, train=train, rngs=rngs)
     return x.reshape(b, h, w, d)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
 
 RESNET_SIZES: dict[str, dict[str, Any]] = {
@@ -112,6 +113,7 @@ class ResNet(nnx.Module):
     depths: tuple[int, ...],
     width: int = 64,
     drop_path: float = 0.0,
+    remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -122,10 +124,12 @@ class ResNet(nnx.Module):
       width: of the first convolution and the first stage's middle; it doubles
         from stage to stage.
       drop_path: not used; no published ResNet has it.
+      remat: what is kept of a block (`remat.POLICIES`).
       dtype: of the products.
       rngs: the stream `params`.
     """
     del drop_path
+    self.remat = remat
     self.depths, self.width = tuple(depths), width
     self.stem = ConvNorm(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
     stages, d_in = [], width
@@ -175,6 +179,6 @@ class ResNet(nnx.Module):
     outputs = {}
     for name, blocks in zip(LEVELS, self.stages, strict=True):
       for block in blocks:
-        x = block(x, **how)
+        x = remat.run(self.remat, block, x, **how)
       outputs[name] = x
     return outputs

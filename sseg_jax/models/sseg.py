@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import errors, tokenizer
-from sseg_jax.models import backbones, pooling
+from sseg_jax.models import backbones, pooling, remat
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
@@ -106,10 +106,17 @@ class SSeg(nnx.Module):
         f"model.hidden_dim={c.hidden_dim} is not a multiple of"
         f" model.num_heads={c.num_heads}"
       )
+    # Checkpoints older than the field do without.
+    policy = getattr(c, "remat", "none")
+    remat.check(policy)
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
     self.backbone = backbones.build(
-      c.backbone, drop_path=c.drop_path, dtype=dtype, rngs=rngs
+      c.backbone,
+      drop_path=c.drop_path,
+      remat=policy,
+      dtype=dtype,
+      rngs=rngs,
     )
     self.maskformer = MaskFormer(
       self.backbone.channels,
@@ -125,6 +132,7 @@ class SSeg(nnx.Module):
       encoder_layers=(
         c.encoder_layers if c.pixel_decoder == "transformer_encoder" else 0
       ),
+      remat=policy,
       dtype=dtype,
       rngs=rngs,
     )
@@ -162,6 +170,7 @@ class SSeg(nnx.Module):
         self.stem = ConvNet(
           widths=tuple(c.stem_widths),
           depths=tuple(c.stem_depths),
+          remat=policy,
           dtype=dtype,
           rngs=rngs,
         )
@@ -186,6 +195,7 @@ class SSeg(nnx.Module):
       layers=t.layers,
       num_heads=t.num_heads,
       dropout=t.dropout,
+      remat=policy,
       dtype=dtype,
       rngs=rngs,
     )

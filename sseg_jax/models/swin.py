@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import windows
+from sseg_jax.models import remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 
 PATCH = 4
@@ -191,6 +191,7 @@ class Swin(nnx.Module):
     window: side of the attention windows, in tokens.
     mlp_ratio: width of a block's MLP over the block's own.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
+    remat: what is kept of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -207,6 +208,7 @@ class Swin(nnx.Module):
     window: int = 7,
     mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
+    remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -218,6 +220,7 @@ class Swin(nnx.Module):
           " change embed_dim or num_heads"
         )
     self.dims = tuple(dims)
+    self.remat = remat
     self.patch_embedding = nnx.Conv(
       3,
       embed_dim,
@@ -285,6 +288,6 @@ class Swin(nnx.Module):
       if i:
         x = self.merges[i - 1](x)
       for block in blocks:
-        x = block(x, train=train, rngs=rngs)
+        x = remat.run(self.remat, block, x, train=train, rngs=rngs)
       outputs[f"res{i + 2}"] = norm(x)
     return outputs

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sseg_jax.errors import InputError
+from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
@@ -132,6 +133,7 @@ class TextTower(nnx.Module):
     layers: number of blocks.
     num_heads: of each attention.
     dropout: rate on both branches of each block in training (CLIP uses none).
+    remat: what is kept of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -148,6 +150,7 @@ class TextTower(nnx.Module):
     layers: int,
     num_heads: int,
     dropout: float = 0.0,
+    remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -174,6 +177,7 @@ class TextTower(nnx.Module):
     )
     self.norm = nnx.LayerNorm(width, epsilon=EPS, dtype=dtype, rngs=rngs)
     self.context_length = context_length
+    self.remat = remat
     self.dtype = dtype
 
   def __call__(
@@ -200,7 +204,7 @@ class TextTower(nnx.Module):
     positions = self.position_embedding[:length].astype(self.dtype)
     x = self.token_embedding(tokens) + positions[None]
     for block in self.blocks:
-      x = block(x, train=train, rngs=rngs)
+      x = remat.run(self.remat, block, x, train=train, rngs=rngs)
     end = jnp.argmax(tokens, axis=-1)
     # The final norm works on each token alone, so one token is enough.
     x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]

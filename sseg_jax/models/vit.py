@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import positions
+from sseg_jax.models import positions, remat
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 
 # What can be read off a block: its output after the final norm, or a part of
@@ -165,6 +165,7 @@ class ViT(nnx.Module):
     position_rule: how the table is resized; see `positions`.
     epsilon: of every LayerNorm; 1e-6 in the originals.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
+    remat: what `__call__` keeps of a block for the gradient (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -186,6 +187,7 @@ class ViT(nnx.Module):
     position_rule: str = "dino",
     epsilon: float = 1e-6,
     drop_path: float = 0.0,
+    remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -202,6 +204,7 @@ class ViT(nnx.Module):
     self.patch, self.width, self.depth = patch, width, depth
     self.grid, self.registers = grid, registers
     self.position_rule = position_rule
+    self.remat = remat
     self.dtype = jnp.dtype(dtype)
     self.patch_embedding = nnx.Conv(
       3,
@@ -252,7 +255,7 @@ class ViT(nnx.Module):
     """
     x = self.embed(image)
     for block in self.blocks:
-      x = block(x, train=train, rngs=rngs)
+      x = remat.run(self.remat, block, x, train=train, rngs=rngs)
     return self.norm(x)
 
   def features(
