@@ -149,6 +149,9 @@ ROWS: dict[str, Row] = {
     "GroupViT's batch norm in the projections", {"model.proj_norm": "bn"}
   ),
   "proj_none": Row("no norm in the projections", {"model.proj_norm": "none"}),
+  "bfloat16": Row(
+    "matrix products in bfloat16, as on accelerators", {"dtype": "bfloat16"}
+  ),
   "text_2": Row("two layers read a caption", {"text.layers": 2}),
   "plain_only": Row(
     "no training picture is of the hard kind", {"data.shapes.hard_share": 0.0}

@@ -20,6 +20,7 @@ ORDER = (
     "demo",
     "bench",
     "ablations",
+    "curves",
   },
   {"caching"},
   {"ablation_runs", "ablation_table"},
