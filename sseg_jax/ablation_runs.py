@@ -15,9 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sseg_jax.errors import InputError
-
-# main was asked to stop and saved its state (EX_TEMPFAIL).
-PREEMPTED = 75
+from sseg_jax.stopping import PREEMPTED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,6 +170,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss.mask_every = 1
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
+  # Rows of the logits of images by captions that exist at once, over all
+  # devices; 0: all. The same loss in less memory, where the batch is large.
+  c.loss.contrastive_block = 0
 
   c.optim = ml_collections.ConfigDict()
   c.optim.peak_lr = 5e-4
@@ -220,6 +223,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.log_every_steps = 50
   c.max_bad_steps = 20  # steps in a row with a non-finite loss before the stop
+  # A step that takes longer than this, and than ten times the median, is warned
+  # about with the stack of every thread; 0 switches it off.
+  c.watchdog_minutes = 10.0
 
   c.evaluate = ml_collections.ConfigDict()
   c.evaluate.every_steps = 5000

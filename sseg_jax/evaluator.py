@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import benchmarks, evaluate, train_step, visualize
+from sseg_jax import benchmarks, evaluate, stopping, train_step, visualize
 from sseg_jax.segmenter import SSegSegmenter
 
 
@@ -17,12 +17,17 @@ class Evaluator:
   """Scores a state on the benchmarks and on retrieval, in the first process."""
 
   def __init__(
-    self, config: Any, held_out: list[benchmarks.Benchmark], workdir: epath.Path
+    self,
+    config: Any,
+    held_out: list[benchmarks.Benchmark],
+    workdir: epath.Path,
+    stop: stopping.Stop | None = None,
   ):
     """Compiles nothing yet."""
     self._config = config
     self._benchmarks = held_out
     self._workdir = workdir
+    self._stop = stop or stopping.Stop()
     self._segmenter: SSegSegmenter | None = None
 
   def __call__(
@@ -41,10 +46,14 @@ class Evaluator:
       step: for the writer.
       writer: a `MetricWriter`.
       max_images: of each benchmark; 0 for all.
+
+    Raises:
+      Stopped: in the first process, if the run is asked to stop meanwhile.
     """
     params, model_state = _to_host((state.params, state.model_state))
     if jax.process_index() != 0:
       return {}
+    self._stop.check()
     if self._segmenter is None:
       self._segmenter = SSegSegmenter(params, model_state, self._config)
     self._segmenter.set_weights(params, model_state)
@@ -57,7 +66,7 @@ class Evaluator:
         threshold=self._config.evaluate.background_threshold,
         templates=self._config.evaluate.templates,
         max_images=max_images,
-        observe=functools.partial(_keep, rows, 8),
+        observe=functools.partial(self._keep, rows, 8),
       )
       picture = visualize.grid(
         rows, benchmark.class_names, has_background=benchmark.has_background
@@ -71,6 +80,13 @@ class Evaluator:
     writer.scalars(step, flat_scores(output))
     return output
 
+  def _keep(
+    self, rows: list, wanted: int, sample: Any, predicted: np.ndarray
+  ) -> None:
+    self._stop.check()
+    if len(rows) < wanted:
+      rows.append((sample.image, sample.labels, predicted))
+
   def _retrieval(self, segmenter: SSegSegmenter) -> dict:
     from sseg_jax.data import pipeline
 
@@ -83,6 +99,7 @@ class Evaluator:
       limit=config.evaluate.retrieval_size,
       captions=config.evaluate.retrieval_captions,
     ):
+      self._stop.check()
       b, captions, length = batch["text"].shape
       tokens = jnp.asarray(batch["text"]).reshape(b * captions, length)
       embedded = (
@@ -130,8 +147,3 @@ def _to_host(tree: Any) -> Any:
   if jax.process_count() > 1:
     return multihost_utils.process_allgather(tree, tiled=True)
   return jax.device_get(tree)
-
-
-def _keep(rows: list, wanted: int, sample: Any, predicted: np.ndarray) -> None:
-  if len(rows) < wanted:
-    rows.append((sample.image, sample.labels, predicted))

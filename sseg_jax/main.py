@@ -4,20 +4,23 @@ python -m sseg_jax.main --config=configs/quickstart.py --workdir=/tmp/run
 
 Any field can be overridden: --config.optim.peak_lr=1e-3. Running the same
 command again goes on from the newest checkpoint in --workdir.
+
+With several processes each runs this command. On Cloud TPU, under SLURM and
+under Open MPI they find each other; elsewhere say how, as launch/local.py does:
+--coordinator_address=HOST:PORT --num_processes=N --process_id=I
 """
 
+import contextlib
 import difflib
 import logging as python_logging
 import os
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from sseg_jax import errors
-
-# SIGTERM was obeyed and the state saved: start again to go on (EX_TEMPFAIL).
-PREEMPTED = 75
+from sseg_jax import errors, stopping
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, or one of your own.", lock_config=True
@@ -26,6 +29,16 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run: checkpoints, curves, result.json."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON at the end.")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address",
+  os.environ.get("JAX_COORDINATOR_ADDRESS"),
+  "HOST:PORT of process 0; that port and the one below it must be free there.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0.")
+_TIMEOUT = flags.DEFINE_float(
+  "initialization_timeout", 60.0, "Seconds to wait for the other processes."
+)
 
 
 @errors.reported
@@ -37,33 +50,80 @@ def run(argv: list[str]) -> int:
     raise errors.InputError(
       "both --config and --workdir are needed; see --help"
     )
-  # JAX is loaded from here on, and finds its peers first.
-  import jax
+  # From here on, since a signal may come while JAX is loaded or compiles.
+  stop = stopping.Stop().listen()
+  place = _place()
+  first = place is None or place[2] == 0
+  stop.exit_until_working(0.0 if place is None else 2.0 if first else 0.5)
+  together: contextlib.AbstractContextManager = contextlib.nullcontext()
+  if place is not None:
+    from sseg_jax import peers
 
-  if any(name in os.environ for name in _CLUSTER_VARIABLES):
-    jax.distributed.initialize()
-  from sseg_jax import evaluator, train
-
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_ours)
-  if "://" not in _WORKDIR.value and jax.process_index() == 0:
-    os.makedirs(_WORKDIR.value, exist_ok=True)
-    handler = python_logging.FileHandler(f"{_WORKDIR.value}/log.txt")
-    handler.setFormatter(logging.PythonFormatter())
-    handler.addFilter(_ours)
-    logging.get_absl_logger().addHandler(handler)
-  result = train.train(_CONFIG.value, _WORKDIR.value)
+    together = peers.joined(
+      *place, config=_CONFIG.value, timeout=_TIMEOUT.value, stop=stop
+    )
+  with together:
+    result = _train(_WORKDIR.value, first, stop)
   if "preempted" in result:
-    return PREEMPTED
-  if jax.process_index() == 0:
+    return stopping.PREEMPTED
+  if first:
     if _JSON.value:
       import json
 
       print(json.dumps(result))
     else:
+      from sseg_jax import evaluator
+
       print(evaluator.headline(result))
       print(f"result: {_WORKDIR.value}/result.json")
   return 0
+
+
+def _train(workdir: str, first: bool, stop: stopping.Stop) -> dict[str, Any]:
+  from sseg_jax import train
+
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_ours)
+  if "://" not in workdir and first:
+    os.makedirs(workdir, exist_ok=True)
+    handler = python_logging.FileHandler(f"{workdir}/log.txt")
+    handler.setFormatter(logging.PythonFormatter())
+    handler.addFilter(_ours)
+    logging.get_absl_logger().addHandler(handler)
+  return train.train(_CONFIG.value, workdir, stop)
+
+
+def _place() -> tuple[str, int, int] | None:
+  """Returns the coordinator, the number of processes and this one's place.
+
+  None for a single process.
+  """
+  place: Any = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if None in place:
+    # JAX knows the schedulers, and has no public way to ask it about them.
+    from jax._src import cloud_tpu_init
+    from jax._src.clusters import ClusterEnv
+
+    on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+      on_tpu = False
+    scheduled = on_tpu or any(v in os.environ for v in _SCHEDULERS)
+    if place[1:] != (None, None) or (place[0] and not scheduled):
+      raise errors.InputError(
+        "--coordinator_address, --num_processes and --process_id go together;"
+        " give all three or, where a scheduler tells them, none"
+      )
+    if not scheduled:
+      return None
+    try:
+      place = ClusterEnv.auto_detect_unset_distributed_params(
+        _COORDINATOR.value, None, None, None, None, int(_TIMEOUT.value)
+      )[:3]
+    except (RuntimeError, OSError) as error:
+      raise errors.InputError(
+        f"the scheduler does not tell where the processes are: {error}"
+      ) from None
+  return None if None in place or place[1] == 1 else place
 
 
 def _ours(record: python_logging.LogRecord) -> bool:
@@ -76,13 +136,8 @@ def _ours(record: python_logging.LogRecord) -> bool:
   )
 
 
-# Set by the schedulers under which JAX finds its peers by itself.
-_CLUSTER_VARIABLES = (
-  "JAX_COORDINATOR_ADDRESS",
-  "SLURM_JOB_ID",
-  "OMPI_MCA_orte_hnp_uri",
-  "TPU_WORKER_HOSTNAMES",
-)
+# What SLURM and Open MPI set.
+_SCHEDULERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
 
 
 def main() -> None:

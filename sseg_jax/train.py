@@ -5,10 +5,9 @@ On a first read, go straight to `train`. What one step does is in
 """
 
 import collections
+import contextlib
 import functools
 import json
-import signal
-import threading
 from typing import Any
 
 import jax
@@ -24,11 +23,13 @@ from sseg_jax import (
   evaluator,
   provenance,
   sharding,
+  stopping,
   train_step,
 )
 from sseg_jax.checkpoint import Checkpoints
 from sseg_jax.compiled_step import CompiledStep
 from sseg_jax.models import backbones
+from sseg_jax.watchdog import Watchdog
 
 # Steps that may be under way at once: enough to hide the host's work, and few
 # enough that batches do not pile up in memory.
@@ -36,17 +37,20 @@ _IN_FLIGHT = 2
 
 
 def train(
-  config: ml_collections.ConfigDict, workdir: str | epath.PathLike
+  config: ml_collections.ConfigDict,
+  workdir: str | epath.PathLike,
+  stop: stopping.Stop | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.total_steps`, going on from the newest checkpoint.
 
   Args:
     config: fields as in `default_config.py`.
     workdir: folder of the run, local or `gs://`; made where missing.
+    stop: asks the run to stop; SIGTERM where None.
 
   Returns:
-    What is also written to WORKDIR/result.json; {"preempted": step} if the
-    process was asked to stop, in which case a checkpoint was saved first.
+    What is also written to WORKDIR/result.json; {"preempted": step} if the run
+    was asked to stop, in which case a checkpoint was saved first.
 
   Raises:
     InputError: if a field cannot work, before anything is compiled; or if the
@@ -54,6 +58,7 @@ def train(
   """
   from sseg_jax import metrics
 
+  stop = stop or stopping.Stop().listen()
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   first_process = jax.process_index() == 0
@@ -82,7 +87,7 @@ def train(
   frozen = jax.device_put(setup.frozen, sharding.replicated(mesh))
   step_fn = CompiledStep(
     jax.jit(
-      functools.partial(train_step.train_step, setup),
+      functools.partial(step_and_stop, setup),
       donate_argnums=0,
       out_shardings=(shardings, sharding.replicated(mesh)),
     )
@@ -130,21 +135,26 @@ def train(
   )
   writer = metrics.MetricWriter(workdir, resume_step=start)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
-  scores = evaluator.Evaluator(config, held_out, workdir)
+  scores = evaluator.Evaluator(config, held_out, workdir, stop)
+  watchdog = Watchdog(config.watchdog_minutes)
   watch = BadSteps(config.max_bad_steps)
   in_flight: collections.deque = collections.deque()
   window: list = []
   last: dict[str, float] = {}
-  stop = _stop_signal()
+  asked = agreed = False  # to stop: here, and in some process
   for step in range(start + 1, config.total_steps + 1):
     host_batch = next(batches)
-    batch = sharding.global_batch(host_batch, mesh)
+    flags = np.full(mesh.local_mesh.size, asked, np.int32)
+    batch = sharding.global_batch(host_batch | {"stop": flags}, mesh)
     state, scalars = step_fn(state, frozen, batch)
     in_flight.append((step, scalars, host_batch["id"]))
     log = step % config.log_every_steps == 0 or step == config.total_steps
     while len(in_flight) > (0 if log else _IN_FLIGHT):
       window.append(watch.check(*in_flight.popleft()))
+      agreed = bool(window[-1].pop("stop"))
       speed.update(step - len(in_flight))
+      watchdog.update(step - len(in_flight))
+      stop.working()
     if log:
       last = {k: float(np.mean([s[k] for s in window])) for k in window[0]}
       last |= speed.scalars() | {"bad_records": float(batches.bad_records)}
@@ -153,17 +163,22 @@ def train(
       window = []
     if checkpoints.maybe_save(step, state):
       speed.reset()
+      watchdog.reset()
     every = config.evaluate.every_steps
     if every and step % every == 0 and step < config.total_steps:
-      result = scores(state, step, writer, config.evaluate.max_images)
-      logging.info(
-        "evaluation at step %d: %s", step, evaluator.headline(result)
-      )
+      watchdog.reset()
+      with contextlib.suppress(stopping.Stopped):  # see below
+        result = scores(state, step, writer, config.evaluate.max_images)
+        if first_process:
+          line = evaluator.headline(result)
+          logging.info("evaluation at step %d: %s", step, line)
       speed.reset()
-    if stop.is_set():
+    asked = stop.is_set()
+    if agreed if jax.process_count() > 1 else asked:
       checkpoints.save(step, state)
       checkpoints.close()
       batches.close()
+      watchdog.close()
       writer.close()
       logging.warning(
         "asked to stop: saved step %d, start again to go on", step
@@ -175,8 +190,14 @@ def train(
     checkpoints.save(config.total_steps, state)
   checkpoints.close()
   batches.close()
-  result = scores(state, config.total_steps, writer, 0)
-  writer.close()
+  watchdog.close()
+  try:
+    result = scores(state, config.total_steps, writer, 0)
+  except stopping.Stopped:
+    logging.warning("asked to stop: start again to evaluate")
+    return {"preempted": config.total_steps}
+  finally:
+    writer.close()
   result = {
     "task": config.task,
     "seed": config.seed,
@@ -195,6 +216,24 @@ def train(
     text = json.dumps(result, indent=2) + "\n"
     (workdir / "result.json").write_text(text)
   return result
+
+
+def step_and_stop(
+  setup: train_step.Setup,
+  state: train_step.TrainState,
+  frozen: dict[str, Any],
+  batch: dict[str, jax.Array],
+) -> tuple[train_step.TrainState, train_step.Metrics]:
+  """Takes a step, and tells all processes whether one was asked to stop.
+
+  A process may not stop by itself, since the others would wait for it in the
+  next step. Each therefore sends along with its part of the batch whether it
+  was asked, and all learn of it with the metrics of the same step.
+  """
+  batch = dict(batch)
+  asked = batch.pop("stop")  # [devices]
+  state, metrics = train_step.train_step(setup, state, frozen, batch)
+  return state, metrics | {"stop": asked.max()}
 
 
 def check(config: Any) -> None:
@@ -321,11 +360,3 @@ def progress(
       f" {scalars['images_per_second']:.0f} images/s, {left} left"
     )
   return f"step {step}/{total}: loss {scalars['loss']:.3f}{speed}"
-
-
-def _stop_signal() -> threading.Event:
-  """Returns an event that SIGTERM sets, where signals can be caught."""
-  event = threading.Event()
-  if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, lambda *_: event.set())
-  return event

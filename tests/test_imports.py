@@ -47,6 +47,9 @@ ORDER = (
     "integrity",
     "named_arrays",
     "provenance",
+    "peers",
+    "stopping",
+    "watchdog",
   },
   {"errors"},
 )

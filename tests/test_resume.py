@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from sseg_jax import checkpoint, train
+from sseg_jax import checkpoint, stopping, train
 from sseg_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -14,10 +14,11 @@ pytestmark = pytest.mark.slow
 STEPS, STOP = 12, 6
 
 
-class StopAfter:
-  """Stands in for the event of a signal, which would come at any moment."""
+class StopAfter(stopping.Stop):
+  """Stands in for a signal, which would come at any moment."""
 
   def __init__(self, steps):
+    super().__init__()
     self.left = steps
 
   def is_set(self):
@@ -41,14 +42,11 @@ def runs(config, tmp_path_factory):
   """Work directories and results of a straight run and of a stopped one."""
   straight = tmp_path_factory.mktemp("straight")
   stopped = tmp_path_factory.mktemp("stopped")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "_stop_signal", lambda: StopAfter(1000))
-    straight_result = train.train(config, straight)
-    patch.setattr(train, "_stop_signal", lambda: StopAfter(STOP))
-    assert train.train(config, stopped) == {"preempted": STOP}
-    assert not (stopped / "result.json").exists()
-    patch.setattr(train, "_stop_signal", lambda: StopAfter(1000))
-    stopped_result = train.train(config, stopped)
+  straight_result = train.train(config, straight, StopAfter(1000))
+  result = train.train(config, stopped, StopAfter(STOP))
+  assert result == {"preempted": STOP}
+  assert not (stopped / "result.json").exists()
+  stopped_result = train.train(config, stopped, StopAfter(1000))
   return (straight, straight_result), (stopped, stopped_result)
 
 
