@@ -4,10 +4,13 @@ All are computed in float32 and normalised by counts over the whole batch they
 are given: under `jax.jit` with shardings that is the global batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
@@ -28,6 +31,8 @@ def contrastive(
   valid: Bool[Array, "b"],
   *,
   max_logit_scale: float,
+  block: int = 0,
+  mesh: Mesh | AbstractMesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Returns the sum of both directions' cross-entropies, and metrics.
 
@@ -35,6 +40,11 @@ def contrastive(
   valid is neither a positive nor a negative. `logit_scale` is the logarithm of
   the scale, which is clamped at `max_logit_scale` where it is used. Source:
   S-Seg Eq. 2-3 (the sum, where GroupViT and SLIP take the mean).
+
+  With a `block`, no more than so many rows of the logits exist at once, over
+  all devices, in the gradient as well. It divides b, and is divided by the
+  devices of `mesh`, over which the pairs are split: each takes its own rows
+  against all columns, and the loop over blocks has no message between them.
   """
   image = unit(jnp.where(valid[:, None], image_embedding, 0))
   text = unit(jnp.where(valid[:, None], text_embedding, 0))
@@ -42,11 +52,9 @@ def contrastive(
   # NaN.
   log_scale = logit_scale.astype(jnp.float32)
   scale = jnp.exp(jnp.minimum(log_scale, np.log(np.float32(max_logit_scale))))
-  logits = scale * jnp.einsum(
-    "ie,te->it", image, text, precision=lax.Precision.HIGHEST
-  )
-  image_to_text, image_accuracy = _retrieval(logits, valid)
-  text_to_image, text_accuracy = _retrieval(logits.T, valid)
+  search = functools.partial(_retrieval, block=block, mesh=mesh)
+  image_to_text, image_accuracy = search(image, text, scale, valid)
+  text_to_image, text_accuracy = search(text, image, scale, valid)
   metrics = {
     "contrastive_i2t": image_to_text,
     "contrastive_t2i": text_to_image,
@@ -205,13 +213,49 @@ def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]
   return jnp.where(valid, per_mask, 0).sum((-2, -1)) / count
 
 
-def _retrieval(logits, valid):
+def _retrieval(rows, columns, scale, valid, block, mesh):
   """Returns mean cross-entropy and accuracy of finding column i from row i."""
-  logits = jnp.where(valid[None], logits, _EXCLUDED)
-  loss = jax.nn.logsumexp(logits, axis=-1) - jnp.diagonal(logits)
-  hit = jnp.argmax(logits, axis=-1) == jnp.arange(len(logits))
+  find = _find
+  if 0 < block < len(rows):
+    find = functools.partial(_find_in_blocks, block=block)
+    if mesh is not None and mesh.size > 1:
+      find = functools.partial(
+        _find_in_blocks, block=block // mesh.size, axes=mesh.axis_names
+      )
+      split = PartitionSpec(mesh.axis_names)
+      find = jax.shard_map(find, mesh=mesh, in_specs=split, out_specs=split)
+  number = jnp.arange(len(rows))
+  # One scale for each row, so that its gradient is summed after the loop.
+  loss, hit = find(rows, number, jnp.full(len(rows), scale), columns, valid)
   count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
   return (
     jnp.where(valid, loss, 0).sum() / count,
     (valid & hit).sum(dtype=jnp.float32) / count,
   )
+
+
+def _find(rows, number, scale, columns, valid):
+  """Returns cross-entropy and hit of each row, whose column has its number."""
+  logits = scale[:, None] * jnp.einsum(
+    "re,ce->rc", rows, columns, precision=lax.Precision.HIGHEST
+  )
+  logits = jnp.where(valid[None], logits, _EXCLUDED)
+  mine = number[:, None] == jnp.arange(len(columns))[None]
+  right = jnp.where(mine, logits, 0).sum(-1)
+  loss = jax.nn.logsumexp(logits, axis=-1) - right
+  return loss, jnp.argmax(logits, axis=-1) == number
+
+
+def _find_in_blocks(rows, number, scale, columns, valid, block, axes=()):
+  """Does the same for `block` rows at a time, whose logits are not kept."""
+  if axes:
+    columns = lax.all_gather(columns, axes, tiled=True)
+    valid = lax.all_gather(valid, axes, tiled=True)
+
+  @jax.checkpoint
+  def find(part):
+    rows, number, scale = part
+    return _find(rows, number, scale, columns, valid)
+
+  parts = [x.reshape(-1, block, *x.shape[1:]) for x in (rows, number, scale)]
+  return jax.tree.map(jnp.ravel, lax.map(find, parts))

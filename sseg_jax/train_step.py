@@ -79,6 +79,7 @@ def make_setup(
   """
   _check_mask_every(config)
   _check_accumulation(config)
+  _check_contrastive_block(config, mesh)
   graphdef, _, _ = sseg.build(config)
   made = generator.for_training(config)
   frozen = {"pseudo_masks": made.frozen}
@@ -125,6 +126,15 @@ def _check_accumulation(config: Any) -> None:
     raise errors.InputError(
       f"accumulate_steps={steps}: task={config.task!r} takes its batch in one"
       " piece; use 1"
+    )
+
+
+def _check_contrastive_block(config: Any, mesh: Any) -> None:
+  block, devices = config.loss.contrastive_block, mesh.size if mesh else 1
+  if block < 0 or (block and (config.batch_size % block or block % devices)):
+    raise errors.InputError(
+      f"loss.contrastive_block={block}: must divide batch_size="
+      f"{config.batch_size} and be a multiple of the {devices} devices, or 0"
     )
 
 
@@ -249,6 +259,8 @@ def compare(
     model.logit_scale[...],
     valid,
     max_logit_scale=weights.max_logit_scale,
+    block=weights.contrastive_block,
+    mesh=setup.mesh,
   )
   return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
 

@@ -72,6 +72,48 @@ def test_contrastive_accuracy_counts_valid_pairs_only():
   assert metrics["text_to_image_accuracy"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("block", [1, 4, 12])
+def test_contrastive_in_blocks_is_the_same_with_its_gradients(block):
+  image, text, _ = _pairs(b=12)
+  valid = jnp.arange(12) % 5 != 1
+
+  def value(image, text, scale, block):
+    loss, metrics = losses.contrastive(
+      image, text, scale, valid, max_logit_scale=100.0, block=block
+    )
+    return loss, metrics
+
+  both = jax.jit(
+    jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True),
+    static_argnames="block",
+  )
+  whole = both(image, text, jnp.float32(3), block=0)
+  parts = both(image, text, jnp.float32(3), block=block)
+  assert float(whole[0][0]) > 1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
+    whole,
+    parts,
+  )
+
+
+def test_contrastive_in_blocks_never_holds_all_logits():
+  b = 256
+  shapes = [jax.ShapeDtypeStruct((b, 8), jnp.float32)] * 2
+  shapes += [jax.ShapeDtypeStruct((), jnp.float32)]
+  shapes += [jax.ShapeDtypeStruct((b,), jnp.bool_)]
+
+  def compiled(block):
+    def value(*arguments):
+      return losses.contrastive(*arguments, max_logit_scale=100.0, block=block)
+
+    gradient = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
+    return jax.jit(gradient).lower(*shapes).compile().as_text()
+
+  assert f"f32[{b},{b}]" in compiled(0)
+  assert f"f32[{b},{b}]" not in compiled(16)
+
+
 def test_contrastive_scale_is_clamped_where_it_is_used():
   image, text, valid = _pairs()
 

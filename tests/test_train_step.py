@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 
-from sseg_jax import tokenizer, train_step
+from sseg_jax import sharding, tokenizer, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.models import pooling
 
@@ -339,6 +340,20 @@ def test_masks_from_every_other_picture(make_tiny_config):
 def test_mask_every_must_divide_the_batch(make_tiny_config, fields, message):
   with pytest.raises(InputError, match=message):
     train_step.make_setup(stem_config(make_tiny_config, **fields))
+
+
+@pytest.mark.parametrize(
+  ("block", "devices"), [(-1, 1), (3, 1), (4, 8), (16, 1)]
+)
+def test_contrastive_block_must_divide_the_batch(tiny_config, block, devices):
+  tiny_config.loss.contrastive_block = block
+  mesh = AbstractMesh((devices, 1), sharding.AXES)
+  message = (
+    f"loss.contrastive_block={block}: must divide batch_size=8 and .* of the"
+    f" {devices} devices, or 0"
+  )
+  with pytest.raises(InputError, match=message):
+    train_step.make_setup(tiny_config, mesh=mesh)
 
 
 def test_mask_every_needs_words_without_masks(make_tiny_config):
