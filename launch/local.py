@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     for i in range(flags.processes)
   ]
 
+  for i, process in enumerate(processes):
+    print(f"[{i}] is process {process.pid}", flush=True)
+
   def forward(number: int, _) -> None:
     for process in processes:
       if process.poll() is None:

@@ -1,0 +1,237 @@
+"""Real processes over the loopback: they compute what one does, or end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_train_end_to_end import ENVIRONMENT, ROOT, command
+
+from sseg_jax import checkpoint
+from sseg_jax.data import shapes
+
+pytestmark = pytest.mark.slow
+
+STEPS, LANES = 12, 4
+# What end_to_end trains, with less to compile and without an evaluation.
+FIELDS = {
+  "total_steps": STEPS,
+  "batch_size": 8,
+  "data.lanes": LANES,
+  "data.source": "records",
+  "model.decoder_layers": 1,
+  # Some gradients are zero but for rounding: with the default, Adam would make
+  # steps of full length of the rounding.
+  "optim.eps": 1e-3,
+  "log_every_steps": 1,
+  "checkpoint.every_steps": 4,
+  "evaluate.every_steps": 0,
+}
+# Compiles in a third of the time.
+FAST = (
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
+)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("shapes")
+  names = shapes.write(folder, train_size=64, eval_size=1, hard_share=0.5)
+  return names["train"]
+
+
+class Launched:
+  """launch/local.py, and what it prints."""
+
+  def __init__(self, workdir, records, processes, devices, fsdp, **fields):
+    fields = FIELDS | {"data.train": records, "mesh.fsdp": fsdp} | fields
+    python, _, _, *arguments = command(workdir, **fields)
+    self._process = subprocess.Popen(
+      [
+        python,
+        ROOT / "launch" / "local.py",
+        f"--processes={processes}",
+        f"--devices={devices}",
+        "--",
+        *arguments,
+      ],
+      env=ENVIRONMENT | {"XLA_FLAGS": FAST},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    self.output = ""
+
+  def until(self, pattern):
+    """Reads on until a line has `pattern`; returns the match."""
+    for line in self._process.stdout:
+      self.output += line
+      if found := re.search(pattern, line):
+        return found
+    pytest.fail(f"no {pattern!r} in\n{self.output}")
+
+  def end(self):
+    with self._process:  # closes the pipe
+      self.output += self._process.stdout.read()
+    return self._process.returncode
+
+  def stop(self):
+    if self._process.poll() is None:
+      self._process.terminate()
+      self.end()
+
+
+@pytest.fixture(scope="module")
+def launch(records):
+  """Starts processes; ends those that a failed test left."""
+  launched = []
+
+  def start(workdir, *arguments, **fields):
+    launched.append(Launched(workdir, records, *arguments, **fields))
+    return launched[-1]
+
+  yield start
+  for one in launched:
+    one.stop()
+
+
+@pytest.fixture(scope="module")
+def one(launch, tmp_path_factory):
+  """The work directory of a run in one process with one device."""
+  workdir = tmp_path_factory.mktemp("one")
+  run = launch(workdir, 1, 1, 1)
+  assert run.end() == 0, run.output
+  return workdir
+
+
+def curve(workdir):
+  rows = (workdir / "metrics.jsonl").read_text().splitlines()
+  return {row["step"]: row for row in map(json.loads, rows) if "loss" in row}
+
+
+def assert_equal_runs(one, other):
+  a, b = curve(one), curve(other)
+  assert list(a) == list(b) == list(range(1, STEPS + 1))
+  for step in a:
+    for name in ("loss", "loss/mask", "loss/contrastive"):
+      assert b[step][name] == pytest.approx(a[step][name], rel=1e-5), step
+    assert b[step]["grad_norm"] == pytest.approx(a[step]["grad_norm"], rel=1e-3)
+  # Not equal by standing still.
+  assert len({row["loss"] for row in a.values()}) == STEPS
+  a, b = checkpoint.load(one), checkpoint.load(other)
+  assert a.step == b.step == STEPS
+  for name in ("params", "model_state"):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5),
+      getattr(a, name),
+      getattr(b, name),
+    )
+
+
+def test_eight_devices_of_one_process(one, launch, tmp_path):
+  run = launch(tmp_path, 1, 8, 1)
+  assert run.end() == 0, run.output
+  assert_equal_runs(one, tmp_path)
+
+
+def test_four_processes_until_one_is_killed_then_two(one, launch, tmp_path):
+  run = launch(tmp_path, 4, 2, 4)
+  pid = int(run.until(r"\[2\] is process (\d+)")[1])
+  run.until(r"\[0\].* step 6/12: ")
+  os.kill(pid, signal.SIGKILL)
+  killed = time.monotonic()
+  assert run.end() == 128 + signal.SIGKILL
+  assert time.monotonic() - killed < 60
+  assert re.search(r"\[0\] error: process 2 \(.*\) is gone", run.output)
+  for i in (1, 3):
+    told = rf"\[{i}\] (error: process . \(.*\) is gone|.*distributed service)"
+    assert re.search(told, run.output), run.output
+
+  # Another number of processes and another mesh go on with the same examples.
+  run = launch(tmp_path, 2, 4, 2)
+  start = int(run.until(r"\[0\].* 8 devices, step (\d+) of 12")[1])
+  assert start in (4, 8)
+  assert run.end() == 0, run.output
+  assert_equal_runs(one, tmp_path)
+
+
+def test_all_save_the_step_at_which_one_is_asked_to_stop(launch, tmp_path):
+  run = launch(tmp_path, 2, 1, 1, total_steps=100_000)
+  pid = int(run.until(r"\[1\] is process (\d+)")[1])
+  run.until(r"\[1\].* step 3/100000: ")
+  os.kill(pid, signal.SIGTERM)
+  assert run.end() == 75, run.output
+  steps = re.findall(r"\[(.)\].* asked to stop: saved step (\d+)", run.output)
+  assert sorted(i for i, _ in steps) == ["0", "1"]
+  assert {int(step) for _, step in steps} == {checkpoint.load(tmp_path).step}
+
+
+def starts(tmp_path, *each):
+  """Starts main with each list of flags; returns what each prints as error."""
+  processes = [
+    subprocess.Popen(
+      command(tmp_path, *flags),
+      env=ENVIRONMENT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for flags in each
+  ]
+  found = []
+  for process in processes:
+    _, error = process.communicate(timeout=90)
+    assert process.returncode == 2, error
+    lines = [x for x in error.splitlines() if x.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in error, error
+    found.append(lines[0])
+  return found
+
+
+@pytest.fixture
+def place():
+  sys.path.append(str(ROOT / "launch"))
+  try:
+    import local
+  finally:
+    sys.path.pop()
+  address = f"--coordinator_address=127.0.0.1:{local.free_port()}"
+
+  def flags(index, count, *more):
+    return address, f"--process_id={index}", f"--num_processes={count}", *more
+
+  return flags
+
+
+def test_a_missing_process_is_named(tmp_path, place):
+  short = "--initialization_timeout=8"
+  first, second = starts(tmp_path, place(0, 3, short), place(1, 3, short))
+  assert "process 2 of 3 did not come within 8 s" in first
+  assert second == first or "no answer from process 0" in second
+
+
+def test_a_wrong_number_of_processes_is_named(tmp_path, place):
+  for error in starts(tmp_path, place(0, 2), place(1, 3)):
+    assert re.search(
+      r"process 1 \(.*\) was started with --num_processes=3, process 0", error
+    )
+
+
+def test_an_unequal_config_is_named(tmp_path, place):
+  other = "--config.optim.peak_lr=0.25"
+  for error in starts(tmp_path, place(0, 2), place(1, 2, other)):
+    assert re.search(
+      r"process 1 \(.*\) differs .* optim.peak_lr is 0.25", error
+    )
+
+
+def test_too_few_lanes_for_the_processes(tmp_path, launch):
+  run = launch(tmp_path, 2, 1, 1, **{"data.lanes": 1})
+  assert run.end() == 2
+  for i in (0, 1):
+    assert re.search(rf"\[{i}\] error: .*config.data.lanes=1", run.output)
