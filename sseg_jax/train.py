@@ -57,6 +57,7 @@ def train(
       loss stayed non-finite for `config.max_bad_steps` steps.
   """
   from sseg_jax import metrics
+  from sseg_jax.data import pipeline
 
   stop = stop or stopping.Stop().listen()
   workdir = epath.Path(workdir)
@@ -69,6 +70,7 @@ def train(
   check(config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
+  pipeline.check_lanes(config, jax.process_count())
 
   # --- Data -------------------------------------------------------------------
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
@@ -125,8 +127,6 @@ def train(
   )
 
   # --- Loop -------------------------------------------------------------------
-  from sseg_jax.data import pipeline
-
   batches = pipeline.train_batches(
     config,
     start_step=start,

@@ -134,12 +134,6 @@ def assert_equal_runs(one, other):
     )
 
 
-def test_eight_devices_of_one_process(one, launch, tmp_path):
-  run = launch(tmp_path, 1, 8, 1)
-  assert run.end() == 0, run.output
-  assert_equal_runs(one, tmp_path)
-
-
 def test_four_processes_until_one_is_killed_then_two(one, launch, tmp_path):
   run = launch(tmp_path, 4, 2, 4)
   pid = int(run.until(r"\[2\] is process (\d+)")[1])

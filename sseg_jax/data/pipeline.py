@@ -226,19 +226,25 @@ def eval_pairs(
     yield dict(batch, text=tokens.reshape(shape))
 
 
-def _check(config, table: RecordTable, index: int, count: int) -> None:
-  """Raises InputError where settings and data do not fit together."""
+def check_lanes(config: Any, process_count: int) -> None:
+  """Raises InputError where the lanes fit not the batch, or the processes."""
   lanes, batch = config.data.lanes, config.batch_size
   if lanes < 1 or batch % lanes:
     raise InputError(
       f"config.data.lanes={lanes} does not divide config.batch_size={batch};"
       " choose a divisor"
     )
-  if lanes % count:
+  if lanes % process_count:
     raise InputError(
-      f"config.data.lanes={lanes} cannot be split over {count} processes;"
-      " choose a multiple of their number that divides the batch"
+      f"config.data.lanes={lanes} cannot be split over {process_count}"
+      " processes; choose a multiple of their number that divides the batch"
     )
+
+
+def _check(config, table: RecordTable, index: int, count: int) -> None:
+  """Raises InputError where settings and data do not fit together."""
+  check_lanes(config, count)
+  batch = config.batch_size
   if not 0 <= index < count:
     raise ValueError(f"process {index} of {count}")
   if config.data.shuffle_window < 1:
