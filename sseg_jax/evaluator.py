@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
-from sseg_jax import benchmarks, evaluate, stopping, train_step, visualize
+from sseg_jax import (
+  benchmarks,
+  evaluate,
+  sharding,
+  stopping,
+  train_step,
+  visualize,
+)
 from sseg_jax.segmenter import SSegSegmenter
 
 
@@ -145,5 +151,12 @@ def headline(output: dict[str, Any]) -> str:
 def _to_host(tree: Any) -> Any:
   """Returns NumPy arrays, gathered where they are split over processes."""
   if jax.process_count() > 1:
-    return multihost_utils.process_allgather(tree, tiled=True)
+    # One program for all arrays; `process_allgather` compiles one for each.
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    tree = jax.jit(_same, out_shardings=sharding.replicated(mesh))(tree)
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
   return jax.device_get(tree)
+
+
+def _same(tree: Any) -> Any:
+  return tree
