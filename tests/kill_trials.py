@@ -353,6 +353,18 @@ def trials(folder, *, steps, misfortunes, seed):
   return log
 
 
+def lose_one_of_four(folder, rng, steps, then):
+  """Kills one process of four, and goes on with so many; for each of `then`."""
+  straight = Run(folder, "four", steps, processes=4).finish()
+  for i, processes in enumerate(then):
+    run = Run(folder, f"four-{i}", steps, processes=4)
+    print("one of four killed:", one_of_four(run, rng), flush=True)
+    run = Run(folder, f"four-{i}", steps, processes=processes).finish()
+    assert run.begun_at() > 0
+    assert_same(straight, run, exactly=processes == 4)
+    print(f"went on with {processes} from {run.begun_at()}", flush=True)
+
+
 def ended(run):
   """Whether so little is left that it might end before a misfortune."""
   saved = run.checkpoints()
@@ -392,14 +404,7 @@ def main():
       assert_same(Run(folder, "straight", 60), run)
       assert_once(run)
     if flags.full:
-      straight = Run(folder, "four", 60, processes=4).finish()
-      for i, processes in enumerate((4, 4, 2)):
-        run = Run(folder, f"four-{i}", 60, processes=4)
-        print("one of four killed:", one_of_four(run, rng), flush=True)
-        run = Run(folder, f"four-{i}", 60, processes=processes).finish()
-        assert run.begun_at() > 0
-        assert_same(straight, run, exactly=processes == 4)
-        print(f"went on with {processes} from {run.begun_at()}", flush=True)
+      lose_one_of_four(folder, rng, 60, (4, 4, 2))
   seconds = time.monotonic() - begun
   print(f"{len(log)} misfortunes, all runs equal; {seconds:.0f} s")
   return 0
