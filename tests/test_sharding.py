@@ -113,3 +113,16 @@ def test_global_batch_on_one_device():
   result = sharding.global_batch(batch, mesh)["text"]
   assert isinstance(result, jax.Array) and result.dtype == np.int32
   np.testing.assert_array_equal(result, batch["text"])
+
+
+def test_a_hosts_devices_may_be_scattered_over_the_mesh():
+  # As on a pod, where a host has four chips in a square.
+  devices = [
+    types.SimpleNamespace(process_index=2 * (y // 2) + x // 2)
+    for y in range(4)
+    for x in range(4)
+  ]
+  mesh = types.SimpleNamespace(devices=np.array(devices), size=16)
+  share = sharding.host_batch_size
+  share = getattr(share, "__wrapped__", share)  # no real mesh: skip its type
+  assert share(64, mesh) == 16
