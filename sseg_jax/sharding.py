@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -63,9 +64,23 @@ def make_mesh(
     )
   # Written out, since the default is Explicit, under which rules by path and
   # shape do not apply.
-  return jax.make_mesh(
-    (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+  types = (AxisType.Auto,) * 2
+  slices = len({getattr(d, "slice_index", None) for d in devices})
+  if devices[0].platform != "tpu" or slices == 1:
+    return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices)
+  # Between slices is a slower network: "data" alone crosses it.
+  if data % slices:
+    raise InputError(
+      f"mesh.fsdp is {fsdp}; choose a divisor of the {count // slices} devices"
+      " of a slice"
+    )
+  placed = mesh_utils.create_hybrid_device_mesh(
+    (data // slices, fsdp),
+    (slices, 1),
+    devices,
+    allow_split_physical_axes=True,
   )
+  return Mesh(placed, AXES, axis_types=types)
 
 
 def param_spec(
