@@ -66,6 +66,8 @@ def make_setup(
   config: Any,
   class_names: tuple[str, ...] = (),
   mesh: Mesh | AbstractMesh | None = None,
+  *,
+  abstract: bool = False,
 ) -> Setup:
   """Checks `config` and builds what `train_step` closes over.
 
@@ -73,6 +75,7 @@ def make_setup(
     config: fields as in `default_config.py`.
     class_names: of the labels in the batches, in the supervised task.
     mesh: over which batches are split; see `Setup`.
+    abstract: shapes in place of the frozen network's weights, to plan with.
 
   Raises:
     InputError: if a field has a value that cannot work.
@@ -81,7 +84,7 @@ def make_setup(
   _check_accumulation(config)
   _check_contrastive_block(config, mesh)
   graphdef, _, _ = sseg.build(config)
-  made = generator.for_training(config)
+  made = generator.for_training(config, abstract=abstract)
   frozen = {"pseudo_masks": made.frozen}
   if config.task == "supervised":
     tokens = tokenizer.Tokenizer(config.text.context_length)(

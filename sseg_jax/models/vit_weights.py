@@ -97,6 +97,30 @@ def load(
   return build(sizes, dtype)[0], convert(arrays, sizes, path)
 
 
+def sizes_of(source: str | os.PathLike) -> dict[str, Any]:
+  """Returns the arguments of `ViT` for a source of `load`.
+
+  Published weights are not downloaded; a file is read.
+  """
+  if str(source) in weights.PUBLISHED:
+    return dict(VIT_SIZES[weights.PUBLISHED[str(source)].network])
+  path = Path(source)
+  return infer_sizes(rename(weights.read_arrays(path), path), path)
+
+
+def abstract(
+  source: str | os.PathLike,
+  *,
+  position_rule: str | None = None,
+  dtype: DTypeLike = jnp.float32,
+) -> tuple[nnx.GraphDef, dict]:
+  """Returns what `load` does, with shapes in place of arrays."""
+  sizes = sizes_of(source)
+  if position_rule:
+    sizes["position_rule"] = position_rule
+  return build(sizes, dtype)
+
+
 def build(
   sizes: Mapping[str, Any], dtype: DTypeLike = jnp.float32
 ) -> tuple[nnx.GraphDef, dict]:

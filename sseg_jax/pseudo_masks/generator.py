@@ -57,9 +57,10 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-def build(config) -> PseudoMasks:
+def build(config, *, abstract: bool = False) -> PseudoMasks:
   """Builds the generator that `config.pseudo_masks` describes.
 
+  With `abstract` a network is built by its shapes, and nothing is downloaded.
   Raises `InputError` for a name, a metric or a start that does not exist.
   """
   fields = config.pseudo_masks
@@ -76,6 +77,8 @@ def build(config) -> PseudoMasks:
       f"pseudo_masks.scale={fields.scale}: must be over 0; 1 leaves pictures"
       " as they are"
     )
+  if abstract and fields.generator in tokens.USUAL_WEIGHTS:
+    return GENERATORS[fields.generator](config, abstract=True)
   return GENERATORS[fields.generator](config)
 
 
@@ -96,13 +99,13 @@ class Stored:
     raise ValueError("cached pseudo-masks are read from the records")
 
 
-def for_training(config) -> PseudoMasks:
+def for_training(config, *, abstract: bool = False) -> PseudoMasks:
   """Returns what `config.pseudo_masks.mode` asks for; see `build`."""
   fields = config.pseudo_masks
   _check("mode", fields.mode, ("online", "cached"))
   if fields.mode == "cached":
     return Stored(fields.k, fields.stride)
-  return build(config)
+  return build(config, abstract=abstract)
 
 
 def _check(field: str, value: str, known: tuple[str, ...]) -> None:

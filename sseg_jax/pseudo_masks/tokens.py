@@ -68,12 +68,15 @@ class Tokens:
   scale: float = 1.0
 
   @classmethod
-  def build(cls, config, *, usual: str = "dino_vits8") -> "Tokens":
+  def build(
+    cls, config, *, usual: str = "dino_vits8", abstract: bool = False
+  ) -> "Tokens":
     """Loads the network; the fields are `config.pseudo_masks`'s.
 
     Args:
       config: a whole config.
       usual: published weights for an empty `pseudo_masks.weights`.
+      abstract: shapes in place of the weights, which are not downloaded.
 
     Raises:
       InputError: for weights that cannot be had, or a feature that the network
@@ -81,7 +84,8 @@ class Tokens:
     """
     fields = config.pseudo_masks
     dtype = jnp.dtype(config.dtype)
-    graphdef, frozen = vit_weights.load(
+    load = vit_weights.abstract if abstract else vit_weights.load
+    graphdef, frozen = load(
       fields.weights or usual,
       position_rule=fields.position_rule or None,
       dtype=dtype,
