@@ -1,0 +1,1 @@
+"""What a training step needs and takes, before a machine is rented."""

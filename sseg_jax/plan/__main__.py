@@ -1,0 +1,112 @@
+"""Plans a training run: memory, operations, time and cost, without the pod.
+
+python -m sseg_jax.plan --config=configs/cc26m.py --topology=v5e:16x16
+
+Compiles the training step for a slice of TPUs that need not be there. Without
+--topology it plans for this machine's devices, and runs a few steps beside.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sseg_jax.errors import InputError, reported
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m sseg_jax.plan",
+    description="Compiles a config's training step and projects its speed.",
+  )
+  add = parser.add_argument
+  add("--config", required=True, help="config file of the training run")
+  add(
+    "--set",
+    action="append",
+    default=[],
+    metavar="FIELD=VALUE",
+    help="overrides a field, e.g. batch_size=1024; may be repeated",
+  )
+  add(
+    "--topology",
+    help="slice of TPUs: v4, v5e, v5p or v6e and its shape, e.g. v5e:16x16;"
+    " this machine's devices without it",
+  )
+  add("--sweep", help="numbers of chips, e.g. 8..256: how does it scale?")
+  add(
+    "--per_chip",
+    type=int,
+    help="with --sweep: a second curve, of so many pictures a chip",
+  )
+  add("--out", help="with --sweep: folder for the plot and its numbers")
+  add("--json", action="store_true", help="print the plan as JSON")
+  return parser
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  flags = _parser().parse_args(argv)
+  _check(flags)
+  if flags.topology:
+    # Before JAX is imported: libtpu is to compile, not to look for chips.
+    from sseg_jax.plan import environment
+
+    os.environ |= environment.COMPILE_ONLY
+  from sseg_jax import ablation_runs
+
+  config = ablation_runs.overridden(
+    ablation_runs.load_config(flags.config),
+    ablation_runs.parse_settings(flags.set),
+  )
+  result, text = _sweep(config, flags) if flags.sweep else _plan(config, flags)
+  print(json.dumps(result) if flags.json else text)
+  return 0
+
+
+def _check(flags: argparse.Namespace) -> None:
+  if flags.sweep and not flags.topology:
+    raise InputError("sweep: give the chip as well, e.g. --topology=v5e")
+  for name in ("per_chip", "out"):
+    if getattr(flags, name) is not None and not flags.sweep:
+      raise InputError(f"{name}: goes with --sweep alone")
+  if flags.per_chip is not None and flags.per_chip < 1:
+    raise InputError(f"per_chip={flags.per_chip}: must be at least 1")
+
+
+def _plan(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
+  from sseg_jax.plan import chips, page, planner
+
+  topology = chips.parse(flags.topology) if flags.topology else None
+  made = planner.plan(config, topology)
+  return made | {"config": flags.config}, page.render(made)
+
+
+def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
+  from sseg_jax.plan import chips, planner, sweep
+
+  counts = sweep.parse(flags.sweep)
+
+  def plan(topology, batch_size):
+    changed = config.copy_and_resolve_references()
+    changed.batch_size = batch_size
+    return planner.plan(changed, topology)
+
+  rows = sweep.run(
+    chips.find(flags.topology.partition(":")[0]),
+    counts,
+    config.batch_size,
+    flags.per_chip,
+    plan,
+    lambda text: print(f"{text} …", file=sys.stderr, flush=True),
+  )
+  if flags.out:
+    sweep.write(rows, flags.out)
+  return {"config": flags.config, "rows": rows}, sweep.render(rows)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

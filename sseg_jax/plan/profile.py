@@ -1,0 +1,189 @@
+"""What one chip does in a step: operations and bytes, by part of the model."""
+
+import collections
+import dataclasses
+import re
+
+from sseg_jax.plan import hlo, loops, parts, products, traffic
+from sseg_jax.plan.chips import Chip
+
+
+@dataclasses.dataclass
+class Work:
+  """An instruction of the compiled program, with all that it runs.
+
+  Attributes:
+    name: of the instruction.
+    opcode: of it.
+    op_name: JAX's name for it.
+    part: of the model.
+    times: how often it runs in a step.
+    flops: of its matrix products, all runs together.
+    passes: the same, weighted by the bf16 products that each one takes.
+    bytes: it reads from and writes to memory, all runs together.
+  """
+
+  name: str
+  opcode: str
+  op_name: str
+  part: str
+  times: int
+  flops: float = 0
+  passes: float = 0
+  bytes: float = 0
+
+
+@dataclasses.dataclass
+class Profile:
+  """A step on one chip.
+
+  Attributes:
+    work: instructions that have products or touch memory.
+    flops: of matrix products, by part; by the part of each product, where a
+      fusion has several.
+    collectives: by kind.
+    unknown_loops: how many loops were counted once, their length depending on
+      data.
+    kernels: custom kernels whose operations nobody told.
+  """
+
+  work: list[Work]
+  flops: dict[str, float]
+  collectives: dict[str, traffic.Collective]
+  unknown_loops: int
+  kernels: int
+
+  @property
+  def bytes(self) -> dict[str, float]:
+    """Read from and written to memory, by part."""
+    found: dict[str, float] = collections.defaultdict(float)
+    for work in self.work:
+      found[work.part] += work.bytes
+    return dict(found)
+
+  @property
+  def total_flops(self) -> float:
+    """Of matrix products."""
+    return sum(self.flops.values())
+
+  @property
+  def total_passes(self) -> float:
+    """Operations that the matrix units take for them, in bf16."""
+    return sum(work.passes for work in self.work)
+
+  @property
+  def total_bytes(self) -> float:
+    """Read from and written to memory."""
+    return sum(work.bytes for work in self.work)
+
+  @property
+  def sent(self) -> float:
+    """Bytes that leave the chip in collectives."""
+    return sum(c.sent for c in self.collectives.values())
+
+  def top(self, key: str, count: int = 10) -> list[Work]:
+    """Returns the instructions with the most of "bytes" or "flops"."""
+    ranked = sorted(self.work, key=lambda w: getattr(w, key), reverse=True)
+    return [w for w in ranked[:count] if getattr(w, key)]
+
+  def roofline(self, chip: Chip) -> dict[str, float]:
+    """Returns seconds that a step needs at least, for each limit."""
+    return {
+      "compute": self.total_passes / chip.flops,
+      "memory": self.total_bytes / chip.hbm_bandwidth,
+      "network": self.sent / chip.ring_bandwidth,
+    }
+
+  def in_turn(self, chip: Chip) -> float:
+    """Returns seconds if no two instructions overlap; without collectives.
+
+    Each takes the longer of its products and its bytes: closer to a real step
+    than the roofline of the whole, which lets one's products hide another's
+    bytes.
+    """
+    return sum(
+      max(work.passes / chip.flops, work.bytes / chip.hbm_bandwidth)
+      for work in self.work
+    )
+
+
+def profile(text: str, chips: int) -> Profile:
+  """Reads a compiled program's text.
+
+  Args:
+    text: as `compiled.as_text()` gives it.
+    chips: that run it together.
+  """
+  program = hlo.parse(text)
+  found_loops = loops.Loops()
+  items = loops.executed(program, found_loops)
+  work: dict[str, Work] = {}
+  flops: dict[str, float] = collections.defaultdict(float)
+  kernels = 0
+  for item in items:
+    instruction, owner = item.instruction, item.owner
+    if not item.fused:
+      # A computation that is called from two places runs for both.
+      entry = work.setdefault(
+        owner.name,
+        Work(
+          owner.name,
+          owner.opcode,
+          owner.op_name,
+          _part(program, item.computation, owner),
+          0,
+        ),
+      )
+      entry.times += item.times
+      entry.bytes += traffic.memory(program, item) * item.times
+    operations = products.flops(instruction, item.computation) * item.times
+    if operations:
+      entry = work[owner.name]
+      entry.flops += operations
+      entry.passes += operations * products.passes(
+        instruction, item.computation
+      )
+      part = parts.of_stack(program.stack(instruction.frame))
+      flops[entry.part if part == parts.OTHER else part] += operations
+    kernels += bool(
+      re.search(r'custom_call_target="tpu_custom_call"', instruction.attributes)
+    )
+  found, touched = traffic.collectives(items, chips)
+  if touched:
+    name = "collectives"
+    work[name] = Work(name, name, "", parts.COLLECTIVES, 1, bytes=touched)
+  kept = [w for w in work.values() if w.flops or w.bytes]
+  return Profile(kept, dict(flops), found, len(found_loops.unknown), kernels)
+
+
+def _part(
+  program: hlo.Program,
+  computation: hlo.Computation,
+  instruction: hlo.Instruction,
+) -> str:
+  """Returns the part of an instruction; of a copy, that of what it copies.
+
+  Where the compiler names no source, what made the first operand decides, or
+  else what first reads the result.
+  """
+  for step in ("back", "on"):
+    current = instruction
+    for _ in range(8):
+      part = parts.of_stack(program.stack(current.frame))
+      if part != parts.OTHER:
+        return part
+      if current.opcode == "fusion":
+        inner = program.computations[current.called[0]]
+        for i in inner.values():
+          part = parts.of_stack(program.stack(i.frame))
+          if part != parts.OTHER:
+            return part
+      following = (
+        [computation[name] for name in current.operands[:1]]
+        if step == "back"
+        else computation.users[current.name]
+      )
+      if not following:
+        break
+      current = following[0]
+  return parts.OTHER
