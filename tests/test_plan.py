@@ -146,6 +146,26 @@ def test_what_meets_the_padding_is_not_counted(stride):
   assert sum(products.trace(grad, x, w).values()) == expected
 
 
+KERNEL = """HloModule kernel
+
+ENTRY %main (a: bf16[8,128]) -> bf16[8,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  ROOT %k = bf16[8,128]{1,0} custom-call(%a), \
+custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUz","cost_estimate":\
+{"flops":"4096","transcendentals":"0","bytes_accessed":"9"}}}
+}
+"""
+
+
+def test_a_kernel_counts_as_its_author_states():
+  made = profile.profile(KERNEL, 1)
+  assert (made.total_flops, made.kernels) == (4096, 0)
+  assert made.total_bytes == 2 * 8 * 128 * 2
+  silent = profile.profile(KERNEL.replace("cost_estimate", "other"), 1)
+  assert (silent.total_flops, silent.kernels) == (0, 1)
+
+
 def test_bytes_are_those_of_whole_tiles():
   (shape,) = hlo.parse_shapes("bf16[3,130]{1,0:T(8,128)(2,1)}")
   assert shape.bytes == 8 * 256 * 2

@@ -6,6 +6,7 @@ independent counts of the same work. A multiply-add is two operations.
 
 import collections
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,12 @@ def taps(
 
 
 def flops(instruction: Instruction, computation: Computation) -> float:
-  """Returns the operations of one run of a `dot` or `convolution`, else 0."""
+  """Returns the operations of one run of a `dot` or `convolution`, else 0.
+
+  Of a custom kernel those that its author states.
+  """
+  if instruction.opcode == "custom-call":
+    return kernel_flops(instruction) or 0
   if instruction.opcode not in ("dot", "convolution"):
     return 0
   left, right = (
@@ -69,6 +75,17 @@ def flops(instruction: Instruction, computation: Computation) -> float:
       kernel_dilation=window("rhs_dilate", axis, 1),
     )
   return total
+
+
+def kernel_flops(instruction: Instruction) -> float | None:
+  """Returns the operations that a custom kernel states, None if it is silent.
+
+  They are the `cost_estimate` of a `pallas_call`.
+  """
+  stated = re.search(
+    r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes
+  )
+  return float(stated[1]) if stated else None
 
 
 def passes(instruction: Instruction, computation: Computation) -> int:
@@ -126,6 +143,10 @@ def _traced(jaxpr: Any, used: Sequence[bool]) -> dict[str, float]:
       count = _dot if name == "dot_general" else _conv
       shapes = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
       total[parts.of_traceback(eqn.source_info)] += count(params, *shapes)
+      continue
+    if name == "pallas_call" and params.get("cost_estimate"):
+      stated = params["cost_estimate"].flops
+      total[parts.of_traceback(eqn.source_info)] += stated
       continue
     inner = [
       sub.jaxpr if isinstance(sub, core.ClosedJaxpr) else sub

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import re
 
 from sseg_jax.plan import hlo, loops, parts, products, traffic
 from sseg_jax.plan.chips import Chip
@@ -145,8 +144,9 @@ def profile(text: str, chips: int) -> Profile:
       )
       part = parts.of_stack(program.stack(instruction.frame))
       flops[entry.part if part == parts.OTHER else part] += operations
-    kernels += bool(
-      re.search(r'custom_call_target="tpu_custom_call"', instruction.attributes)
+    kernels += (
+      'custom_call_target="tpu_custom_call"' in instruction.attributes
+      and products.kernel_flops(instruction) is None
     )
   found, touched = traffic.collectives(items, chips)
   if touched:
