@@ -488,5 +488,6 @@ def get_config():
   c.text.layers = 1
   c.text.context_length = 16
   c.pseudo_masks.iterations = 3
+  c.pseudo_masks.init = "farthest"
   return c
 """

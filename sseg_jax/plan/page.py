@@ -21,6 +21,11 @@ def render(report: Mapping[str, Any]) -> str:
   lines += ["", *_memory(report), "", *_parts(report), "", *_network(report)]
   if report["projected"]:
     lines += ["", *_projection(report)]
+    if report["slices"] > 1:
+      lines.append(
+        f"the network between the {report['slices']} slices is taken to be as"
+        " fast as the one inside them, which it is not"
+      )
   if report["measured"]:
     lines += ["", *_measured(report)]
   for key, unit in (("bytes", "GB"), ("flops", "GFLOP")):

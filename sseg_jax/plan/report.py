@@ -52,6 +52,7 @@ def make(
     "topology": str(topology) if topology else None,
     "device": str(step.mesh.devices.flat[0].device_kind),
     "chips": chips,
+    "slices": topology.slices if topology else 1,
     "mesh": dict(step.mesh.shape),
     "batch_size": config.batch_size,
     "per_chip": config.batch_size / chips,
