@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import small_vit
 
-from sseg_jax import default_config
+from sseg_jax import default_config, sharding
 from sseg_jax.errors import InputError
 from sseg_jax.plan import (
   __main__,
@@ -439,6 +439,21 @@ def test_a_missing_compiler_is_named(monkeypatch):
     step.devices_of(chips.parse("v5e:2x2"))
 
 
+def test_fsdp_stays_inside_a_slice():
+  pytest.importorskip("libtpu", reason="needs the extra tpu")
+  devices = step.devices_of(chips.parse("v5e:2x2*2"))
+  fields = default_config.get_config().mesh
+  fields.fsdp = 2
+  mesh = sharding.make_mesh(fields, devices)
+  assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+  assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
+  for row in mesh.devices:
+    assert len({d.slice_index for d in row}) == 1
+  fields.fsdp = 8
+  with pytest.raises(InputError, match="divisor of the 4 devices of a slice"):
+    sharding.make_mesh(fields, devices)
+
+
 @pytest.mark.slow
 def test_a_step_compiles_for_absent_chips(tmp_path):
   pytest.importorskip("libtpu", reason="needs the extra tpu")
@@ -464,6 +479,7 @@ def test_a_step_compiles_for_absent_chips(tmp_path):
     made[topology] = json.loads(run.stdout)
   plain, split = made.values()
   assert plain["fits"] and plain["chips"] == 4 and split["chips"] == 8
+  assert (plain["slices"], split["slices"]) == (1, 2)
   assert plain["compiled_over_traced"] == pytest.approx(1, abs=0.1)
   assert plain["projected"]["bound"] in plain["projected"]["limits_s"]
   # Gradients are reduced once; parameters are gathered with fsdp alone.
