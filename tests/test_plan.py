@@ -482,13 +482,15 @@ def test_a_step_compiles_for_absent_chips(tmp_path):
   assert (plain["slices"], split["slices"]) == (1, 2)
   assert plain["compiled_over_traced"] == pytest.approx(1, abs=0.1)
   assert plain["projected"]["bound"] in plain["projected"]["limits_s"]
-  # Gradients are reduced once; parameters are gathered with fsdp alone.
+  # Gradients are reduced once, in bfloat16 where products made them so;
+  # parameters are gathered with fsdp alone.
   size = plain["memory"]["parameters"]
-  assert plain["collectives"]["all-reduce"]["bytes"] > size
+  reduced = plain["collectives"]["all-reduce"]["bytes"]
+  assert 0.4 * size < reduced < 1.2 * size
   gathered = plain["collectives"].get("all-gather", {"bytes": 0})["bytes"]
-  assert gathered < size / 2
+  assert gathered < 0.2 * size
   assert split["memory"]["parameters"] < 0.6 * size
-  assert split["collectives"]["all-gather"]["bytes"] > size / 2
+  assert split["collectives"]["all-gather"]["bytes"] > 0.4 * size
 
 
 SMALL = """
