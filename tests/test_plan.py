@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -28,6 +29,8 @@ from sseg_jax.plan import (
   sweep,
   traffic,
 )
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 def compiled_text(function, *shapes):
@@ -289,7 +292,7 @@ def _agree(config):
 def test_closed_form_of_the_paper_agrees_with_the_traced_step():
   from sseg_jax import ablation_runs
 
-  config = ablation_runs.load_config("configs/cc26m.py")
+  config = ablation_runs.load_config(str(CONFIGS / "cc26m.py"))
   config.batch_size = 8
   assert {"teacher", "backbone"} <= networks.training(config).keys()
   _agree(config)
@@ -427,7 +430,7 @@ def test_topologies(text, name, count):
 )
 def test_bad_input_gets_one_line(arguments, message, capsys, monkeypatch):
   monkeypatch.setattr(os, "environ", dict(os.environ))
-  status = __main__.main(["--config=configs/quickstart.py", *arguments])
+  status = __main__.main([f"--config={CONFIGS}/quickstart.py", *arguments])
   error = capsys.readouterr().err
   assert status and message in error
   assert error.startswith("error: ") and error.count("\n") == 1
