@@ -4,7 +4,6 @@ On a first read, go straight to `train_step`; then `sseg_loss`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,14 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
-from sseg_jax import accumulation, errors, losses, optim, scoring, tokenizer
+from sseg_jax import (
+  accumulation,
+  errors,
+  losses,
+  optim,
+  supervised,
+  tokenizer,
+)
 from sseg_jax.models import pooling, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
@@ -94,12 +100,6 @@ def make_setup(
   return Setup(config, graphdef, made, optim.build(config), frozen, mesh)
 
 
-def _by_regions(config: Any) -> bool:
-  """Whether words are learned on the teacher's regions, not on own masks."""
-  model = config.model
-  return model.query_embedding == "mask_pooled" and model.pool_masks == "pseudo"
-
-
 def _check_mask_every(config: Any) -> None:
   every, model = config.loss.mask_every, config.model
   if every < 1 or config.batch_size % every:
@@ -107,9 +107,9 @@ def _check_mask_every(config: Any) -> None:
       f"loss.mask_every={every}: must be at least 1 and divide"
       f" batch_size={config.batch_size}"
     )
-  if config.task == "supervised" and not _by_regions(config):
+  if config.task == "supervised" and not pooling.by_regions(config.model):
     return  # takes every picture
-  alone = _by_regions(config) and model.pool_feature == "stem"
+  alone = pooling.by_regions(config.model) and model.pool_feature == "stem"
   if every > 1 and not alone:
     raise errors.InputError(
       f"loss.mask_every={every}: words need every picture's masks or backbone;"
@@ -289,89 +289,9 @@ def supervised_loss(
   batch: dict[str, Array],
   key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Trains the same network on true label maps: the ceiling in comparisons.
-
-  The masks are the classes present, matched as pseudo-masks are. Where words
-  are learned on pseudo-masks (`model.pool_masks="pseudo"`), they are now on
-  true masks, by the cross-entropy of each one's class. Elsewhere they are
-  taught pixel by pixel, by the cross-entropy of the very scores that inference
-  takes its labels from (the "mean" combiner). So nothing but the teacher
-  differs.
-  """
-  config, weights = setup.config, setup.config.loss
-  classes = len(frozen["class_tokens"])
-  labels = batch["labels"]
-  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
-  present = present.any((2, 3))  # [b, c]
-  # The classes present in a picture, at most k, take its first k numbers.
-  k = config.pseudo_masks.k
-  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
-  known = (labels >= 0) & (labels < classes)
-  index = jnp.clip(labels, 0, classes - 1)
-  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
-  ranked = jnp.where(known & (ranked < k), ranked, k)
-  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
-  counted = exists & batch["valid"][:, None]
-
-  by_regions = _by_regions(config)
-  regions = None
-  if by_regions:
-    _, h, w, _ = batch["image"].shape
-    stride = config.model.pool_stride
-    regions = pooling.region_shares(ranked, exists, (h, w), stride)
-  every = weights.mask_every if by_regions else 1
-  image_key, text_key = jax.random.split(key)
-  image = model.encode_image(
-    batch["image"],
-    train=True,
-    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
-    valid=batch["valid"],
-    regions=regions,
-    masks_every=every,
-  )
-  text = model.encode_text(
-    jnp.asarray(frozen["class_tokens"]),
-    train=True,
-    rngs=ExampleRngs.from_ids(text_key, jnp.arange(classes)),
-  )
-  mask, metrics = losses.mask_loss(
-    image.mask_logits,
-    ranked[::every],
-    counted[::every],
-    dice_weight=weights.dice,
-    focal_weight=weights.focal,
-    k=k,
-  )
-  class_probabilities = functools.partial(
-    scoring.class_probabilities,
-    class_embeddings=scoring.class_embeddings(text, classes),
-    logit_scale=model.logit_scale[...],
-    max_logit_scale=weights.max_logit_scale,
-  )
-  if by_regions:
-    log_p = _log(class_probabilities(image.part_embeddings))  # [b, k, c]
-    # The j-th mask is of the j-th class present.
-    names = jnp.argsort(~present, 1, stable=True)[:, :k]
-    names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
-    log_p = jnp.take_along_axis(log_p, names[..., None], -1)[..., 0]
-    words = -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
-    loss = weights.mask * mask + weights.contrastive * words
-    return loss, metrics | {"loss/mask": mask, "loss/region": words}
-  probabilities = class_probabilities(image.query_embeddings)
-  scores = scoring.combine(image.mask_logits[-1], probabilities, "mean")
-  _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
-  small = losses.resize_labels(jnp.where(known, labels, -1), (h, w))
-  seen = (small >= 0) & batch["valid"][:, None, None]
-  log_p = jnp.take_along_axis(
-    _log(scores), jnp.maximum(small, 0)[..., None], -1
-  )[..., 0]
-  pixel = -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
-  loss = weights.mask * mask + weights.contrastive * pixel
-  return loss, metrics | {"loss/mask": mask, "loss/pixel": pixel}
-
-
-def _log(probabilities: Array) -> Array:
-  return jnp.log(jnp.clip(probabilities, 1e-6, 1.0))
+  """Returns the loss on true label maps (`supervised.loss`)."""
+  tokens = frozen["class_tokens"]
+  return supervised.loss(setup.config, model, tokens, batch, key)
 
 
 LOSSES: dict[str, Callable[..., tuple[Array, Metrics]]] = {

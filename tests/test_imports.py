@@ -34,6 +34,7 @@ ORDER = (
   {"segmenter"},
   {"windows"},
   {"train_step"},
+  {"supervised"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"models"},
   {

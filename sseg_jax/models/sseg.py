@@ -106,15 +106,13 @@ class SSeg(nnx.Module):
         f"model.hidden_dim={c.hidden_dim} is not a multiple of"
         f" model.num_heads={c.num_heads}"
       )
-    # Checkpoints older than the field do without.
-    policy = getattr(c, "remat", "none")
-    remat.check(policy)
+    remat.check(c.remat)
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
     self.backbone = backbones.build(
       c.backbone,
       drop_path=c.drop_path,
-      remat=policy,
+      remat=c.remat,
       dtype=dtype,
       rngs=rngs,
     )
@@ -132,7 +130,7 @@ class SSeg(nnx.Module):
       encoder_layers=(
         c.encoder_layers if c.pixel_decoder == "transformer_encoder" else 0
       ),
-      remat=policy,
+      remat=c.remat,
       dtype=dtype,
       rngs=rngs,
     )
@@ -170,7 +168,7 @@ class SSeg(nnx.Module):
         self.stem = ConvNet(
           widths=tuple(c.stem_widths),
           depths=tuple(c.stem_depths),
-          remat=policy,
+          remat=c.remat,
           dtype=dtype,
           rngs=rngs,
         )
@@ -195,7 +193,7 @@ class SSeg(nnx.Module):
       layers=t.layers,
       num_heads=t.num_heads,
       dropout=t.dropout,
-      remat=policy,
+      remat=c.remat,
       dtype=dtype,
       rngs=rngs,
     )

@@ -81,13 +81,13 @@ def build(config: Any, devices: Sequence[jax.Device]) -> Step:
   """
   train.check(config)
   mesh = sharding.make_mesh(config.mesh, devices)
-  sharding.host_batch_size(config.batch_size, mesh)
+  sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
   class_names: tuple[str, ...] = ()
   if config.task == "supervised":
     from sseg_jax.data import shapes
 
     class_names = shapes.CLASS_NAMES
-  setup = train_step.make_setup(config, class_names, abstract=True)
+  setup = train_step.make_setup(config, class_names, mesh, abstract=True)
   state = train_step.abstract_state(setup)
   state_sharding = sharding.state_sharding(state, mesh)
   replicated = sharding.replicated(mesh)

@@ -1,0 +1,110 @@
+"""The same network taught by true label maps: the ceiling in comparisons."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sseg_jax import losses, scoring
+from sseg_jax.models import pooling, sseg
+from sseg_jax.models.dropout import ExampleRngs
+
+
+def loss(
+  config: Any,
+  model: sseg.SSeg,
+  class_tokens: Int[Array, "c l"],
+  batch: dict[str, Array],
+  key: Array,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+  """Returns the weighted loss of true masks and true words, and metrics.
+
+  The masks are the classes present, matched as pseudo-masks are. Where words
+  are learned on pseudo-masks (`model.pool_masks="pseudo"`), they are now on
+  true masks, by the cross-entropy of each one's class. Elsewhere they are
+  taught pixel by pixel, by the cross-entropy of the very scores that inference
+  takes its labels from (the "mean" combiner). So nothing but the teacher
+  differs.
+
+  Args:
+    config: fields as in `default_config.py`.
+    model: in training.
+    class_tokens: of the names that the labels stand for, in their order.
+    batch: as in `train_step.train_step`, with "labels".
+    key: of dropout.
+  """
+  weights, classes = config.loss, len(class_tokens)
+  labels = batch["labels"]
+  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
+  present = present.any((2, 3))  # [b, c]
+  # The classes present in a picture, at most k, take its first k numbers.
+  k = config.pseudo_masks.k
+  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
+  known = (labels >= 0) & (labels < classes)
+  index = jnp.clip(labels, 0, classes - 1)
+  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
+  ranked = jnp.where(known & (ranked < k), ranked, k)
+  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
+  counted = exists & batch["valid"][:, None]
+
+  by_regions = pooling.by_regions(config.model)
+  regions = None
+  if by_regions:
+    _, h, w, _ = batch["image"].shape
+    stride = config.model.pool_stride
+    regions = pooling.region_shares(ranked, exists, (h, w), stride)
+  every = weights.mask_every if by_regions else 1
+  image_key, text_key = jax.random.split(key)
+  image = model.encode_image(
+    batch["image"],
+    train=True,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
+    valid=batch["valid"],
+    regions=regions,
+    masks_every=every,
+  )
+  text = model.encode_text(
+    jnp.asarray(class_tokens),
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, jnp.arange(classes)),
+  )
+  mask, metrics = losses.mask_loss(
+    image.mask_logits,
+    ranked[::every],
+    counted[::every],
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=k,
+  )
+  class_probabilities = functools.partial(
+    scoring.class_probabilities,
+    class_embeddings=scoring.class_embeddings(text, classes),
+    logit_scale=model.logit_scale[...],
+    max_logit_scale=weights.max_logit_scale,
+  )
+  if by_regions:
+    log_p = _log(class_probabilities(image.part_embeddings))  # [b, k, c]
+    # The j-th mask is of the j-th class present.
+    names = jnp.argsort(~present, 1, stable=True)[:, :k]
+    names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
+    log_p = jnp.take_along_axis(log_p, names[..., None], -1)[..., 0]
+    words = -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
+    total = weights.mask * mask + weights.contrastive * words
+    return total, metrics | {"loss/mask": mask, "loss/region": words}
+  probabilities = class_probabilities(image.query_embeddings)
+  scores = scoring.combine(image.mask_logits[-1], probabilities, "mean")
+  _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
+  small = losses.resize_labels(jnp.where(known, labels, -1), (h, w))
+  seen = (small >= 0) & batch["valid"][:, None, None]
+  log_p = jnp.take_along_axis(
+    _log(scores), jnp.maximum(small, 0)[..., None], -1
+  )[..., 0]
+  pixel = -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
+  total = weights.mask * mask + weights.contrastive * pixel
+  return total, metrics | {"loss/mask": mask, "loss/pixel": pixel}
+
+
+def _log(probabilities: Array) -> Array:
+  return jnp.log(jnp.clip(probabilities, 1e-6, 1.0))
