@@ -4,9 +4,12 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import xla_flags
+
 # Before anything imports JAX: the suite measures correctness, not devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("XLA_FLAGS", xla_flags.FAST)
 
 import jax
 import ml_collections

@@ -55,8 +55,8 @@ class Run:
   """
 
   def __init__(self, folder, name, steps, processes=1):
-    from test_multihost import FAST
     from test_train_end_to_end import ENVIRONMENT, command
+    from xla_flags import FAST
 
     from sseg_jax.data import shapes
 

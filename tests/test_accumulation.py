@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from test_sharded import COLLECTIVES
 from test_train_step import BATCH, B
+from xla_flags import simulated_devices
 
 from sseg_jax import accumulation, train_step
 from sseg_jax.errors import InputError
@@ -182,7 +183,7 @@ print(json.dumps({
 def test_every_part_lies_on_all_devices():
   tests = pathlib.Path(__file__).parent
   environment = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "XLA_FLAGS": simulated_devices(4),
     "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
   }
   done = subprocess.run(

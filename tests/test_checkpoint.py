@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xla_flags
 
 from sseg_jax import checkpoint
 from sseg_jax.errors import InputError
@@ -307,7 +308,7 @@ checkpoints.close()
 
 
 def test_any_topology_loads_what_another_wrote(tmp_path):
-  flags = "--xla_force_host_platform_device_count=8"
+  flags = xla_flags.simulated_devices(8)
   subprocess.run(
     [sys.executable, "-c", EIGHT, str(tmp_path / "checkpoints")],
     check=True,

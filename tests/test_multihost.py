@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from test_train_end_to_end import ENVIRONMENT, ROOT, command
+from xla_flags import FAST
 
 from sseg_jax import checkpoint
 from sseg_jax.data import shapes
@@ -33,10 +34,6 @@ FIELDS = {
   "checkpoint.every_steps": 3,
   "evaluate.every_steps": 0,
 }
-# Compiles in a third of the time.
-FAST = (
-  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
-)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import xla_flags
 
 COLLECTIVES = (
   "all-gather",
@@ -115,10 +116,7 @@ print(json.dumps(found))
 def found(tests_folder):
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    # The last two compile in a third of the time.
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4"
-    " --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=1",
+    "XLA_FLAGS": xla_flags.simulated_devices(4),
     "PYTHONPATH": os.pathsep.join(
       [tests_folder, os.path.dirname(tests_folder)]
     ),

@@ -6,6 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import xla_flags
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from sseg_jax import sharding
@@ -99,7 +100,7 @@ assert sharding.replicated(mesh).is_fully_replicated
 
 
 def test_on_eight_devices():
-  flags = "--xla_force_host_platform_device_count=8"
+  flags = xla_flags.simulated_devices(8)
   subprocess.run(
     [sys.executable, "-c", EIGHT],
     check=True,
