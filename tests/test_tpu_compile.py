@@ -1,58 +1,65 @@
 """The generator through the compiler for TPUs; no TPU is needed."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sseg_jax import default_config
-from sseg_jax.models import vit_weights
-from sseg_jax.models.vit import VIT_SIZES
-from sseg_jax.pseudo_masks import generator
+from sseg_jax.errors import InputError
+from sseg_jax.plan import __main__ as command
+from sseg_jax.plan import chips, generators, step
 
-# Published peaks of a chip: bf16 FLOP/s, bytes/s and bytes of memory.
-CHIPS = {"v5e": (197e12, 819e9, 16e9), "v6e": (918e12, 1640e9, 32e9)}
-BATCH, SIZE = 128, 224
 # Multiply-adds of ViT-S/8 at 224 px, 785 tokens.
 MACS = 22.4e9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("chip", CHIPS)
-def test_dino_compiles_for(chip, monkeypatch):
+@pytest.fixture
+def device_of(monkeypatch):
   pytest.importorskip("libtpu", reason="needs the extra tpu")
   # Its lock would stop a second compilation on this machine.
   monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  monkeypatch.setattr(
-    vit_weights,
-    "load",
-    lambda *_, dtype, **__: vit_weights.build(VIT_SIZES["dino_vits8"], dtype),
+  return lambda chip: step.devices_of(chips.squarest(chip, 4))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e", "v6e"])
+def test_dino_compiles_for(name, device_of):
+  chip = chips.find(name)
+  found = generators.project(
+    "dino", chip, device_of(chip), image_size=224, batch_size=128, k=8
   )
-  config = default_config.get_config()
-  config.pseudo_masks.update(generator="dino", metric="cosine")
-  made = generator.build(config)
-  topology = topologies.get_topology_desc(f"{chip}:2x2", platform="tpu")
-  mesh = Mesh(np.array(topology.devices[:1]), ("data",))
-  place = NamedSharding(mesh, PartitionSpec())
-  shapes = (
-    made.frozen,
-    jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8),
-    jax.eval_shape(lambda: jax.random.split(jax.random.key(0), BATCH)),
-  )
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
-  )
-  compiled = jax.jit(made.generate).lower(*shapes).compile()
-  peak, bandwidth, memory = CHIPS[chip]
-  cost, used = compiled.cost_analysis(), compiled.memory_analysis()
-  # K-means' loop is counted once, the network in full.
-  assert 1.9 < cost["flops"] / (BATCH * MACS) < 2.3
-  used = used.temp_size_in_bytes + used.argument_size_in_bytes
-  assert used < memory
-  seconds = max(cost["flops"] / peak, cost["bytes accessed"] / bandwidth)
-  print(
-    f"{chip}: {used / 1e9:.1f} GB, projected {seconds / BATCH:.5f} s/image"
-    f" ({cost['flops'] / peak / seconds:.0%} of the peak)"
-  )
+  # Two operations each; K-means has as many products again as a thousandth.
+  assert found["gflop_per_image"] == pytest.approx(2e-9 * MACS, rel=0.03)
+  assert found["loops_of_unknown_length"] == 0
+  assert found["memory"] < chip.hbm_bytes
+  assert 0.1 < found["peak"] <= 1
+  assert found["in_turn_per_image"] >= found["seconds_per_image"]
+  # A picture's products at the chip's peak; the paper took 0.002 s on a GPU.
+  assert 2 * MACS / chip.flops < found["seconds_per_image"] < 0.002
+  text = generators.render({"dino": found}, "title")
+  assert "projected, not measured" in text and " 0.002" in text
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "either --config, or --generators"),
+    (["--generators=dino"], "needs --topology"),
+    (["--generators=dino", "--topology=v9"], "topology='v9'"),
+    (["--config=c.py", "--k=8"], "k: goes with --generators"),
+    (["--generators=dino", "--topology=v5e", "--k=0"], "k=0: must be at least"),
+  ],
+)
+def test_flags_of_the_projection(arguments, message, capsys):
+  assert command.main(arguments) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_a_row_that_does_not_exist_is_named(device_of, capsys):
+  assert command.main(["--generators=dion", "--topology=v5e"]) == 2
+  assert "generators='dion' is neither a row" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_named(device_of):
+  chip = chips.find("v5e")
+  with pytest.raises(InputError, match="generators=pixels: .* memory of a v5e"):
+    generators.project(
+      "pixels", chip, device_of(chip), image_size=224, batch_size=2**16, k=8
+    )

@@ -4,6 +4,10 @@ python -m sseg_jax.plan --config=configs/cc26m.py --topology=v5e:16x16
 
 Compiles the training step for a slice of TPUs that need not be there. Without
 --topology it plans for this machine's devices, and runs a few steps beside.
+
+python -m sseg_jax.plan --generators=dino,pixels --topology=v5e
+
+projects what generators of pseudo-masks take on one chip (Table 1).
 """
 
 import argparse
@@ -22,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     description="Compiles a config's training step and projects its speed.",
   )
   add = parser.add_argument
-  add("--config", required=True, help="config file of the training run")
+  add("--config", help="config file of the training run")
   add(
     "--set",
     action="append",
@@ -41,6 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     type=int,
     help="with --sweep: a second curve, of so many pictures a chip",
   )
+  add(
+    "--generators",
+    help="in place of --config: rows of Table 1 (see evaluate --oracle), for"
+    " one chip of --topology",
+  )
+  add("--image_size", type=int, help="with --generators: side, 224 by default")
+  add("--batch_size", type=int, help="with --generators: 128 by default")
+  add("--k", type=int, help="with --generators: masks an image, 8 by default")
   add("--out", help="with --sweep: folder for the plot and its numbers")
   add("--json", action="store_true", help="print the plan as JSON")
   return parser
@@ -56,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sseg_jax.plan import environment
 
     os.environ |= environment.COMPILE_ONLY
+  if flags.generators:
+    result, text = _generators(flags)
+    print(json.dumps(result) if flags.json else text)
+    return 0
   from sseg_jax import ablation_runs
 
   config = ablation_runs.overridden(
@@ -68,6 +84,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(flags: argparse.Namespace) -> None:
+  if bool(flags.config) == bool(flags.generators):
+    raise InputError("give either --config, or --generators and --topology")
+  for name in ("image_size", "batch_size", "k"):
+    value = getattr(flags, name)
+    if value is not None and not flags.generators:
+      raise InputError(f"{name}: goes with --generators; use --set {name}=…")
+    if value is not None and value < 1:
+      raise InputError(f"{name}={value}: must be at least 1")
+  if flags.generators and (not flags.topology or flags.sweep or flags.set):
+    raise InputError(
+      "generators: needs --topology, e.g. v5e, and takes no --sweep, no --set"
+    )
   if flags.sweep and not flags.topology:
     raise InputError("sweep: give the chip as well, e.g. --topology=v5e")
   for name in ("per_chip", "out"):
@@ -83,6 +111,30 @@ def _plan(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
   topology = chips.parse(flags.topology) if flags.topology else None
   made = planner.plan(config, topology)
   return made | {"config": flags.config}, page.render(made)
+
+
+def _generators(flags: argparse.Namespace) -> tuple[Any, str]:
+  from sseg_jax.benchmarks import table1_rows
+  from sseg_jax.plan import chips, generators, step
+
+  chip = chips.find(flags.topology.partition(":")[0])
+  # The smallest slice that libtpu knows of every generation; one chip of it.
+  device = step.devices_of(chips.squarest(chip, 4))[0]
+  size, batch = flags.image_size or 224, flags.batch_size or 128
+  rows = {
+    row: generators.project(
+      row,
+      chip,
+      device,
+      image_size=size,
+      batch_size=batch,
+      k=flags.k or 8,
+    )
+    for row in table1_rows.choose(flags.generators)
+  }
+  title = f"one {chip.name}, batch {batch}, {size} px, bfloat16"
+  made = {"chip": chip.name, "image_size": size, "batch_size": batch}
+  return made | {"rows": rows}, generators.render(rows, title)
 
 
 def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
