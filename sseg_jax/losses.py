@@ -52,9 +52,14 @@ def contrastive(
   # NaN.
   log_scale = logit_scale.astype(jnp.float32)
   scale = jnp.exp(jnp.minimum(log_scale, np.log(np.float32(max_logit_scale))))
-  search = functools.partial(_retrieval, block=block, mesh=mesh)
-  image_to_text, image_accuracy = search(image, text, scale, valid)
-  text_to_image, text_accuracy = search(text, image, scale, valid)
+  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
+  (image_to_text, image_accuracy), (text_to_image, text_accuracy) = (
+    (
+      jnp.where(valid, loss, 0).sum() / count,
+      (valid & hit).sum(dtype=jnp.float32) / count,
+    )
+    for loss, hit in _retrieval(image, text, scale, valid, block, mesh)
+  )
   metrics = {
     "contrastive_i2t": image_to_text,
     "contrastive_t2i": text_to_image,
@@ -214,39 +219,42 @@ def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]
 
 
 def _retrieval(rows, columns, scale, valid, block, mesh):
-  """Returns mean cross-entropy and accuracy of finding column i from row i."""
-  find = _find
-  if 0 < block < len(rows):
-    find = functools.partial(_find_in_blocks, block=block)
-    if mesh is not None and mesh.size > 1:
-      find = functools.partial(
-        _find_in_blocks, block=block // mesh.size, axes=mesh.axis_names
-      )
-      split = PartitionSpec(mesh.axis_names)
-      find = jax.shard_map(find, mesh=mesh, in_specs=split, out_specs=split)
+  """Returns cross-entropy and hit of finding column i from row i, and back."""
   number = jnp.arange(len(rows))
+  if not 0 < block < len(rows):
+    logits = _logits(rows, columns, scale)
+    return _find(logits, number, valid), _find(logits.T, number, valid)
+  find = functools.partial(_find_in_blocks, block=block)
+  if mesh is not None and mesh.size > 1:
+    find = functools.partial(
+      _find_in_blocks, block=block // mesh.size, axes=mesh.axis_names
+    )
+    split = PartitionSpec(mesh.axis_names)
+    find = jax.shard_map(find, mesh=mesh, in_specs=split, out_specs=split)
   # One scale for each row, so that its gradient is summed after the loop.
-  loss, hit = find(rows, number, jnp.full(len(rows), scale), columns, valid)
-  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
+  scales = jnp.full((len(rows), 1), scale)
   return (
-    jnp.where(valid, loss, 0).sum() / count,
-    (valid & hit).sum(dtype=jnp.float32) / count,
+    find(rows, number, scales, columns, valid),
+    find(columns, number, scales, rows, valid),
   )
 
 
-def _find(rows, number, scale, columns, valid):
-  """Returns cross-entropy and hit of each row, whose column has its number."""
-  logits = scale[:, None] * jnp.einsum(
+def _logits(rows, columns, scale):
+  return scale * jnp.einsum(
     "re,ce->rc", rows, columns, precision=lax.Precision.HIGHEST
   )
+
+
+def _find(logits, number, valid):
+  """Returns cross-entropy and hit of each row, whose column has its number."""
   logits = jnp.where(valid[None], logits, _EXCLUDED)
-  mine = number[:, None] == jnp.arange(len(columns))[None]
+  mine = number[:, None] == jnp.arange(logits.shape[1])[None]
   right = jnp.where(mine, logits, 0).sum(-1)
   loss = jax.nn.logsumexp(logits, axis=-1) - right
   return loss, jnp.argmax(logits, axis=-1) == number
 
 
-def _find_in_blocks(rows, number, scale, columns, valid, block, axes=()):
+def _find_in_blocks(rows, number, scales, columns, valid, block, axes=()):
   """Does the same for `block` rows at a time, whose logits are not kept."""
   if axes:
     columns = lax.all_gather(columns, axes, tiled=True)
@@ -254,8 +262,8 @@ def _find_in_blocks(rows, number, scale, columns, valid, block, axes=()):
 
   @jax.checkpoint
   def find(part):
-    rows, number, scale = part
-    return _find(rows, number, scale, columns, valid)
+    rows, number, scales = part
+    return _find(_logits(rows, columns, scales), number, valid)
 
-  parts = [x.reshape(-1, block, *x.shape[1:]) for x in (rows, number, scale)]
+  parts = [x.reshape(-1, block, *x.shape[1:]) for x in (rows, number, scales)]
   return jax.tree.map(jnp.ravel, lax.map(find, parts))
