@@ -37,7 +37,7 @@ def test_a_mask_shows_where_no_smaller_one_has_the_pixel():
   assert (share[0, 2] == 0).all()
 
 
-@pytest.mark.parametrize("side", [2, 4, 8, 16])
+@pytest.mark.parametrize("side", [2, 3, 4, 6, 7, 8, 16])
 def test_visible_at_any_resolution(side, rng):
   logits = jnp.asarray(rng.normal(size=(1, 3, 4, 4)).astype(np.float32))
   share = np.asarray(pooling.visible(logits, (side, side)))

@@ -51,6 +51,9 @@ def visible(
   if h >= size[0] or w >= size[1]:
     finer = 1
   front = scoring.in_front(resize_bilinear(mask_logits, (finer * h, finer * w)))
+  # The grid of a network's tokens need not fit the cells.
+  whole = [-(-finer * s // c) * c for s, c in zip((h, w), size, strict=True)]
+  front = resize_labels(front, (whole[0], whole[1]))
   n = mask_logits.shape[1]
   shown = front[:, None] == jnp.arange(n)[None, :, None, None]
   return coarsen(shown.astype(jnp.float32), size)
