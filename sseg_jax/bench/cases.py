@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from sseg_jax import default_config, losses, matching, train_step
+from sseg_jax.bench import maskformer
 from sseg_jax.bench.timing import Case
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit, vit_weights
@@ -306,6 +307,21 @@ def contrastive(small: bool) -> Case:
   )
 
 
+def train_step_vs_maskformer(small: bool) -> Case:
+  """Training the mask network, against transformers' MaskFormer."""
+  return maskformer.train_step(small, _need)
+
+
+def latency_vs_maskformer(small: bool) -> Case:
+  """Masks of one picture, against transformers' MaskFormer."""
+  return maskformer.inference(small, _need, 1)
+
+
+def throughput_vs_maskformer(small: bool) -> Case:
+  """Masks of a batch of eight, against transformers' MaskFormer."""
+  return maskformer.inference(small, _need, 2 if small else 8)
+
+
 CASES: dict[str, Callable[[bool], Case]] = {
   "kmeans": kmeans_lloyd,
   "vit": vit_forward,
@@ -313,4 +329,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
   "cached": cached,
   "assignment": assignment,
   "contrastive": contrastive,
+  "train_step_vs_maskformer": train_step_vs_maskformer,
+  "latency_vs_maskformer": latency_vs_maskformer,
+  "throughput_vs_maskformer": throughput_vs_maskformer,
 }
