@@ -1,9 +1,8 @@
 """A small convolutional backbone for CPUs and for tests.
 
 Not of the paper. It reads the picture in patches, as Swin does, and has one 3x3
-convolution a block, because the gradient of a convolution's weights is what
-costs most on a CPU. Without attention, what a feature can see is bounded: see
-`receptive_field`.
+convolution a block, since convolutions are what costs most on a CPU. Without
+attention, what a feature can see is bounded: see `receptive_field`.
 """
 
 from typing import Any
@@ -14,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
+from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
@@ -37,7 +37,14 @@ class ConvBlock(nnx.Module):
 
   def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
     self.norm = nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
-    self.conv = nnx.Conv(width, width, (3, 3), dtype=dtype, rngs=rngs)
+    self.conv = nnx.Conv(
+      width,
+      width,
+      (3, 3),
+      conv_general_dilated=conv_general_dilated,
+      dtype=dtype,
+      rngs=rngs,
+    )
     self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:

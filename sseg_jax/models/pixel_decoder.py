@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.models import remat
+from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import fan_in_uniform
 from sseg_jax.models.transformer import EncoderLayer, sine_positions
@@ -43,6 +44,7 @@ class ConvNorm(nnx.Module):
       (size, size),
       use_bias=False,
       kernel_init=fan_in_uniform,
+      conv_general_dilated=conv_general_dilated,
       dtype=dtype,
       rngs=rngs,
     )
@@ -98,7 +100,13 @@ class FPN(nnx.Module):
       ]
     )
     self.mask_features = nnx.Conv(
-      dim, mask_dim, (3, 3), kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
+      dim,
+      mask_dim,
+      (3, 3),
+      kernel_init=fan_in_uniform,
+      conv_general_dilated=conv_general_dilated,
+      dtype=dtype,
+      rngs=rngs,
     )
 
   def __call__(self, features: dict[str, Array]) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
+from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
 
 RESNET_SIZES: dict[str, dict[str, Any]] = {
@@ -46,6 +47,7 @@ class ConvNorm(nnx.Module):
       padding=size // 2,
       use_bias=False,
       kernel_init=_he_normal,
+      conv_general_dilated=conv_general_dilated,
       dtype=dtype,
       rngs=rngs,
     )
