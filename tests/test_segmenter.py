@@ -302,6 +302,28 @@ def test_real_network(tiny_config):
   np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+def test_words_are_encoded_without_their_padding(tiny_config):
+  c = tiny_config
+  c.text.context_length = 77
+  params, model_state = sseg.init(c, 0)
+  model = SSegSegmenter(params, model_state, c)
+  encode, shapes = model._encode_text, []
+
+  def noted(*args):
+    shapes.append(args[-1].shape)
+    return encode(*args)
+
+  model._encode_text = noted
+  for longest, length in (("cat", 16), ("very " * 14, 16), ("very " * 15, 32)):
+    class_set = ClassSet(("a", longest))
+    found = model.encode_classes(class_set)
+    assert shapes.pop() == (2, length)
+    whole = model.encode_tokens(Tokenizer(77)(class_set.prompts))
+    assert shapes.pop() == (2, 77)
+    expected = scoring.class_embeddings(whole, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_refined_masks_follow_the_pictures_regions(monkeypatch):
   network = fake_network()
 
