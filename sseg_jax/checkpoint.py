@@ -7,6 +7,7 @@ of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
 
 with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
 and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
+The newest are kept, and those with the best scores (`best`).
 """
 
 import json
@@ -22,7 +23,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import integrity, named_arrays, provenance
+from sseg_jax import best, integrity, named_arrays, provenance
 from sseg_jax.errors import InputError
 
 # With several processes the clock of the first decides for all, and asking it
@@ -47,6 +48,7 @@ class Checkpoints:
     directory: folder of the step folders, local or `gs://`; made if missing.
       All processes of a run must see the same one.
     keep: how many checkpoints stay; older ones are deleted.
+    keep_best: and so many of those that `rate` was given the best scores of.
     every_steps: `maybe_save` saves at multiples of it; 0 switches that off.
     every_minutes: and this long after the last save; 0 switches that off.
     metadata: written into each checkpoint as JSON: `config`, class of the
@@ -62,9 +64,12 @@ class Checkpoints:
     every_steps: int,
     every_minutes: float,
     metadata: Mapping[str, Any],
+    keep_best: int = 0,
   ):
     if keep < 1:
       raise InputError(f"checkpoint.keep is {keep}; keep at least 1")
+    if keep_best < 0:
+      raise InputError(f"checkpoint.keep_best is {keep_best}; 0 keeps none")
     self.metadata = dict(metadata)
     self._json_metadata()  # what JSON cannot hold shows at the start
     if "://" not in str(directory):  # Orbax refuses relative paths
@@ -74,10 +79,14 @@ class Checkpoints:
     self._every_seconds = 60 * every_minutes
     self._last_save = time.monotonic()
     self._saving = -1
+    self._best = best.Best(self._directory, keep_best)
+    policies = ocp.checkpoint_managers
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=policies.AnyPreservationPolicy(
+          [policies.LatestN(keep), self._best]
+        ),
         cleanup_tmp_directories=True,  # what a killed save left behind
         # Without it a damaged checkpoint stops the start, not the restore.
         lightweight_initialize=True,
@@ -123,6 +132,27 @@ class Checkpoints:
       force=True,  # whether a save is due is decided above, not by Orbax
     )
 
+  def rate(self, step: int, state: Any, score: float) -> bool:
+    """Keeps `state` beyond the newest ones if its score is one of the best.
+
+    Call it in every process.
+
+    Args:
+      step: the number of steps taken.
+      state: as for `save`; saved now if it is kept and is not saved yet.
+      score: higher is better, NaN is none; that of the first process counts.
+
+    Returns:
+      Whether it is kept.
+    """
+    score = float(_from_first_process(np.float32(score)))
+    kept = self._best.rate(step, score, self._manager.all_steps())
+    if kept:
+      self.save(step, state)
+    if kept and _is_first_process():
+      self._best.write()
+    return kept
+
   def restore(self, abstract_state: Any) -> Any | None:
     """Returns the latest whole checkpoint, or None if there is none at all.
 
@@ -147,7 +177,7 @@ class Checkpoints:
     whole = (
       _latest_whole(self._directory, steps) if _is_first_process() else None
     )
-    step = _from_first_process(-1 if whole is None else whole)
+    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
     if step < 0:
       raise InputError(_none_whole(self._directory, steps))
     state = named_arrays.restore(self._directory / str(step), abstract_state)
@@ -171,7 +201,7 @@ class Checkpoints:
     if jax.process_count() > 1 and step % _CLOCK_EVERY_STEPS:
       return False
     overdue = time.monotonic() - self._last_save >= self._every_seconds
-    return bool(_from_first_process(int(overdue)))
+    return bool(_from_first_process(np.int32(overdue)))
 
   def _json_metadata(self) -> dict[str, Any]:
     metadata = {**self.metadata, "versions": provenance.versions()}
@@ -205,7 +235,8 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
   """Reads parameters and model state as NumPy arrays, whatever wrote them.
 
   Args:
-    path: a run's work directory, its `checkpoints` folder or one step's folder.
+    path: a run's work directory, its `checkpoints` folder or one step's folder;
+      WORKDIR/best is the one whose evaluation between steps scored best.
     step: the step wanted; by default the latest whole one.
 
   Raises:
@@ -242,6 +273,15 @@ def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
   """Returns the folder of the step folders and the steps, latest first."""
   if path.name.isdigit() and (path / "state").exists():
     return path.parent, [int(path.name)]
+  if path.name == "best" and not path.exists():
+    directory, steps = _find(path.parent)
+    found = best.ranked(best.read(directory), steps)
+    if not found:
+      raise InputError(
+        f"{path}: no checkpoint there was scored while training; see"
+        " evaluate.every_steps and checkpoint.keep_best"
+      )
+    return directory, found[:1]
   for directory in (path / "checkpoints", path):
     if directory.is_dir():
       names = [child.name for child in directory.iterdir()]
@@ -278,7 +318,7 @@ def _is_first_process() -> bool:
   return jax.process_index() == 0
 
 
-def _from_first_process(value: int) -> int:
+def _from_first_process(value: np.number) -> np.number:
   if jax.process_count() == 1:
     return value
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+  return multihost_utils.broadcast_one_to_all(value)

@@ -221,7 +221,13 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_steps = 1000
   c.checkpoint.every_minutes = 30.0
-  c.checkpoint.keep = 3
+  c.checkpoint.keep = 3  # the newest
+  # And so many with the best scores of the evaluations between steps; the best
+  # is WORKDIR/best to all commands.
+  c.checkpoint.keep_best = 1
+  # The score, by the name that TensorBoard shows, e.g. "mIoU/voc"; empty: the
+  # mean mIoU of all benchmarks, or R@1 without any.
+  c.checkpoint.best_score = ""
 
   c.log_every_steps = 50
   c.max_bad_steps = 20  # steps in a row with a non-finite loss before the stop

@@ -1,6 +1,7 @@
 """Evaluation between the steps of a run: benchmarks, retrieval, pictures."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from etils import epath
 
 from sseg_jax import (
   benchmarks,
+  errors,
   evaluate,
   sharding,
   stopping,
@@ -131,6 +133,38 @@ def flat_scores(output: dict[str, Any]) -> dict[str, float]:
   for name, value in output.get("retrieval", {}).items():
     scores[f"retrieval/{name.replace('@', '_at_')}"] = value
   return scores
+
+
+def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
+  """Raises InputError if no evaluation has `config.checkpoint.best_score`."""
+  name = config.checkpoint.best_score
+  known = [f"mIoU/{benchmark.name}" for benchmark in held_out]
+  if config.data.val and config.task == "sseg":
+    ones = np.ones((1, 1))
+    known += flat_scores(
+      {"benchmarks": {}, "retrieval": evaluate.retrieval(ones, ones)}
+    )
+  if name and name not in known:
+    raise errors.InputError(
+      f"checkpoint.best_score={name!r} is no score of this run's evaluations;"
+      f" they have {', '.join(known) or 'none: see evaluate.benchmarks'}"
+    )
+
+
+def best_score(config: Any, output: dict[str, Any]) -> float:
+  """Returns the score that decides which checkpoint is best; NaN for none."""
+  scores = flat_scores({"benchmarks": {}} | output)
+  if name := config.checkpoint.best_score:
+    return scores.get(name, math.nan)
+  for kind in ("mIoU/", "retrieval/"):
+    values = [
+      value
+      for name, value in scores.items()
+      if name.startswith(kind) and (kind == "mIoU/" or name.endswith("R_at_1"))
+    ]
+    if values:
+      return float(np.mean(values))
+  return math.nan
 
 
 def headline(output: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import json
+import math
 from typing import Any
 
 import jax
@@ -76,6 +77,7 @@ def train(
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
   class_names = prepare_data(config, workdir)
   held_out = open_benchmarks(config)
+  evaluator.check_score(config, held_out)
 
   # --- Model and state --------------------------------------------------------
   setup = train_step.make_setup(config, class_names, mesh)
@@ -100,6 +102,7 @@ def train(
   checkpoints = Checkpoints(
     workdir / "checkpoints",
     keep=config.checkpoint.keep,
+    keep_best=config.checkpoint.keep_best,
     every_steps=config.checkpoint.every_steps,
     every_minutes=config.checkpoint.every_minutes,
     metadata=metadata,
@@ -167,11 +170,15 @@ def train(
     every = config.evaluate.every_steps
     if every and step % every == 0 and step < config.total_steps:
       watchdog.reset()
+      score = math.nan
       with contextlib.suppress(stopping.Stopped):  # see below
         result = scores(state, step, writer, config.evaluate.max_images)
+        score = evaluator.best_score(config, result)
         if first_process:
           line = evaluator.headline(result)
           logging.info("evaluation at step %d: %s", step, line)
+      if checkpoints.rate(step, state, score) and first_process:
+        logging.info("step %d stays: %.2f is among the best", step, score)
       speed.reset()
     asked = stop.is_set()
     if agreed if jax.process_count() > 1 else asked:

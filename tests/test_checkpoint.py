@@ -283,6 +283,70 @@ def test_relative_paths(tmp_path, monkeypatch):
 def test_keep_is_checked(tmp_path):
   with pytest.raises(InputError, match="checkpoint.keep is 0"):
     _open(tmp_path, keep=0)
+  with pytest.raises(InputError, match="checkpoint.keep_best is -1"):
+    _open(tmp_path, keep_best=-1)
+
+
+def _steps(path):
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
+
+
+def test_the_best_stay_beside_the_newest(tmp_path):
+  checkpoints = _open(tmp_path, keep=2, keep_best=1)
+  scores = {10: 5.0, 15: 9.0, 20: 9.0, 30: float("nan"), 40: 3.0, 45: 4.0}
+  kept = []
+  for step in range(1, 61):
+    checkpoints.maybe_save(step, _state(step))
+    if step in scores and checkpoints.rate(step, _state(step), scores[step]):
+      kept.append(step)
+  checkpoints.close()
+  folder = tmp_path / "checkpoints"
+  assert kept == [10, 15]  # 15 was saved for its score, 20 is no better
+  assert _steps(folder) == [15, 50, 60]
+  assert checkpoint.load(tmp_path / "best").step == 15
+  assert checkpoint.load(tmp_path).step == 60
+  _assert_same_bits(_restore(tmp_path, _abstract(_state())), _state(60))
+
+  # Started again it goes on comparing, with those that are still there.
+  (folder / "15").rename(tmp_path / "15")
+  checkpoints = _open(tmp_path, keep=1, keep_best=1)
+  assert checkpoints.rate(65, _state(65), 1.0)
+  assert not checkpoints.rate(65, _state(65), float("nan"))
+  assert checkpoints.rate(66, _state(66), 2.0)
+  checkpoints.save(70, _state(70))
+  checkpoints.close()
+  assert _steps(folder) == [66, 70]
+
+
+def test_no_best_is_told(tmp_path, caplog):
+  folder = _save(tmp_path, [10])
+  with pytest.raises(InputError, match="no checkpoint there was scored"):
+    checkpoint.load(tmp_path / "best")
+  (folder / "best.json").write_text('{"scores": [')
+  with pytest.raises(InputError, match="no checkpoint there was scored"):
+    checkpoint.load(tmp_path / "best")
+  assert "best.json is not readable" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_marks_of_orbax_are_not_needed(tmp_path, damage):
+  """The manifest does not cover them, since nothing is read from them."""
+  folder = _save(tmp_path, [10])
+  marks = [p for p in (folder / "10").iterdir() if p.is_file()]
+  marks += (folder / "10").rglob("commit_success.txt")
+  marks = [p for p in marks if p.name != "manifest.json"]
+  assert marks
+  for path in marks:
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+      path.write_bytes(data[: len(data) // 2])
+    elif damage == "remove":
+      path.unlink()
+    elif data:
+      data[len(data) // 2] ^= 16
+      path.write_bytes(data)
+  _assert_same_bits(_restore(tmp_path, _abstract(_state())), _state(10))
+  assert checkpoint.load(tmp_path).step == 10
 
 
 # Saves split over eight devices; the caller loads on one.

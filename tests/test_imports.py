@@ -45,6 +45,7 @@ ORDER = (
     "palette",
     "pictures",
     "scoring",
+    "best",
     "integrity",
     "named_arrays",
     "provenance",

@@ -123,6 +123,12 @@ def test_the_work_directory_holds_the_files_of_a_run(trained):
   assert [r["step"] for r in rows if "mIoU/plain" in r] == [4, 8]
   loaded = checkpoint.load(workdir)
   assert loaded.step == 8 and loaded.config["total_steps"] == 8
+  # Of the one evaluation between steps.
+  (row,) = [r for r in rows if "mIoU/plain" in r and r["step"] == 4]
+  best = json.loads((workdir / "checkpoints" / "best.json").read_text())
+  mean = sum(row[f"mIoU/{kind}"] for kind in ("plain", "hard", "held_out")) / 3
+  assert best["scores"] == {"4": pytest.approx(mean)}
+  assert checkpoint.load(workdir / "best").step == 4
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_says_so(tmp_path):
@@ -198,6 +204,7 @@ def test_an_unknown_field_is_named_with_what_was_meant(
     ({"image_size": 40}, "image_size=40"),
     ({"batch_size": 6}, "batch_size|lanes"),
     ({"pseudo_masks__k": 9}, "pseudo_masks.k=9"),
+    ({"checkpoint__best_score": "mIoU/easy"}, "easy.*mIoU/plain, mIoU/hard"),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, overrides, message):

@@ -1,0 +1,70 @@
+"""The checkpoints with the best scores, kept beside the newest ones."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+FILE = "best.json"
+
+
+class Best:
+  """Scores of steps, and an Orbax preservation policy for the best of them.
+
+  DIRECTORY/best.json holds the scores of all rated steps. Only those whose
+  checkpoint is still there count: a run that was set back rates them anew.
+  """
+
+  def __init__(self, directory: epath.Path, keep: int):
+    """Reads the scores of an earlier start; `keep` steps are preserved."""
+    self._file = directory / FILE
+    self._keep = keep
+    self._scores = read(directory) if keep else {}
+
+  def rate(self, step: int, score: float, existing: Iterable[int]) -> bool:
+    """Takes the score of `step`; returns whether it is one of the best.
+
+    A score that is not a number is none. Of equal ones the earliest counts.
+    """
+    if not self._keep or math.isnan(score):
+      return False
+    self._scores[step] = score
+    return step in self._best({*existing, step})
+
+  def write(self) -> None:
+    """Writes the scores; for one process."""
+    text = json.dumps({"scores": self._scores}, indent=1) + "\n"
+    self._file.write_text(text)
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Tells of each checkpoint whether it is one of the best."""
+    del context
+    best = self._best({c.step for c in checkpoints})
+    return [c.step in best for c in checkpoints]
+
+  def _best(self, existing: Iterable[int]) -> list[int]:
+    return ranked(self._scores, existing)[: self._keep]
+
+
+def ranked(scores: dict[int, float], existing: Iterable[int]) -> list[int]:
+  """Returns the existing steps that have a score, the best first."""
+  return sorted(scores.keys() & {*existing}, key=lambda s: (-scores[s], s))
+
+
+def read(directory: epath.Path) -> dict[int, float]:
+  """Returns score by step; {} where nothing was rated."""
+  file = directory / FILE
+  try:
+    scores = json.loads(file.read_text())["scores"]
+    return {int(step): float(score) for step, score in scores.items()}
+  except FileNotFoundError:
+    return {}
+  except (ValueError, KeyError, TypeError, AttributeError):
+    # It is written last of all: the checkpoints do not depend on it.
+    logging.warning("%s is not readable: no step counts as the best", file)
+    return {}
