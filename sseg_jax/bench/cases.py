@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from sseg_jax import default_config, losses, matching, train_step
-from sseg_jax.bench import maskformer, parts
+from sseg_jax.bench import groupvit, maskformer, parts
 from sseg_jax.bench.timing import Case
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit, vit_weights
@@ -322,6 +322,11 @@ def throughput_vs_maskformer(small: bool) -> Case:
   return maskformer.inference(small, _need, 2 if small else 8)
 
 
+def segment_vs_groupvit(small: bool) -> Case:
+  """A picture and words, against transformers' GroupViT."""
+  return groupvit.segment(small, _need)
+
+
 def step_parts(small: bool) -> Case:
   """A training step, and each of its parts alone."""
   return parts.step(small, _generator(np.random.default_rng(0)))
@@ -338,4 +343,5 @@ CASES: dict[str, Callable[[bool], Case]] = {
   "train_step_vs_maskformer": train_step_vs_maskformer,
   "latency_vs_maskformer": latency_vs_maskformer,
   "throughput_vs_maskformer": throughput_vs_maskformer,
+  "segment_vs_groupvit": segment_vs_groupvit,
 }

@@ -25,13 +25,14 @@ class Case:
   agreement: str = ""
 
 
-def measure(case: Case, *, rounds: int, warmup: int = 2) -> dict[str, Any]:
+def measure(case: Case, *, rounds: int, warmup: int = 1) -> dict[str, Any]:
   """Returns seconds of each way and ratios to the first.
 
-  All ways are run once each round, in turns, the order reversed every other
-  round, so that a slow spell of a shared machine hits all alike. A ratio is
-  the median over rounds of the ratio within a round: over one, the way takes
-  longer than the first.
+  Each round runs all ways in turns, the order reversed every other round, so
+  that a slow spell of a shared machine hits all alike. Each runs twice, and
+  the second time counts, as in a loop: the first brings back the memory and
+  the caches that another way has taken. A ratio is the median over rounds of
+  the ratio within a round: over one, the way takes longer than the first.
   """
   for run in case.ways.values():
     for _ in range(warmup):
@@ -39,6 +40,7 @@ def measure(case: Case, *, rounds: int, warmup: int = 2) -> dict[str, Any]:
   seconds: dict[str, list[float]] = {name: [] for name in case.ways}
   for i in range(rounds):
     for name in list(case.ways)[:: -1 if i % 2 else 1]:
+      case.ways[name]()
       start = time.perf_counter()
       case.ways[name]()
       seconds[name].append(time.perf_counter() - start)
