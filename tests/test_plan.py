@@ -336,6 +336,7 @@ def test_projection_of_a_profile():
     {"all-reduce": traffic.Collective(1, 1e6, 2e6)},
     0,
     0,
+    [],
   )
   config = _tiny(batch_size=64)
   found = report.project(config, made, chip, 4, 2e12)

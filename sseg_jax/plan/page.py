@@ -36,6 +36,10 @@ def render(report: Mapping[str, Any]) -> str:
         f"  {work[key] / 1e9:9.3f}  {work['part']}: {work['name']}{times}"
         f"  {work['op_name']}".rstrip()
       )
+  lines += ["", "largest arrays that are made (MB a chip)"]
+  for array in report["largest_arrays"]:
+    size = f"{array['bytes'] / 1e6:9.2f}"
+    lines.append(f"  {size}  {array['part']}: {array['shape']}")
   return "\n".join(lines)
 
 

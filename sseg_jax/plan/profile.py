@@ -32,6 +32,21 @@ class Work:
   bytes: float = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Temporary:
+  """An array that the program makes in memory.
+
+  Attributes:
+    shape: as HLO writes it, e.g. "bf16[16,6,785,785]", of one chip.
+    bytes: with the padding of its layout.
+    part: of the model that makes it first.
+  """
+
+  shape: str
+  bytes: float
+  part: str
+
+
 @dataclasses.dataclass
 class Profile:
   """A step on one chip.
@@ -44,6 +59,7 @@ class Profile:
     unknown_loops: how many loops were counted once, their length depending on
       data.
     kernels: custom kernels whose operations nobody told.
+    largest: arrays that are made, one of each shape, the largest first.
   """
 
   work: list[Work]
@@ -51,6 +67,7 @@ class Profile:
   collectives: dict[str, traffic.Collective]
   unknown_loops: int
   kernels: int
+  largest: list[Temporary]
 
   @property
   def bytes(self) -> dict[str, float]:
@@ -119,9 +136,11 @@ def profile(text: str, chips: int) -> Profile:
   work: dict[str, Work] = {}
   flops: dict[str, float] = collections.defaultdict(float)
   kernels = 0
+  arrays: dict[str, Temporary] = {}
   for item in items:
     instruction, owner = item.instruction, item.owner
     if not item.fused:
+      _note_arrays(arrays, program, item)
       # A computation that is called from two places runs for both.
       entry = work.setdefault(
         owner.name,
@@ -153,7 +172,29 @@ def profile(text: str, chips: int) -> Profile:
     name = "collectives"
     work[name] = Work(name, name, "", parts.COLLECTIVES, 1, bytes=touched)
   kept = [w for w in work.values() if w.flops or w.bytes]
-  return Profile(kept, dict(flops), found, len(found_loops.unknown), kernels)
+  largest = sorted(arrays.values(), key=lambda a: -a.bytes)[:_LARGEST]
+  return Profile(
+    kept, dict(flops), found, len(found_loops.unknown), kernels, largest
+  )
+
+
+_LARGEST = 10
+# They only hand on what another instruction made.
+_HANDED_ON = ("parameter", "get-tuple-element", "tuple", "while", "bitcast")
+
+
+def _note_arrays(
+  arrays: dict[str, Temporary], program: hlo.Program, item: loops.Executed
+) -> None:
+  """Adds the results of an instruction that lie in memory, by shape."""
+  if item.instruction.opcode in _HANDED_ON:
+    return
+  for shape in item.instruction.shapes:
+    name = f"{shape.dtype}[{','.join(map(str, shape.dims))}]"
+    known = arrays.get(name)
+    if shape.in_hbm and (known is None or shape.bytes > known.bytes):
+      part = _part(program, item.computation, item.instruction)
+      arrays[name] = Temporary(name, shape.bytes, part)
 
 
 def _part(

@@ -79,6 +79,7 @@ def make(
       key: [dataclasses.asdict(work) for work in profile.top(key)]
       for key in ("bytes", "flops")
     },
+    "largest_arrays": [dataclasses.asdict(a) for a in profile.largest],
     "measured": dict(measured) if measured else None,
     "projected": None,
   }
