@@ -5,8 +5,8 @@
 
 One run is disturbed again and again and started again each time. At the end its
 loss curve and its parameters are those of an undisturbed run, bit for bit, each
-batch that was drawn twice was the same batch, and each example was seen once.
-Runs of four processes lose one, and go on with four, with two or with one.
+batch that was drawn twice was the same batch, and each example was seen once,
+but for two unreadable ones, which are masked and counted. Runs of four processes lose one, and go on with four, with two or with one.
 """
 
 import argparse
@@ -64,6 +64,7 @@ class Run:
     names = shapes.write(
       folder / "data", train_size=size, eval_size=1, hard_share=0.5
     )
+    damage_records(pathlib.Path(names["train"]))
     fields = FIELDS | {"total_steps": steps, "data.train": names["train"]}
     self.steps = steps
     self.workdir = folder / name
@@ -143,12 +144,25 @@ class Run:
     return np.array([[row[name] for name in names] for row in rows])
 
   def drawn(self):
-    """Examples of each step, of all starts."""
+    """Examples of each step and whether they were read, of all starts."""
     found = collections.defaultdict(set)
     for line in self._drawn.read_text().splitlines():
-      step, ids = json.loads(line)
-      found[step].add(tuple(ids))
+      step, ids, valid = json.loads(line)
+      found[step].add(tuple(zip(ids, valid, strict=True)))
     return found
+
+
+def damage_records(folder):
+  """Makes two records unreadable: one's frame is broken, one's content."""
+  mark = folder.parent / "damaged"
+  if mark.exists():
+    return
+  first, *_, last = sorted(folder.glob("*.tfrecord"))
+  for path, place in ((first, 0), (last, -100)):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+  mark.touch()
 
 
 def child(argv):
@@ -170,7 +184,8 @@ def child(argv):
     def __next__(self):
       batch = super().__next__()
       self._number += 1
-      line = json.dumps([self._number, batch["id"].tolist()]) + "\n"
+      columns = (batch[name].tolist() for name in ("id", "valid"))
+      line = json.dumps([self._number, *columns]) + "\n"
       os.write(self._file, line.encode())  # at once, or not at all
       return batch
 
@@ -320,13 +335,26 @@ def assert_same(straight, run, exactly=True):
 
 
 def assert_once(run):
-  """Each batch was the same whenever drawn; each example is in one of them."""
+  """Each batch was the same whenever drawn; each example is in one of them.
+
+  All but the two damaged ones are valid there, and the run counted these.
+  """
   drawn = run.drawn()
   # A few are drawn ahead of the last step.
   batches = [drawn[step] for step in range(1, run.steps + 1)]
   assert all(len(batch) == 1 for batch in batches)
-  ids = [i for (batch,) in batches for i in batch]
-  assert sorted(ids) == list(range(run.steps * BATCH))
+  examples = [example for (batch,) in batches for example in batch]
+  assert sorted(i for i, _ in examples) == list(range(run.steps * BATCH))
+  masked = [
+    step
+    for step, (batch,) in enumerate(batches, 1)
+    for _, valid in batch
+    if not valid
+  ]
+  assert len(masked) == 2
+  # The last start counts what it draws, a few batches ahead of its steps.
+  result = json.loads((run.workdir / "result.json").read_text())
+  assert result["bad_records"] == sum(step > run.begun_at() for step in masked)
 
 
 def trials(folder, *, steps, misfortunes, seed):

@@ -19,7 +19,7 @@ from sseg_jax.data import shapes
 
 pytestmark = pytest.mark.slow
 
-STEPS, LANES = 8, 4
+STEPS, LANES = 30, 4
 # What end_to_end trains, with less to compile and without an evaluation.
 FIELDS = {
   "total_steps": STEPS,
@@ -31,7 +31,7 @@ FIELDS = {
   # steps of full length of the rounding.
   "optim.eps": 1e-3,
   "log_every_steps": 1,
-  "checkpoint.every_steps": 3,
+  "checkpoint.every_steps": 10,
   "evaluate.every_steps": 0,
 }
 
@@ -39,7 +39,7 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
   folder = tmp_path_factory.mktemp("shapes")
-  names = shapes.write(folder, train_size=64, eval_size=1, hard_share=0.5)
+  names = shapes.write(folder, train_size=240, eval_size=1, hard_share=0.5)
   return names["train"]
 
 
@@ -131,10 +131,20 @@ def assert_equal_runs(one, other):
     )
 
 
+# Data x fsdp of 8 x 1 and 2 x 4; 4 x 2 is in the next test, with two processes.
+@pytest.mark.parametrize(
+  ("processes", "devices", "fsdp"), [(1, 8, 1), (4, 2, 4)]
+)
+def test_meshes_train_alike(one, launch, tmp_path, processes, devices, fsdp):
+  run = launch(tmp_path, processes, devices, fsdp)
+  assert run.end() == 0, run.output
+  assert_equal_runs(one, tmp_path)
+
+
 def test_four_processes_until_one_is_killed_then_two(one, launch, tmp_path):
   run = launch(tmp_path, 4, 2, 4)
   pid = int(run.until(r"\[2\] is process (\d+)")[1])
-  run.until(r"\[0\].* step 5/8: ")
+  run.until(rf"\[0\].* step 12/{STEPS}: ")
   os.kill(pid, signal.SIGKILL)
   killed = time.monotonic()
   assert run.end() == 128 + signal.SIGKILL
@@ -146,8 +156,8 @@ def test_four_processes_until_one_is_killed_then_two(one, launch, tmp_path):
 
   # Another number of processes and another mesh go on with the same examples.
   run = launch(tmp_path, 2, 4, 2)
-  start = int(run.until(r"\[0\].* 8 devices, step (\d+) of 8")[1])
-  assert start in (3, 6)
+  start = int(run.until(rf"\[0\].* 8 devices, step (\d+) of {STEPS}")[1])
+  assert start in (10, 20)
   assert run.end() == 0, run.output
   assert_equal_runs(one, tmp_path)
 
