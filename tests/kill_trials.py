@@ -6,7 +6,8 @@
 One run is disturbed again and again and started again each time. At the end its
 loss curve and its parameters are those of an undisturbed run, bit for bit, each
 batch that was drawn twice was the same batch, and each example was seen once,
-but for two unreadable ones, which are masked and counted. Runs of four processes lose one, and go on with four, with two or with one.
+but for two unreadable ones, which are masked and counted. Runs of four
+processes lose one, and go on with four, with two or with one.
 """
 
 import argparse
