@@ -158,11 +158,13 @@ def damage_records(folder):
   mark = folder.parent / "damaged"
   if mark.exists():
     return
-  first, *_, last = sorted(folder.glob("*.tfrecord"))
-  for path, place in ((first, 0), (last, -100)):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+  shard = min(folder.glob("*.tfrecord"))
+  starts = np.fromfile(shard.with_suffix(".index"), "<u8").tolist()
+  data = bytearray(shard.read_bytes())
+  data[starts[3]] ^= 1
+  record = slice(starts[9], starts[10])
+  data[record] = data[record].replace(b"\x89PNG", b"\x89GIF")
+  shard.write_bytes(data)
   mark.touch()
 
 
