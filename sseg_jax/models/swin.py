@@ -84,8 +84,11 @@ class WindowAttention(nnx.Module):
   ) -> Float[Array, "m t d"]:
     """Attends within windows; m = b·n, and `regions` is one map's n windows."""
     m, t, d = x.shape
-    qkv = self.qkv(x).reshape(m, t, 3, self.num_heads, -1)
-    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    q, k, v = (
+      part.reshape(m, t, self.num_heads, -1)
+      for part in jnp.split(self.qkv(x), 3, axis=-1)
+    )
     # Logits and softmax in float32 whatever the type of the products.
     logits = jnp.einsum(
       "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32

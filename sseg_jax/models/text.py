@@ -55,8 +55,11 @@ class CausalAttention(nnx.Module):
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
     """Returns the attended values after the output projection."""
     b, length, d = x.shape
-    qkv = self.qkv(x).reshape(b, length, 3, self.num_heads, -1)
-    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    q, k, v = (
+      part.reshape(b, length, self.num_heads, -1)
+      for part in jnp.split(self.qkv(x), 3, axis=-1)
+    )
     # Softmax in float32 whatever the type of the products.
     logits = jnp.einsum(
       "bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32
