@@ -90,7 +90,7 @@ def make_setup(
   _check_accumulation(config)
   _check_contrastive_block(config, mesh)
   graphdef, _, _ = sseg.build(config)
-  made = generator.for_training(config, abstract=abstract)
+  made = generator.for_training(config, mesh, abstract=abstract)
   frozen = {"pseudo_masks": made.frozen}
   if config.task == "supervised":
     tokens = tokenizer.Tokenizer(config.text.context_length)(

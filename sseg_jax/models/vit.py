@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import positions, remat
+from sseg_jax.models import flash, positions, remat
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 
 # What can be read off a block: its output after the final norm, or a part of
@@ -81,6 +81,7 @@ class Block(nnx.Module):
       return nnx.Param(jnp.full((width,), 1e-5)) if layer_scale else None
 
     self.num_heads = num_heads
+    self.flash = False  # see `ViT.use_flash_attention`
     hidden = int(mlp_ratio * width)
     self.norm1 = norm()
     self.qkv = _linear(width, 3 * width, dtype, rngs)
@@ -105,9 +106,16 @@ class Block(nnx.Module):
       return self.drop_path(y, deterministic=not train, rngs=rngs)
 
     b, t, d = x.shape
-    heads = self.qkv(self.norm1(x)).reshape(b, t, 3, self.num_heads, -1)
-    q, k, v = (heads[:, :, i] for i in range(3))  # [b, t, heads, c]
-    y = self.out(attend(q, k, v).reshape(b, t, d))
+    y = self.norm1(x)
+    if self.flash:
+      y = flash.pad(y)
+    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    q, k, v = (
+      part.reshape(*part.shape[:2], self.num_heads, -1)
+      for part in jnp.split(self.qkv(y), 3, axis=-1)
+    )
+    y = flash.attend(q, k, v, t) if self.flash else attend(q, k, v)
+    y = self.out(y.reshape(b, t, d))
     x = x + drop(_scaled(y, self.scale1))
     y = nnx.gelu(self.mlp_in(self.norm2(x)), approximate=False)
     return x + drop(_scaled(self.mlp_out(y), self.scale2))
@@ -129,7 +137,8 @@ def attend(
 
   Softmax is in float32, on logits kept in the type of the input and normalised
   after the product with the values: in bfloat16 on a TPU less than half the
-  bytes of `jax.nn.dot_product_attention`, and bytes are what bounds it.
+  bytes of `jax.nn.dot_product_attention`, and bytes are what bounds it. See
+  `flash.attend` for less still.
   """
   logits = jnp.einsum("bqhc,bkhc->bhqk", q * q.shape[-1] ** -0.5, k)
   top = logits.max(-1, keepdims=True).astype(jnp.float32)
@@ -304,6 +313,11 @@ class ViT(nnx.Module):
       if ("tokens", i) in wanted:
         found["tokens", i] = self.norm(x)
     return [found[part] for part in wanted]
+
+  def use_flash_attention(self) -> None:
+    """Attends in one kernel, for TPUs and without gradients alone."""
+    for block in self.blocks:
+      block.flash = True
 
   def embed(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
     """Returns the tokens that enter the first block."""

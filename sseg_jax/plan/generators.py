@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from sseg_jax.benchmarks.table1_rows import PAPER, config_of
 from sseg_jax.errors import InputError
@@ -48,7 +49,11 @@ def project(
   Raises:
     InputError: if there is no such row, or the memory does not suffice.
   """
-  made = generator.build(config_of(row, {"k": k}, "bfloat16"), abstract=True)
+  # As in a training step, on one device.
+  made = generator.Sharded(
+    generator.build(config_of(row, {"k": k}, "bfloat16"), abstract=True),
+    Mesh(np.array([device]), ("data",)),
+  )
   size = max(1, image_size // made.stride) * made.stride
   place = SingleDeviceSharding(device)
   shapes = jax.tree.map(

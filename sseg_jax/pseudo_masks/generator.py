@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, Num
 
 from sseg_jax import errors
@@ -99,13 +101,74 @@ class Stored:
     raise ValueError("cached pseudo-masks are read from the records")
 
 
-def for_training(config, *, abstract: bool = False) -> PseudoMasks:
-  """Returns what `config.pseudo_masks.mode` asks for; see `build`."""
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+  """Pseudo-masks that each device of a mesh makes for its own pictures.
+
+  Nothing is exchanged: the result of a picture depends on no other. A kernel of
+  the network, which XLA cannot divide, sees one device's pictures.
+
+  Attributes:
+    made: the generator.
+    mesh: batches are split over all of its axes.
+  """
+
+  made: PseudoMasks
+  mesh: Mesh
+
+  @property
+  def k(self) -> int:
+    """Masks an image."""
+    return self.made.k
+
+  @property
+  def stride(self) -> int:
+    """Of the generator."""
+    return self.made.stride
+
+  @property
+  def frozen(self) -> Any:
+    """Of the generator."""
+    return self.made.frozen
+
+  def generate(
+    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+  ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
+    """Returns what the generator does; see there."""
+    if len(image) % self.mesh.size:
+      return self.made.generate(frozen, image, keys)
+    rows = PartitionSpec(self.mesh.axis_names)
+    made = self.made
+    if self.mesh.devices.flat[0].platform == "tpu" and isinstance(
+      made, tokens.Tokens
+    ):
+      made = made.with_flash_attention()
+    split = jax.shard_map(
+      made.generate,
+      mesh=self.mesh,
+      in_specs=(PartitionSpec(), rows, rows),
+      out_specs=(rows, rows),
+      check_vma=False,  # a Pallas kernel does not tell
+    )
+    return split(frozen, image, keys)
+
+
+def for_training(
+  config,
+  mesh: Mesh | AbstractMesh | None = None,
+  *,
+  abstract: bool = False,
+) -> PseudoMasks:
+  """Returns what `config.pseudo_masks.mode` asks for; see `build`.
+
+  `mesh` is what batches are split over; None for one device.
+  """
   fields = config.pseudo_masks
   _check("mode", fields.mode, ("online", "cached"))
   if fields.mode == "cached":
     return Stored(fields.k, fields.stride)
-  return build(config, abstract=abstract)
+  made = build(config, abstract=abstract)
+  return Sharded(made, mesh) if isinstance(mesh, Mesh) else made
 
 
 def _check(field: str, value: str, known: tuple[str, ...]) -> None:

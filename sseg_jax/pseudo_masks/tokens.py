@@ -107,6 +107,12 @@ class Tokens:
       scale=fields.scale,
     )
 
+  def with_flash_attention(self) -> "Tokens":
+    """Returns the same for TPUs, with attention in one kernel."""
+    model = nnx.merge(self.graphdef, self.frozen)
+    model.use_flash_attention()
+    return dataclasses.replace(self, graphdef=nnx.graphdef(model))
+
   @functools.cached_property
   def patch(self) -> int:
     """Side of a patch in pixels of the picture that the network sees."""

@@ -1,0 +1,59 @@
+"""Attention in one kernel on TPUs: the logits never reach the memory.
+
+The kernel is JAX's own (jax.experimental.pallas.ops.tpu.flash_attention).
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_LANES = 128  # blocks are multiples of it
+_LONGEST = 1024  # tokens of a block; its logits must fit the chip's own memory
+
+
+def pad(x: Float[Array, "b t d"]) -> Float[Array, "b t2 d"]:
+  """Appends zeros up to whole blocks of tokens."""
+  blocks, block = block_size(x.shape[1])
+  return jnp.pad(x, ((0, 0), (0, blocks * block - x.shape[1]), (0, 0)))
+
+
+def attend(
+  q: Float[Array, "b t2 h c"],
+  k: Float[Array, "b t2 h c"],
+  v: Float[Array, "b t2 h c"],
+  tokens: int,
+) -> Float[Array, "b t h c"]:
+  """Does what `vit.attend` does, for a TPU alone, and in its forward pass.
+
+  Args:
+    q: queries of padded tokens; see `pad`.
+    k: keys.
+    v: values.
+    tokens: how many are no padding.
+  """
+  # Here, since it takes a while to import.
+  from jax.experimental.pallas.ops.tpu import flash_attention
+
+  b, padded, _, width = q.shape
+  block = block_size(tokens)[1]
+  real = (jnp.arange(padded) < tokens).astype(jnp.int32)
+  real = jnp.broadcast_to(real, (b, padded))
+  mixed = flash_attention.flash_attention(
+    *(x.swapaxes(1, 2) for x in (q, k, v)),
+    segment_ids=flash_attention.SegmentIds(q=real, kv=real),
+    sm_scale=width**-0.5,
+    block_sizes=flash_attention.BlockSizes(
+      block_q=block, block_k_major=block, block_k=block, block_b=1
+    ),
+  )
+  return mixed.swapaxes(1, 2)[:, :tokens]
+
+
+def block_size(tokens: int) -> tuple[int, int]:
+  """Returns how many blocks of how many tokens need the least padding."""
+  fewest = -(-tokens // _LONGEST)
+  choices = []
+  for blocks in range(fewest, fewest + 4):
+    block = -(-tokens // (blocks * _LANES)) * _LANES
+    choices.append((blocks * block, blocks, block))
+  _, blocks, block = min(choices)
+  return blocks, block
