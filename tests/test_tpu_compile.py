@@ -25,8 +25,8 @@ def test_dino_compiles_for(name, device_of):
   found = generators.project(
     "dino", chip, device_of(chip), image_size=224, batch_size=128, k=8
   )
-  # Two operations each; K-means has as many products again as a thousandth.
-  assert found["gflop_per_image"] == pytest.approx(2e-9 * MACS, rel=0.03)
+  # Two operations each; attention sees 896 tokens in place of 785.
+  assert 1 < found["gflop_per_image"] / (2e-9 * MACS) < 1.15
   assert found["loops_of_unknown_length"] == 0
   assert found["memory"] < chip.hbm_bytes
   assert 0.1 < found["peak"] <= 1
