@@ -18,6 +18,11 @@ from jaxtyping import Array, Float
 
 Padding = str | tuple[tuple[int, int], ...]
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
+_PLAIN: dict[str, Any] = {
+  "lhs_dilation": (1, 1),
+  "rhs_dilation": (1, 1),
+  "feature_group_count": 1,
+}
 # With more entries, as in a patch embedding, or fewer cells a picture, XLA's
 # gradient is the faster one.
 _MOST_ENTRIES = 9
@@ -40,11 +45,9 @@ def conv_general_dilated(
     padding: as for `jax.lax.conv_general_dilated`.
     **options: its others; those of a plain convolution in two dimensions.
   """
-  plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1)}
-  plain |= {"feature_group_count": 1}
   named = {k: v for k, v in options.items() if v is not None}
   named.pop("dimension_numbers", None)  # nnx.Conv's are always these
-  if x.ndim != 4 or any(plain.get(k) != v for k, v in named.items()):
+  if x.ndim != 4 or any(_PLAIN.get(k) != v for k, v in named.items()):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   if not isinstance(padding, str):
     padding = tuple((int(low), int(high)) for low, high in padding)
