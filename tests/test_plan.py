@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 import small_vit
+from flax import nnx
 
 from sseg_jax import default_config, sharding
 from sseg_jax.errors import InputError
+from sseg_jax.models import vit
 from sseg_jax.plan import (
   __main__,
   chips,
@@ -286,6 +288,34 @@ def _agree(config):
   for part, value in closed.items():
     assert traced[part] == pytest.approx(value, rel=0.05), part
   assert sum(closed.values()) == pytest.approx(sum(traced.values()), rel=0.05)
+
+
+def test_what_each_device_does_counts_for_all():
+  mesh = jax.sharding.AbstractMesh((4,), ("data",))
+  rows = jax.sharding.PartitionSpec("data")
+  split = jax.shard_map(
+    lambda x: jnp.sin(x) @ x.T,
+    mesh=mesh,
+    in_specs=rows,
+    out_specs=rows,
+    check_vma=False,
+  )
+  shape = jax.ShapeDtypeStruct((8, 16), jnp.float32)
+  # Each of four has 2 x 16 times 16 x 2.
+  assert products.trace(split, shape) == {"other": 4 * 2 * 2 * 16 * 2}
+
+
+def test_a_kernel_belongs_to_what_calls_it():
+  network = vit.ViT(
+    patch=8, width=64, depth=2, num_heads=2, grid=4, rngs=nnx.Rngs(0)
+  )
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  plain = products.trace(lambda x: network(x), image)
+  network.use_flash_attention()
+  found = products.trace(lambda x: network(x), image)
+  assert found.keys() == plain.keys() == {"teacher"}
+  # 128 tokens in place of 65 attend to as many, and are projected to them.
+  assert plain["teacher"] < found["teacher"] < 2 * plain["teacher"]
 
 
 @pytest.mark.slow

@@ -120,13 +120,22 @@ def traced(closed: Any) -> dict[str, float]:
   """Counts a jaxpr's products by part, loops times their lengths.
 
   What no output needs is left out, as the compiler leaves it out. A loop whose
-  length depends on data counts once; of branches, the dearest counts.
+  length depends on data counts once; of branches, the dearest counts. What is
+  mapped over the devices of a mesh counts as often as there are devices.
   """
   used = [True] * len(closed.jaxpr.outvars)
   return dict(_traced(closed.jaxpr, used))
 
 
-def _traced(jaxpr: Any, used: Sequence[bool]) -> dict[str, float]:
+def _traced(
+  jaxpr: Any, used: Sequence[bool], around: str = parts.OTHER
+) -> dict[str, float]:
+  """Counts; `around` is the part of the call where it is not told inside."""
+
+  def part_of(eqn: Any) -> str:
+    part = parts.of_traceback(eqn.source_info)
+    return around if part == parts.OTHER else part
+
   total: dict[str, float] = collections.defaultdict(float)
   live = {
     v
@@ -142,11 +151,11 @@ def _traced(jaxpr: Any, used: Sequence[bool]) -> dict[str, float]:
     if name in ("dot_general", "conv_general_dilated"):
       count = _dot if name == "dot_general" else _conv
       shapes = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
-      total[parts.of_traceback(eqn.source_info)] += count(params, *shapes)
+      total[part_of(eqn)] += count(params, *shapes)
       continue
     if name == "pallas_call" and params.get("cost_estimate"):
       stated = params["cost_estimate"].flops
-      total[parts.of_traceback(eqn.source_info)] += stated
+      total[part_of(eqn)] += stated
       continue
     inner = [
       sub.jaxpr if isinstance(sub, core.ClosedJaxpr) else sub
@@ -158,12 +167,15 @@ def _traced(jaxpr: Any, used: Sequence[bool]) -> dict[str, float]:
     for sub in inner:
       same = len(sub.outvars) == len(wanted) and name != "scan"
       needed = wanted if same else [True] * len(sub.outvars)
-      counts.append(_traced(sub, needed))
+      counts.append(_traced(sub, needed, part_of(eqn)))
     if name == "cond":
       counts = [max(counts, key=lambda c: sum(c.values()))]
+    times = params.get("length", 1)
+    if name == "shard_map":
+      times = params["mesh"].size
     for found in counts:
       for part, value in found.items():
-        total[part] += value * params.get("length", 1)
+        total[part] += value * times
   return total
 
 
