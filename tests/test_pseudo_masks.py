@@ -197,3 +197,17 @@ def test_centers_from_a_ninth_of_the_cells_find_the_same_regions():
   assert valid.all() and labels.shape == (1, 24, 24)
   pairs = set(zip(labels.ravel().tolist(), whole.ravel().tolist(), strict=True))
   assert len(pairs) == 4  # the same regions, whatever their numbers
+
+
+def test_each_device_makes_the_masks_of_its_pictures(rng):
+  """On one device here; tests/test_sharded.py has four."""
+  made = generator.build(_config())
+  image = jnp.asarray(rng.integers(256, size=(4, 16, 16, 3)), jnp.uint8)
+  expected = made.generate({}, image, _keys(4))
+  mesh = jax.make_mesh(
+    (1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  split = generator.Sharded(made, mesh)
+  assert (split.k, split.stride) == (made.k, made.stride)
+  found = jax.jit(split.generate)(split.frozen, image, _keys(4))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
