@@ -187,7 +187,9 @@ class SSegSegmenter:
       self._params, self._model_state, images, self._frozen
     )
 
-  def encode_tokens(self, tokens: Int[Array, "b l"]) -> Float[Array, "b e"]:
+  def encode_tokens(
+    self, tokens: Int[Array | np.ndarray, "b l"]
+  ) -> Float[Array, "b e"]:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self._model_state, tokens)
 

@@ -332,9 +332,9 @@ def test_no_best_is_told(tmp_path, caplog):
 def test_marks_of_orbax_are_not_needed(tmp_path, damage):
   """The manifest does not cover them, since nothing is read from them."""
   folder = _save(tmp_path, [10])
-  marks = [p for p in (folder / "10").iterdir() if p.is_file()]
-  marks += (folder / "10").rglob("commit_success.txt")
-  marks = [p for p in marks if p.name != "manifest.json"]
+  marks = {p for p in (folder / "10").iterdir() if p.is_file()}
+  marks |= set((folder / "10").rglob("commit_success.txt"))
+  marks = {p for p in marks if p.name != "manifest.json"}
   assert marks
   for path in marks:
     data = bytearray(path.read_bytes())

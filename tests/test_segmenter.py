@@ -314,7 +314,7 @@ def test_words_are_encoded_without_their_padding(tiny_config):
     return encode(*args)
 
   model._encode_text = noted
-  for longest, length in (("cat", 16), ("very " * 14, 16), ("very " * 15, 32)):
+  for longest, length in (("cat", 16), ("very " * 9, 16), ("very " * 10, 32)):
     class_set = ClassSet(("a", longest))
     found = model.encode_classes(class_set)
     assert shapes.pop() == (2, length)
