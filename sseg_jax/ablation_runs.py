@@ -215,6 +215,7 @@ def compute(run: Run) -> dict[str, Any]:
     state = train_step.init_state(train_step.make_setup(config, class_names))
     writer = metrics.MetricWriter(workdir)
     output = evaluator.Evaluator(config, opened, workdir)(state, 0, writer, 0)
+    writer.scalars(0, evaluator.flat_scores(output))
     writer.close()
   elif run.row.method == "global_words":
     loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")

@@ -85,7 +85,6 @@ class Evaluator:
     output: dict[str, Any] = {"benchmarks": results}
     if self._config.data.val and self._config.task == "sseg":
       output["retrieval"] = self._retrieval(self._segmenter)
-    writer.scalars(step, flat_scores(output))
     return output
 
   def _keep(
@@ -127,7 +126,7 @@ def flat_scores(output: dict[str, Any]) -> dict[str, float]:
   """Returns scalars of an evaluation, by the names that TensorBoard shows."""
   scores = {
     f"mIoU/{name}": result["mIoU"]
-    for name, result in output["benchmarks"].items()
+    for name, result in output.get("benchmarks", {}).items()
     if result["mIoU"] is not None
   }
   for name, value in output.get("retrieval", {}).items():
@@ -153,7 +152,7 @@ def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
 
 def best_score(config: Any, output: dict[str, Any]) -> float:
   """Returns the score that decides which checkpoint is best; NaN for none."""
-  scores = flat_scores({"benchmarks": {}} | output)
+  scores = flat_scores(output)
   if name := config.checkpoint.best_score:
     return scores.get(name, math.nan)
   for kind in ("mIoU/", "retrieval/"):

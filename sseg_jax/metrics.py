@@ -24,20 +24,27 @@ class MetricWriter:
     workdir: folder of the run, local or `gs://`.
     resume_step: the step the run continues from. Lines of `metrics.jsonl`
       beyond it belong to steps that are taken again, and are removed.
+
+  Attributes:
+    evaluated: whether an evaluation of `resume_step` was written already.
   """
 
   def __init__(self, workdir: str | epath.PathLike, *, resume_step: int = 0):
     self._tensorboard: Any = None
     self._file: Any = None
+    self.evaluated = False
     if jax.process_index() != 0:
       return
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     kept = _lines_until(path, resume_step)
-    self._file = path.open("w")
-    self._file.writelines(kept)
-    self._file.flush()
+    self.evaluated = any(map(_is_evaluation_of(resume_step), kept))
+    # Whoever is killed here has the old file or the new one.
+    rewritten = workdir / "metrics.jsonl.new"
+    rewritten.write_text("".join(kept))
+    rewritten.replace(path)
+    self._file = path.open("a")
     self._tensorboard = _summary_writer(workdir / "tensorboard")
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
@@ -85,6 +92,15 @@ def _lines_until(path: epath.Path, step: int) -> list[str]:
     except (ValueError, KeyError, TypeError):
       logging.warning("%s: left out a line that is not JSON", path)
   return kept
+
+
+def _is_evaluation_of(step: int) -> Callable[[str], bool]:
+  def found(line: str) -> bool:
+    row = json.loads(line)
+    # Rows of training have a loss; an evaluation may find nothing to score.
+    return row["step"] == step and "loss" not in row
+
+  return found
 
 
 def _summary_writer(logdir: epath.Path) -> Any:

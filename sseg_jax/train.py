@@ -5,7 +5,6 @@ On a first read, go straight to `train`. What one step does is in
 """
 
 import collections
-import contextlib
 import functools
 import json
 import math
@@ -145,6 +144,30 @@ def train(
   window: list = []
   last: dict[str, float] = {}
   asked = agreed = False  # to stop: here, and in some process
+  every = config.evaluate.every_steps
+
+  def evaluate_now(state: train_step.TrainState, step: int) -> None:
+    try:
+      result = scores(state, step, writer, config.evaluate.max_images)
+    except stopping.Stopped:  # saved below; the next start evaluates
+      result = None
+    score = math.nan if result is None else evaluator.best_score(config, result)
+    if result and first_process:
+      line = evaluator.headline(result)
+      logging.info("evaluation at step %d: %s", step, line)
+    if checkpoints.rate(step, state, score) and first_process:
+      logging.info("step %d stays: %.2f is among the best", step, score)
+    if result is not None:  # last: what is not written here is repeated
+      writer.scalars(step, evaluator.flat_scores(result))
+
+  if (
+    every
+    and 0 < start < config.total_steps
+    and start % every == 0
+    and not multihost_utils.broadcast_one_to_all(np.int32(writer.evaluated))
+  ):
+    logging.info("the evaluation at step %d was cut short: repeating it", start)
+    evaluate_now(state, start)
   for step in range(start + 1, config.total_steps + 1):
     host_batch = next(batches)
     flags = np.full(mesh.local_mesh.size, asked, np.int32)
@@ -167,18 +190,9 @@ def train(
     if checkpoints.maybe_save(step, state):
       speed.reset()
       watchdog.reset()
-    every = config.evaluate.every_steps
     if every and step % every == 0 and step < config.total_steps:
       watchdog.reset()
-      score = math.nan
-      with contextlib.suppress(stopping.Stopped):  # see below
-        result = scores(state, step, writer, config.evaluate.max_images)
-        score = evaluator.best_score(config, result)
-        if first_process:
-          line = evaluator.headline(result)
-          logging.info("evaluation at step %d: %s", step, line)
-      if checkpoints.rate(step, state, score) and first_process:
-        logging.info("step %d stays: %.2f is among the best", step, score)
+      evaluate_now(state, step)
       speed.reset()
     asked = stop.is_set()
     if agreed if jax.process_count() > 1 else asked:
@@ -200,6 +214,8 @@ def train(
   watchdog.close()
   try:
     result = scores(state, config.total_steps, writer, 0)
+    if start < config.total_steps or not writer.evaluated:
+      writer.scalars(config.total_steps, evaluator.flat_scores(result))
   except stopping.Stopped:
     logging.warning("asked to stop: start again to evaluate")
     return {"preempted": config.total_steps}

@@ -3,15 +3,19 @@
     python tests/kill_trials.py           one of each, some two minutes
     python tests/kill_trials.py --full    many at random moments, half an hour
 
-One run is disturbed again and again and started again each time. At the end its
-loss curve and its parameters are those of an undisturbed run, bit for bit, each
-batch that was drawn twice was the same batch, and each example was seen once,
-but for two unreadable ones, which are masked and counted. Runs of four
-processes lose one, and go on with four, with two or with one.
+One run is disturbed again and again and started again each time: anywhere in
+its start, while it compiles, between steps, while it saves and while it
+evaluates. At the end its loss curve, its evaluations and its parameters are
+those of an undisturbed run, bit for bit, each batch that was drawn twice was
+the same batch, and each example was seen once, but for two unreadable ones,
+which are masked and counted. Runs of four processes lose one, and go on with
+four, with two or with one.
 """
 
 import argparse
 import collections
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -30,7 +34,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 BATCH, EVERY = 8, 5
-# Once through the data. Nothing but steps: no evaluation.
+# Once through the data.
 FIELDS = {
   "batch_size": BATCH,
   "data.lanes": 4,
@@ -38,7 +42,7 @@ FIELDS = {
   "model.decoder_layers": 1,
   "log_every_steps": 1,
   "checkpoint.every_steps": EVERY,
-  "evaluate.every_steps": 0,
+  "evaluate.every_steps": 2 * EVERY,
   "optim.eps": 1e-3,
 }
 # Seconds within which all processes end once one is gone.
@@ -63,10 +67,14 @@ class Run:
 
     size = steps * BATCH
     names = shapes.write(
-      folder / "data", train_size=size, eval_size=1, hard_share=0.5
+      folder / "data", train_size=size, eval_size=4, hard_share=0.5
     )
     damage_records(pathlib.Path(names["train"]))
-    fields = FIELDS | {"total_steps": steps, "data.train": names["train"]}
+    fields = FIELDS | {
+      "total_steps": steps,
+      "data.train": names["train"],
+      "evaluate.benchmarks": names["plain"],
+    }
     self.steps = steps
     self.workdir = folder / name
     self._drawn = folder / f"{name}.drawn"
@@ -144,6 +152,15 @@ class Run:
     names = ("loss", "loss/mask", "loss/contrastive", "grad_norm")
     return np.array([[row[name] for name in names] for row in rows])
 
+  def evaluations(self):
+    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [row for row in rows if "loss" not in row]
+    every = FIELDS["evaluate.every_steps"]
+    wanted = [*range(every, self.steps, every), self.steps]
+    assert [row["step"] for row in rows] == wanted, rows
+    return np.array([row["mIoU/plain"] for row in rows])
+
   def drawn(self):
     """Examples of each step and whether they were read, of all starts."""
     found = collections.defaultdict(set)
@@ -169,8 +186,8 @@ def damage_records(folder):
 
 
 def child(argv):
-  """Runs sseg_jax.main, and notes which examples each step drew."""
-  from sseg_jax import main
+  """Runs sseg_jax.main; notes what each step drew and when it evaluates."""
+  from sseg_jax import evaluator, main
   from sseg_jax.data import pipeline
 
   sys.argv = ["main", *argv]
@@ -192,36 +209,51 @@ def child(argv):
       os.write(self._file, line.encode())  # at once, or not at all
       return batch
 
+  class Told(evaluator.Evaluator):
+    def __call__(self, state, step, writer, max_images):
+      print(f"evaluating step {step}", flush=True)
+      return super().__call__(state, step, writer, max_images)
+
   pipeline.TrainBatches = Noted
+  evaluator.Evaluator = Told
   main.main()
 
 
 # --- Misfortunes: each leaves the run ended, and unfinished -------------------
 
 
-def killed(run, rng):
-  """SIGKILL at any moment: while it starts, between steps, while it saves."""
-  disturb(run, rng, signal.SIGKILL)
+def killed(run, rng, moment):
+  """SIGKILL."""
+  disturb(run, rng, moment, signal.SIGKILL)
   assert run.code in (-signal.SIGKILL, 0), run.output
 
 
-def asked(run, rng):
-  """SIGTERM at any moment."""
-  disturb(run, rng, signal.SIGTERM)
+def asked(run, rng, moment):
+  """SIGTERM."""
+  disturb(run, rng, moment, signal.SIGTERM)
   assert run.code in (75, 0), run.output
   if saved := re.search(r"asked to stop: saved step (\d+)", run.output):
     assert run.checkpoints()[-1].name == saved[1]
 
 
-def disturb(run, rng, number):
+# Where a signal comes: a line to wait for, seconds in which it then comes.
+MOMENTS = {
+  "evaluating": (r"evaluating step \d+", 1.0),
+  "saving": (rf"step \d*[{EVERY % 10}0]/\d+: ", 0.15),
+  "between steps": (r"step {step}/\d+: ", 0.3),
+  "starting": (None, 8.0),  # it may not even have begun
+  "compiling": (r"devices?, step \d+ of", 3.0),
+}
+
+
+def disturb(run, rng, moment, number):
+  pattern, seconds = MOMENTS[moment]
+  done = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
+  step = rng.randint(done + 1, min(done + 2 * EVERY, run.steps - 1))
   run.start()
-  if rng.random() < 0.25:
-    time.sleep(rng.uniform(0, 8))  # it may not even have begun
-  else:
-    done = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
-    wanted = rng.randint(done + 1, min(done + 2 * EVERY, run.steps - 1))
-    run.until(rf"step {wanted}/{run.steps}: ")
-    time.sleep(rng.uniform(0, 0.3))
+  if pattern:
+    run.until(pattern.format(step=step))
+  time.sleep(rng.uniform(0, seconds))
   run.send(number).end()
 
 
@@ -319,10 +351,11 @@ def assert_same(straight, run, exactly=True):
   from sseg_jax import checkpoint
 
   a, b = straight.curve(), run.curve()
+  evaluations = straight.evaluations(), run.evaluations()
   assert len({*a[:, 0]}) == run.steps  # different batches, different losses
   one, other = (checkpoint.load(r.workdir) for r in (straight, run))
   assert one.step == other.step == run.steps
-  pairs = [(a, b)]
+  pairs = [(a, b), evaluations] if exactly else [(a, b)]
   import jax
 
   for name in ("params", "model_state"):
@@ -403,14 +436,18 @@ def ended(run):
 
 
 def each(kills, terms, damages):
-  """Misfortunes in an order that mixes them."""
-  found = [("kill -9", killed)] * kills + [("SIGTERM", asked)] * terms
+  """Misfortunes, of each signal one for each moment in turn."""
+  found = []
+  for name, misfortune, count in (
+    ("kill -9", killed, kills),
+    ("SIGTERM", asked, terms),
+  ):
+    for moment in itertools.islice(itertools.cycle(MOMENTS), count):
+      partial = functools.partial(misfortune, moment=moment)
+      found.append((f"{name} {moment}", partial))
   for how in (truncated, missing, flipped):
-
-    def misfortune(run, rng, how=how):
-      return damaged(run, rng, how)
-
-    found += [(f"checkpoint {how.__name__}", misfortune)] * damages
+    partial = functools.partial(damaged, how=how)
+    found += [(f"checkpoint {how.__name__}", partial)] * damages
   return found
 
 

@@ -42,6 +42,20 @@ def test_lines_beyond_the_resumed_step_are_removed(
   assert [x["step"] for x in _lines(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_an_evaluation_of_the_resumed_step_is_known(
+  tmp_path, without_tensorflow
+):
+  for evaluated in (False, True):
+    writer = metrics.MetricWriter(tmp_path, resume_step=2)
+    assert writer.evaluated == evaluated
+    writer.scalars(2, {"mIoU/plain": 40.0})
+    writer.scalars(3, {"loss": 1.0})
+    writer.close()
+  writer = metrics.MetricWriter(tmp_path, resume_step=3)
+  assert not writer.evaluated
+  writer.close()
+
+
 def test_missing_tensorflow_is_said_once(tmp_path, caplog, without_tensorflow):
   writer = metrics.MetricWriter(tmp_path)
   writer.images(1, {"mask": np.zeros((4, 4, 3), np.uint8)})
