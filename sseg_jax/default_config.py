@@ -51,6 +51,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Type of the matrix products; parameters, losses, softmax, matching and
   # K-means stay float32 whatever stands here.
   c.dtype = "bfloat16"
+  # On TPUs, attention in one Pallas kernel in Swin and in the teacher; False:
+  # by XLA alone, as elsewhere.
+  c.pallas = True
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry

@@ -142,6 +142,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
+def mesh_of_kernels(
+  config: Any, mesh: Mesh | AbstractMesh | None
+) -> Mesh | None:
+  """Returns `mesh` if its devices are to run Pallas kernels, which is TPUs."""
+  if not config.pallas or not isinstance(mesh, Mesh):
+    return None
+  return mesh if mesh.devices.flat[0].platform == "tpu" else None
+
+
 def constrain(tree: Any, mesh: Mesh | AbstractMesh | None, axis: int) -> Any:
   """Splits every array's `axis` over all devices; does nothing without a mesh.
 

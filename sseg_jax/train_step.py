@@ -19,6 +19,7 @@ from sseg_jax import (
   errors,
   losses,
   optim,
+  sharding,
   supervised,
   tokenizer,
 )
@@ -89,7 +90,7 @@ def make_setup(
   _check_mask_every(config)
   _check_accumulation(config)
   _check_contrastive_block(config, mesh)
-  graphdef, _, _ = sseg.build(config)
+  graphdef, _, _ = sseg.build(config, sharding.mesh_of_kernels(config, mesh))
   made = generator.for_training(config, mesh, abstract=abstract)
   frozen = {"pseudo_masks": made.frozen}
   if config.task == "supervised":

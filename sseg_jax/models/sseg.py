@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import errors, tokenizer
-from sseg_jax.models import backbones, pooling, remat
+from sseg_jax.models import backbones, pooling, remat, swin
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
@@ -413,9 +414,20 @@ def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
   return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
-def build(config: Any) -> tuple[nnx.GraphDef, Variables, Variables]:
-  """Returns the structure, and shapes in place of parameters and statistics."""
-  return split(nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0))))
+def build(
+  config: Any, mesh: Mesh | None = None
+) -> tuple[nnx.GraphDef, Variables, Variables]:
+  """Returns the structure, and shapes in place of parameters and statistics.
+
+  Args:
+    config: fields as in `default_config.py`.
+    mesh: of TPUs, over which batches are split, for kernels that XLA cannot
+      divide among them; None uses none.
+  """
+  model = nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0)))
+  if mesh is not None:
+    swin.use_kernels(model, mesh)
+  return split(model)
 
 
 def init(config: Any, seed: int) -> tuple[Variables, Variables]:

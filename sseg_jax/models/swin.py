@@ -5,6 +5,7 @@ one LayerNorm at the end where this has one for each output, and it drops the
 shift where a map is no larger than a window; here the shift always stays.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -57,7 +59,12 @@ def _linear(d_in, d_out, dtype, rngs, use_bias=True):
 
 
 class WindowAttention(nnx.Module):
-  """Self-attention inside windows, with a learned bias per displacement."""
+  """Self-attention inside windows, with a learned bias per displacement.
+
+  Attributes:
+    mesh: of TPUs, over which windows are split: attends in one kernel on each.
+      None attends in several steps, anywhere.
+  """
 
   def __init__(
     self,
@@ -71,6 +78,7 @@ class WindowAttention(nnx.Module):
     self.num_heads = num_heads
     self.window = window
     self.dtype = dtype
+    self.mesh: Mesh | None = None
     self.qkv = _linear(dim, 3 * dim, dtype, rngs)
     self.out = _linear(dim, dim, dtype, rngs)
     self.relative_position_bias = nnx.Param(
@@ -83,26 +91,65 @@ class WindowAttention(nnx.Module):
     regions: Int[np.ndarray, "n t"] | None = None,
   ) -> Float[Array, "m t d"]:
     """Attends within windows; m = b·n, and `regions` is one map's n windows."""
-    m, t, d = x.shape
+    qkv, table = self.qkv(x), self.relative_position_bias[...]
+    mesh = self.mesh
+    if mesh is not None and _has_whole_maps(mesh, len(x), regions):
+      # Each device attends in its own windows, and nothing is exchanged.
+      rows = PartitionSpec(mesh.axis_names)
+      attend = jax.shard_map(
+        functools.partial(self._attend_in_kernel, regions=regions),
+        mesh=mesh,
+        in_specs=(rows, PartitionSpec()),
+        out_specs=rows,
+        check_vma=False,  # a Pallas kernel does not tell
+      )
+      return self.out(attend(qkv, table))
+    return self.out(self._attend(qkv, table, regions))
+
+  def _attend(self, qkv, table, regions):
+    m, t, _ = qkv.shape
     # Cut before the heads are: with them a TPU pads each to whole tiles.
     q, k, v = (
       part.reshape(m, t, self.num_heads, -1)
-      for part in jnp.split(self.qkv(x), 3, axis=-1)
+      for part in jnp.split(qkv, 3, axis=-1)
     )
     # Logits and softmax in float32 whatever the type of the products.
     logits = jnp.einsum(
       "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32
     )
-    logits = logits * q.shape[-1] ** -0.5
-    index = windows.relative_position_index(self.window)
-    logits += jnp.moveaxis(self.relative_position_bias[index], -1, 0)[None]
+    logits = logits * q.shape[-1] ** -0.5 + self._bias(table)[None]
     if regions is not None:
-      apart = regions[:, :, None] != regions[:, None, :]  # [n, t, t]
-      mask = jnp.where(apart, MASKED, 0.0)[None, :, None]
+      mask = _mask(regions)[None, :, None]
       logits = logits.reshape(-1, len(regions), *logits.shape[1:]) + mask
       logits = logits.reshape(m, self.num_heads, t, t)
     weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-    return self.out(jnp.einsum("mhqk,mkhc->mqhc", weights, v).reshape(m, t, d))
+    return jnp.einsum("mhqk,mkhc->mqhc", weights, v).reshape(m, t, -1)
+
+  def _attend_in_kernel(self, qkv, table, *, regions):
+    # Here, since Pallas takes a while to import.
+    from sseg_jax.models import window_attention
+
+    kinds, kind_of = None, None
+    if regions is not None:
+      kinds, kind_of = np.unique(_mask(regions), axis=0, return_inverse=True)
+    return window_attention.attend(qkv, self._bias(table), kinds, kind_of)
+
+  def _bias(self, table):
+    index = windows.relative_position_index(self.window)
+    return jnp.moveaxis(table[index], -1, 0)  # [h, t, t]
+
+
+def _has_whole_maps(
+  mesh: Mesh, m: int, regions: Int[np.ndarray, "n t"] | None
+) -> bool:
+  """Whether m windows are split so that each device's begin with a map."""
+  maps = 1 if regions is None else len(regions)
+  return m % (mesh.size * maps) == 0
+
+
+def _mask(regions: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t t"]:
+  apart = regions[:, :, None] != regions[:, None, :]
+  return np.where(apart, MASKED, 0.0).astype(np.float32)
 
 
 class SwinBlock(nnx.Module):
@@ -294,3 +341,13 @@ class Swin(nnx.Module):
         x = remat.run(self.remat, block, x, train=train, rngs=rngs)
       outputs[f"res{i + 2}"] = norm(x)
     return outputs
+
+
+def use_kernels(model: nnx.Module, mesh: Mesh) -> None:
+  """Makes every window attention in `model` one kernel on each TPU of `mesh`.
+
+  Batches must be split over all axes of the mesh.
+  """
+  for _, module in nnx.iter_modules(model):
+    if isinstance(module, WindowAttention):
+      module.mesh = mesh

@@ -53,6 +53,7 @@ def project(
   made = generator.Sharded(
     generator.build(config_of(row, {"k": k}, "bfloat16"), abstract=True),
     Mesh(np.array([device]), ("data",)),
+    kernels=device.platform == "tpu",
   )
   size = max(1, image_size // made.stride) * made.stride
   place = SingleDeviceSharding(device)

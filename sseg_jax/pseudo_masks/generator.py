@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, Num
 
-from sseg_jax import errors
+from sseg_jax import errors, sharding
 from sseg_jax.pseudo_masks import kmeans, pixels, spectral, tokens
 
 
@@ -111,10 +111,12 @@ class Sharded:
   Attributes:
     made: the generator.
     mesh: batches are split over all of its axes.
+    kernels: whether its devices attend in one Pallas kernel, as TPUs can.
   """
 
   made: PseudoMasks
   mesh: Mesh
+  kernels: bool = False
 
   @property
   def k(self) -> int:
@@ -139,9 +141,7 @@ class Sharded:
       return self.made.generate(frozen, image, keys)
     rows = PartitionSpec(self.mesh.axis_names)
     made = self.made
-    if self.mesh.devices.flat[0].platform == "tpu" and isinstance(
-      made, tokens.Tokens
-    ):
+    if self.kernels and isinstance(made, tokens.Tokens):
       made = made.with_flash_attention()
     split = jax.shard_map(
       made.generate,
@@ -168,7 +168,10 @@ def for_training(
   if fields.mode == "cached":
     return Stored(fields.k, fields.stride)
   made = build(config, abstract=abstract)
-  return Sharded(made, mesh) if isinstance(mesh, Mesh) else made
+  if not isinstance(mesh, Mesh):
+    return made
+  kernels = sharding.mesh_of_kernels(config, mesh) is not None
+  return Sharded(made, mesh, kernels)
 
 
 def _check(field: str, value: str, known: tuple[str, ...]) -> None:
