@@ -14,8 +14,9 @@ from sseg_jax.errors import InputError, reported
 
 
 def _parser() -> argparse.ArgumentParser:
-  from sseg_jax.bench.cases import CASES
+  from sseg_jax.bench.cases import CASES, FOR_GPUS
 
+  usual = [name for name in CASES if name not in FOR_GPUS]
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.bench",
     description="Times the same work done in several ways, side by side.",
@@ -26,9 +27,15 @@ def _parser() -> argparse.ArgumentParser:
     ),
   )
   add = parser.add_argument
-  add("--cases", default=",".join(CASES), help="names, with commas")
+  add(
+    "--cases",
+    default=",".join(usual),
+    help="names, with commas; those for GPUs only where they are named",
+  )
   add("--rounds", type=int, default=7, help="turns of which medians are taken")
   add("--small", action="store_true", help="tiny sizes: does it run at all?")
+  add("--batch_size", type=int, help="of paper_step; 128 by default")
+  add("--alone", action="store_true", help="paper_step without torch's")
   add("--json", action="store_true", help="print the measurements as JSON")
   return parser
 
@@ -41,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from sseg_jax import provenance
   from sseg_jax.bench import timing
   from sseg_jax.bench.cases import CASES
+  from sseg_jax.plan import chips
 
   flags = _parser().parse_args(argv)
   names = [name.strip() for name in flags.cases.split(",") if name.strip()]
@@ -51,11 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if flags.rounds < 1:
     raise InputError(f"rounds={flags.rounds}: must be at least 1")
+  if flags.batch_size is not None and flags.batch_size < 1:
+    raise InputError(f"batch_size={flags.batch_size}: must be at least 1")
+  if (flags.batch_size or flags.alone) and names != ["paper_step"]:
+    raise InputError("batch_size, alone: go with --cases=paper_step")
+  chosen = (
+    {"batch_size": flags.batch_size, "alone": flags.alone}
+    if names == ["paper_step"]
+    else {}
+  )
   results = {}
+  peak = chips.peak_flops(jax.devices()[0].device_kind)
   for name in names:
     print(f"{name} …", file=sys.stderr, flush=True)
     results[name] = timing.measure(
-      CASES[name](flags.small), rounds=flags.rounds
+      CASES[name](flags.small, **chosen), rounds=flags.rounds, peak_flops=peak
     )
   machine = {
     "device": jax.devices()[0].device_kind,

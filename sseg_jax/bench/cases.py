@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from sseg_jax import default_config, losses, matching, train_step
-from sseg_jax.bench import groupvit, maskformer, parts
+from sseg_jax.bench import groupvit, maskformer, paper, parts
 from sseg_jax.bench.timing import Case
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit, vit_weights
@@ -332,7 +332,32 @@ def step_parts(small: bool) -> Case:
   return parts.step(small, _generator(np.random.default_rng(0)))
 
 
-CASES: dict[str, Callable[[bool], Case]] = {
+def attention(small: bool) -> Case:
+  """The frozen network's attention: in one kernel, in steps, torch's."""
+  return paper.attention(small, _need)
+
+
+def pseudo_masks_224(small: bool) -> Case:
+  """DINO ViT-S/8 and K-means on 128 pictures of 224 px; for GPUs."""
+  return paper.pseudo_masks(small, _need, 224)
+
+
+def pseudo_masks_448(small: bool) -> Case:
+  """The same at 448 px; for GPUs."""
+  return paper.pseudo_masks(small, _need, 448)
+
+
+def paper_step(
+  small: bool, batch_size: int | None = None, alone: bool = False
+) -> Case:
+  """The step of configs/cc26m.py, against torch's, compiled; for GPUs."""
+  return paper.step(small, _need, batch_size, alone)
+
+
+# Too slow for a CPU at full size: only where they are asked for.
+FOR_GPUS = ("attention", "pseudo_masks_224", "pseudo_masks_448", "paper_step")
+
+CASES: dict[str, Callable[..., Case]] = {
   "kmeans": kmeans_lloyd,
   "vit": vit_forward,
   "fused": fused,
@@ -344,4 +369,8 @@ CASES: dict[str, Callable[[bool], Case]] = {
   "latency_vs_maskformer": latency_vs_maskformer,
   "throughput_vs_maskformer": throughput_vs_maskformer,
   "segment_vs_groupvit": segment_vs_groupvit,
+  "attention": attention,
+  "pseudo_masks_224": pseudo_masks_224,
+  "pseudo_masks_448": pseudo_masks_448,
+  "paper_step": paper_step,
 }

@@ -18,14 +18,25 @@ class Case:
       compared with.
     agreement: how far the results of the ways differ, as a text; measured
       before the timing, so that equal work is compared.
+    images: that each way takes at once, for images a second; 0: not told.
+    flops: operations that the work takes, nothing counted twice, for the share
+      of the device's peak (MFU); 0: not told.
   """
 
   what: str
   ways: Mapping[str, Callable[[], Any]]
   agreement: str = ""
+  images: int = 0
+  flops: float = 0.0
 
 
-def measure(case: Case, *, rounds: int, warmup: int = 1) -> dict[str, Any]:
+def measure(
+  case: Case,
+  *,
+  rounds: int,
+  warmup: int = 1,
+  peak_flops: float | None = None,
+) -> dict[str, Any]:
   """Returns seconds of each way and ratios to the first.
 
   Each round runs all ways in turns, the order reversed every other round, so
@@ -33,6 +44,7 @@ def measure(case: Case, *, rounds: int, warmup: int = 1) -> dict[str, Any]:
   the second time counts, as in a loop: the first brings back the memory and
   the caches that another way has taken. A ratio is the median over rounds of
   the ratio within a round: over one, the way takes longer than the first.
+  `peak_flops` is the device's, for MFU.
   """
   for run in case.ways.values():
     for _ in range(warmup):
@@ -60,14 +72,19 @@ def measure(case: Case, *, rounds: int, warmup: int = 1) -> dict[str, Any]:
       "ratio": statistics.median(ratios),
       "ratio_range": [min(ratios), max(ratios)],
     }
+    way, median = result["ways"][name], statistics.median(times)
+    if case.images:
+      way["images_per_second"] = case.images / median
+    if case.flops and peak_flops:
+      way["mfu"] = case.flops / peak_flops / median
   return result
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns measurements as a Markdown table."""
   lines = [
-    "| case | way | median | ratio to the first (range) |",
-    "| --- | --- | --- | --- |",
+    "| case | way | median | ratio to the first (range) | images/s, MFU |",
+    "| --- | --- | --- | --- | --- |",
   ]
   for name, result in results.items():
     for i, (way, times) in enumerate(result["ways"].items()):
@@ -75,7 +92,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
       ratio = f"{times['ratio']:.2f} ({low:.2f}-{high:.2f})" if i else "1"
       lines.append(
         f"| {'' if i else name} | {way} | {_seconds(times['median_s'])} |"
-        f" {ratio} |"
+        f" {ratio} | {_speed(times)} |"
       )
   notes = [
     f"{name}: {result['what']}; {result['rounds']} rounds"
@@ -83,6 +100,15 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name, result in results.items()
   ]
   return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _speed(way: Mapping[str, Any]) -> str:
+  parts = []
+  if "images_per_second" in way:
+    parts.append(f"{way['images_per_second']:,.1f}")
+  if "mfu" in way:
+    parts.append(f"{way['mfu']:.1%}")
+  return ", ".join(parts)
 
 
 def _seconds(value: float) -> str:

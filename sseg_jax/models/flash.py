@@ -1,8 +1,12 @@
-"""Attention in one kernel on TPUs: the logits never reach the memory.
+"""Attention in one kernel: the logits never reach the memory.
 
-The kernel is JAX's own (jax.experimental.pallas.ops.tpu.flash_attention).
+On TPUs the kernel is JAX's own (jax.experimental.pallas.ops.tpu.
+flash_attention), on CUDA GPUs cuDNN's.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -57,3 +61,34 @@ def block_size(tokens: int) -> tuple[int, int]:
     choices.append((blocks * block, blocks, block))
   _, blocks, block = min(choices)
   return blocks, block
+
+
+def has_cudnn(q: Float[Array, "b t h c"]) -> bool:
+  """Whether this machine's GPU attends with such queries in one kernel.
+
+  cuDNN's needs halves, heads of whole eights up to 128 channels, and a GPU of
+  compute capability 8.0 (Ampere) or later.
+  """
+  width = q.shape[-1]
+  fit = q.dtype in (jnp.bfloat16, jnp.float16)
+  return fit and width % 8 == 0 and width <= 128 and _capability() >= 8
+
+
+@functools.cache
+def _capability() -> float:
+  """Returns the CUDA compute capability of this machine's GPU; 0 without."""
+  if jax.default_backend() != "gpu":
+    return 0.0
+  try:
+    return float(getattr(jax.devices()[0], "compute_capability", ""))
+  except ValueError:  # ROCm's are names
+    return 0.0
+
+
+def attend_by_cudnn(
+  q: Float[Array, "b t h c"],
+  k: Float[Array, "b t h c"],
+  v: Float[Array, "b t h c"],
+) -> Float[Array, "b t h c"]:
+  """Does what `vit.attend` does, on a CUDA GPU alone; see `has_cudnn`."""
+  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")

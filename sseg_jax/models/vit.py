@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -129,6 +130,19 @@ class Block(nnx.Module):
 
 
 def attend(
+  q: Float[Array, "b t h c"],
+  k: Float[Array, "b t h c"],
+  v: Float[Array, "b t h c"],
+) -> Float[Array, "b t h c"]:
+  """Attends over all tokens, head by head: in one kernel on CUDA GPUs."""
+  if flash.has_cudnn(q):
+    return lax.platform_dependent(
+      q, k, v, cuda=flash.attend_by_cudnn, default=attend_in_steps
+    )
+  return attend_in_steps(q, k, v)
+
+
+def attend_in_steps(
   q: Float[Array, "b t h c"],
   k: Float[Array, "b t h c"],
   v: Float[Array, "b t h c"],

@@ -89,6 +89,22 @@ def of_device(kind: str) -> Chip | None:
   return next((chip for chip in CHIPS.values() if kind in chip.kinds), None)
 
 
+# bf16 FLOP/s of GPUs without sparsity, by JAX's name, to set a measured step
+# beside. Source: NVIDIA's data sheets of the A100, H100 SXM and H200.
+GPU_FLOPS = {
+  "NVIDIA A100-SXM4-40GB": 312e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989.4e12,
+  "NVIDIA H200": 989.4e12,
+}
+
+
+def peak_flops(kind: str) -> float | None:
+  """Returns bf16 FLOP/s of what JAX calls `kind`, None where not known."""
+  chip = of_device(kind)
+  return chip.flops if chip else GPU_FLOPS.get(kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
   """A slice of a pod, or several that the data center's network joins."""

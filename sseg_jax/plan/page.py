@@ -152,9 +152,11 @@ def _projection(report: Mapping[str, Any]) -> list[str]:
 def _measured(report: Mapping[str, Any]) -> list[str]:
   m = report["measured"]
   times = ", ".join(f"{s * 1e3:.1f}" for s in m["steps_s"])
+  speed = f"{report['model_flops'] / m['step_s'] / 1e9:,.1f} GFLOP/s a device"
+  if m.get("mfu"):
+    speed += f", {m['mfu']:.1%} MFU"
   return [
     f"measured here: {m['step_s'] * 1e3:.1f} ms a step (of {times}),"
-    f" {m['images_per_second']:,.1f} images/s,"
-    f" {report['model_flops'] / m['step_s'] / 1e9:,.1f} GFLOP/s a device",
+    f" {m['images_per_second']:,.1f} images/s, {speed}",
     f"{report['total_steps']} steps at that speed: {m['hours']:,.2f} hours",
   ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sseg_jax.plan import networks, products
-from sseg_jax.plan.chips import Chip, Topology
+from sseg_jax.plan.chips import Chip, Topology, peak_flops
 from sseg_jax.plan.profile import Profile
 from sseg_jax.plan.step import Compiled, Step
 
@@ -83,6 +83,11 @@ def make(
     "measured": dict(measured) if measured else None,
     "projected": None,
   }
+  if measured:
+    # The model's operations at the measured speed over the peak.
+    peak = peak_flops(report["device"])
+    seconds = report["measured"]["step_s"]
+    report["measured"]["mfu"] = peak and whole / chips / peak / seconds
   if chip is not None:
     report["chip"] = dataclasses.asdict(chip)
     report["fits"] = compiled.memory["total"] <= chip.hbm_bytes
