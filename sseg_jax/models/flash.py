@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 _LANES = 128  # blocks are multiples of it
@@ -63,14 +64,13 @@ def block_size(tokens: int) -> tuple[int, int]:
   return blocks, block
 
 
-def has_cudnn(q: Float[Array, "b t h c"]) -> bool:
-  """Whether this machine's GPU attends with such queries in one kernel.
+def has_cudnn(dtype: DTypeLike, width: int) -> bool:
+  """Whether this machine's GPU attends in one kernel, with heads so wide.
 
-  cuDNN's needs halves, heads of whole eights up to 128 channels, and a GPU of
-  compute capability 8.0 (Ampere) or later.
+  cuDNN's needs halves, whole eights of channels up to 128, and a GPU of compute
+  capability 8.0 (Ampere) or later.
   """
-  width = q.shape[-1]
-  fit = q.dtype in (jnp.bfloat16, jnp.float16)
+  fit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   return fit and width % 8 == 0 and width <= 128 and _capability() >= 8
 
 

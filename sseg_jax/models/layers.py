@@ -1,11 +1,13 @@
 """Layers that several networks share."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -26,6 +28,16 @@ def normalize_pixels(
   mean = jnp.asarray(PIXEL_MEAN, jnp.float32)[None, None, None]
   std = jnp.asarray(PIXEL_STD, jnp.float32)[None, None, None]
   return ((image.astype(jnp.float32) - mean) / std).astype(dtype)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """GELU by the error function, in float32 whatever the type of `x`.
+
+  `jax.nn.gelu` takes the complement, a long polynomial that XLA on a GPU does
+  not keep in one pass over memory.
+  """
+  y = x.astype(jnp.float32)
+  return (0.5 * y * (1 + lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
 class MLP(nnx.Module):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.layers import gelu
 
 PATCH = 4
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
@@ -193,7 +194,7 @@ class SwinBlock(nnx.Module):
 
     x = x + drop(self._attend(self.norm1(x)))
     y = self.mlp_in(self.norm2(x))
-    return x + drop(self.mlp_out(nnx.gelu(y, approximate=False)))
+    return x + drop(self.mlp_out(gelu(y)))
 
   def _attend(self, x):
     _, h, w, _ = x.shape

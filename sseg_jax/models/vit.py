@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from sseg_jax.errors import InputError
 from sseg_jax.models import flash, positions, remat
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.layers import gelu
 
 # What can be read off a block: its output after the final norm, or a part of
 # its attention's input, heads side by side.
@@ -113,13 +114,26 @@ class Block(nnx.Module):
     # Cut before the heads are: with them a TPU pads each to whole tiles.
     q, k, v = (
       part.reshape(*part.shape[:2], self.num_heads, -1)
-      for part in jnp.split(self.qkv(y), 3, axis=-1)
+      for part in self._queries_keys_values(y)
     )
     y = flash.attend(q, k, v, t) if self.flash else attend(q, k, v)
     y = self.out(y.reshape(b, t, d))
     x = x + drop(_scaled(y, self.scale1))
-    y = nnx.gelu(self.mlp_in(self.norm2(x)), approximate=False)
+    y = gelu(self.mlp_in(self.norm2(x)))
     return x + drop(_scaled(self.mlp_out(y), self.scale2))
+
+  def _queries_keys_values(self, y: Float[Array, "b t d"]) -> list[Array]:
+    d = y.shape[-1]
+    if not flash.has_cudnn(y.dtype, d // self.num_heads):
+      return jnp.split(self.qkv(y), 3, axis=-1)
+    # cuDNN's kernel takes each in an array of its own: three products make
+    # them, and nothing is copied.
+    kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+    return [
+      jnp.dot(y, kernel[:, i : i + d].astype(y.dtype))
+      + bias[None, None, i : i + d].astype(y.dtype)
+      for i in range(0, 3 * d, d)
+    ]
 
   def attention_input(
     self, x: Float[Array, "b t d"], part: str
@@ -135,7 +149,7 @@ def attend(
   v: Float[Array, "b t h c"],
 ) -> Float[Array, "b t h c"]:
   """Attends over all tokens, head by head: in one kernel on CUDA GPUs."""
-  if flash.has_cudnn(q):
+  if flash.has_cudnn(q.dtype, q.shape[-1]):
     return lax.platform_dependent(
       q, k, v, cuda=flash.attend_by_cudnn, default=attend_in_steps
     )

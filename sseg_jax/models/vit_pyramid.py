@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.layers import gelu
 from sseg_jax.models.vit import ViT
 
 # Trained from random weights at 224 pixels: 14x14 positions.
@@ -100,7 +101,7 @@ class ViTPyramid(nnx.Module):
     tokens = self.vit(image, train=train, rngs=rngs)[:, self.vit.prefix :]
     patch = self.vit.patch
     x = tokens.reshape(b, h // patch, w // patch, self.width)
-    fine = nnx.gelu(self.norm(self.twice(x)), approximate=False)
+    fine = gelu(self.norm(self.twice(x)))
     return {
       "res2": self.twice_more(fine),
       "res3": self.once(x),

@@ -93,7 +93,7 @@ class Tokens:
     return cls(
       k=fields.k,
       graphdef=graphdef,
-      frozen=frozen,
+      frozen=vit_weights.rounded(frozen, dtype),
       parts=parse_features(fields.feature, nnx.merge(graphdef, frozen).depth),
       iterations=fields.iterations,
       metric=fields.metric,
