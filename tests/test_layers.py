@@ -126,3 +126,15 @@ def test_a_batch_without_valid_examples_has_finite_statistics():
 def test_an_unknown_norm_is_named():
   with pytest.raises(ValueError, match="proj_norm='batch'"):
     projection("batch")
+
+
+def test_gelu_is_jax_s_own():
+  x = jnp.linspace(-6, 6, 1001)
+  expected = jax.nn.gelu(x, approximate=False)
+  np.testing.assert_allclose(layers.gelu(x), expected, atol=1e-6)
+  # Halves are rounded once, at the end.
+  x = x.astype(jnp.bfloat16)
+  expected = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+  np.testing.assert_allclose(
+    layers.gelu(x).astype(jnp.float32), expected, rtol=2**-8, atol=1e-6
+  )

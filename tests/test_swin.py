@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import windows
+from sseg_jax.models import flash, swin, windows
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.swin import SWIN_SIZES, Swin
 
@@ -181,6 +181,35 @@ def test_every_parameter_gets_a_gradient():
   ):
     assert jnp.isfinite(leaf).all(), path
     assert jnp.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize("maps", [1, 3])
+def test_attention_s_gradients_are_jax_s_own(maps):
+  rng = np.random.default_rng(0)
+  q, k, v, g = jnp.asarray(rng.normal(size=(4, 6, 9, 2, 4)), jnp.float32)
+  bias = jnp.asarray(rng.normal(size=(maps, 2, 9, 9)), jnp.float32)
+
+  def plain(q, k, v, bias):
+    logits = jnp.einsum("mqhc,mkhc->mhqk", q, k) / 2
+    logits += jnp.tile(bias, (6 // maps, 1, 1, 1))
+    return jnp.einsum("mhqk,mkhc->mqhc", jax.nn.softmax(logits), v)
+
+  expected, back = jax.vjp(plain, q, k, v, bias)
+  found, ours = jax.vjp(swin._mix, q, k, v, bias)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  for a, b in zip(ours(g), back(g), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_windows_padded_for_gpus_give_the_same(monkeypatch, shifted):
+  rng = np.random.default_rng(0)
+  attention = swin.WindowAttention(8, 2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  x = jnp.asarray(rng.normal(size=(8, 9, 8)), jnp.float32)
+  regions = rng.integers(3, size=(4, 9)) if shifted else None
+  expected = attention(x, regions)
+  monkeypatch.setattr(flash, "_capability", lambda: 9.0)
+  np.testing.assert_allclose(attention(x, regions), expected, atol=1e-6)
 
 
 def test_heads_must_divide_channels():

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import positions, vit, vit_weights
+from sseg_jax.models import flash, positions, vit, vit_weights
 
 TINY = dict(patch=4, width=16, depth=3, num_heads=2, grid=6)
 
@@ -78,6 +78,30 @@ def test_attention_is_jax_s_own(dtype):
   assert ours.dtype == dtype
   tolerance = 1e-5 if dtype == jnp.float32 else 0.1
   np.testing.assert_allclose(ours.astype(jnp.float32), expected, atol=tolerance)
+
+
+def test_three_products_make_what_one_does(monkeypatch):
+  rng = np.random.default_rng(0)
+  block = vit.Block(
+    16,
+    2,
+    mlp_ratio=2,
+    layer_scale=False,
+    epsilon=1e-6,
+    dtype=jnp.bfloat16,
+    rngs=nnx.Rngs(0),
+  )
+  block.qkv.bias[...] = jnp.asarray(rng.normal(size=48), jnp.float32)
+  y = jnp.asarray(rng.normal(size=(2, 5, 16)), jnp.bfloat16)
+  expected = block._queries_keys_values(y)
+  monkeypatch.setattr(flash, "_capability", lambda: 9.0)
+  assert flash.has_cudnn(jnp.bfloat16, 8)
+  for a, b in zip(block._queries_keys_values(y), expected, strict=True):
+    np.testing.assert_array_equal(a, b)
+  # In float32, or on an older GPU, there is no such kernel.
+  assert not flash.has_cudnn(jnp.float32, 8)
+  monkeypatch.setattr(flash, "_capability", lambda: 7.5)
+  assert not flash.has_cudnn(jnp.bfloat16, 8)
 
 
 def test_a_ramp_of_positions():

@@ -34,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--rounds", type=int, default=7, help="turns of which medians are taken")
   add("--small", action="store_true", help="tiny sizes: does it run at all?")
-  add("--batch_size", type=int, help="of paper_step; 128 by default")
-  add("--alone", action="store_true", help="paper_step without torch's")
+  add("--batch_size", type=int, help="of cases for GPUs; 128 by default")
+  add("--alone", action="store_true", help="cases for GPUs without torch's")
   add("--json", action="store_true", help="print the measurements as JSON")
   return parser
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from sseg_jax import provenance
   from sseg_jax.bench import timing
-  from sseg_jax.bench.cases import CASES
+  from sseg_jax.bench.cases import CASES, CHOOSE
   from sseg_jax.plan import chips
 
   flags = _parser().parse_args(argv)
@@ -61,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise InputError(f"rounds={flags.rounds}: must be at least 1")
   if flags.batch_size is not None and flags.batch_size < 1:
     raise InputError(f"batch_size={flags.batch_size}: must be at least 1")
-  if (flags.batch_size or flags.alone) and names != ["paper_step"]:
-    raise InputError("batch_size, alone: go with --cases=paper_step")
-  chosen = (
-    {"batch_size": flags.batch_size, "alone": flags.alone}
-    if names == ["paper_step"]
-    else {}
-  )
+  chosen = {}
+  if flags.batch_size or flags.alone:
+    chosen = {"batch_size": flags.batch_size, "alone": flags.alone}
+    if set(names) - set(CHOOSE):
+      raise InputError(
+        f"batch_size, alone: go with --cases of {', '.join(CHOOSE)}"
+      )
   results = {}
   peak = chips.peak_flops(jax.devices()[0].device_kind)
   for name in names:

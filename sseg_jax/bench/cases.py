@@ -337,25 +337,25 @@ def attention(small: bool) -> Case:
   return paper.attention(small, _need)
 
 
-def pseudo_masks_224(small: bool) -> Case:
+def pseudo_masks_224(small: bool, **chosen: Any) -> Case:
   """DINO ViT-S/8 and K-means on 128 pictures of 224 px; for GPUs."""
-  return paper.pseudo_masks(small, _need, 224)
+  return paper.pseudo_masks(small, _need, 224, **chosen)
 
 
-def pseudo_masks_448(small: bool) -> Case:
+def pseudo_masks_448(small: bool, **chosen: Any) -> Case:
   """The same at 448 px; for GPUs."""
-  return paper.pseudo_masks(small, _need, 448)
+  return paper.pseudo_masks(small, _need, 448, **chosen)
 
 
-def paper_step(
-  small: bool, batch_size: int | None = None, alone: bool = False
-) -> Case:
+def paper_step(small: bool, **chosen: Any) -> Case:
   """The step of configs/cc26m.py, against torch's, compiled; for GPUs."""
-  return paper.step(small, _need, batch_size, alone)
+  return paper.step(small, _need, **chosen)
 
 
 # Too slow for a CPU at full size: only where they are asked for.
 FOR_GPUS = ("attention", "pseudo_masks_224", "pseudo_masks_448", "paper_step")
+# These take a batch size, and go without torch.
+CHOOSE = ("pseudo_masks_224", "pseudo_masks_448", "paper_step")
 
 CASES: dict[str, Callable[..., Case]] = {
   "kmeans": kmeans_lloyd,

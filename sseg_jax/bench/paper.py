@@ -53,12 +53,7 @@ def step(
   `alone` leaves torch's out, as for a batch that torch has no memory for.
   """
   c = config_of(small, batch_size or (2 if small else 128))
-  rng = np.random.default_rng(0)
-  side = c.image_size
-  image = rng.integers(256, size=(c.batch_size, side, side, 3), dtype=np.uint8)
-  text = rng.integers(1, 49_000, size=(c.batch_size, c.text.context_length))
-  # As captions end: with the largest token, at a place of their own.
-  text[np.arange(len(text)), rng.integers(5, 30, len(text))] = 49_407
+  image, text = example(c)
   ours = _ours(c, image, text)
   ways: dict[str, Way] = {"sseg_jax": ours}
   agreement = f"loss {float(ours()['loss']):.1f}"
@@ -70,12 +65,23 @@ def step(
   return Case(
     f"training step of {c.model.backbone}, {c.model.num_queries} queries,"
     f" {c.text.layers} layers of text, frozen DINO ViT-S/8 and K-means, batch"
-    f" {c.batch_size}, {side} px, bfloat16",
+    f" {c.batch_size}, {c.image_size} px, bfloat16",
     ways,
     agreement,
     images=c.batch_size,
     flops=sum(networks.training(c).values()),
   )
+
+
+def example(config: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Returns pictures uint8 and captions int64 of a batch, both of noise."""
+  b, side = config.batch_size, config.image_size
+  rng = np.random.default_rng(0)
+  image = rng.integers(256, size=(b, side, side, 3), dtype=np.uint8)
+  text = rng.integers(1, 49_000, size=(b, config.text.context_length))
+  # As captions end: with the largest token, at a place of their own.
+  text[np.arange(b), rng.integers(5, 30, b)] = 49_407
+  return image, text
 
 
 def _ours(c: Any, image: np.ndarray, text: np.ndarray) -> Way:
@@ -92,12 +98,13 @@ def _ours(c: Any, image: np.ndarray, text: np.ndarray) -> Way:
   frozen = jax.device_put(_random(setup.frozen), sharding.replicated(mesh))
   state = train_step.init_state(setup)
   shardings = sharding.state_sharding(state, mesh)
-  run = jax.jit(
+  step = jax.jit(
     functools.partial(train_step.train_step, setup),
     donate_argnums=0,
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
   now = [jax.device_put(state, shardings)]
+  run = step.lower(now[0], frozen, batch).compile()
 
   def ours() -> Any:
     now[0], metrics = run(now[0], frozen, batch)
@@ -323,10 +330,16 @@ def _teacher(transformers: Any) -> Any:
 # --- Pseudo-masks -------------------------------------------------------------
 
 
-def pseudo_masks(small: bool, need: Need, side: int) -> Case:
+def pseudo_masks(
+  small: bool,
+  need: Need,
+  side: int,
+  batch_size: int | None = None,
+  alone: bool = False,
+) -> Case:
   """DINO ViT-S/8 and K-means on a batch, and the network alone, bfloat16."""
-  torch, transformers = need("torch"), need("transformers")
   b, side = (2, side // 7) if small else (128, side)
+  b = batch_size or b
   c = config_of(small, b)
   made = tokens.Tokens.build(c, abstract=True)
   frozen = jax.device_put(_random(made.frozen))
@@ -334,9 +347,29 @@ def pseudo_masks(small: bool, need: Need, side: int) -> Case:
   image = jnp.asarray(rng.integers(256, size=(b, side, side, 3)), jnp.uint8)
   keys = jax.random.split(jax.random.key(0), b)
   whole, network = jax.jit(made.generate), jax.jit(made.features)
+  ways: dict[str, Way] = {
+    "network and K-means": functools.partial(_wait, whole, frozen, image, keys),
+    "the network alone": functools.partial(_wait, network, frozen, image),
+  }
+  if not alone:
+    theirs = _their_network(need("torch"), need("transformers"), image)
+    ways["transformers' network alone (torch)"] = theirs
+  c.image_size = side
+  total = sum(x.size for x in jax.tree.leaves(frozen))
+  return Case(
+    f"pseudo-masks by DINO ViT-S/8 ({total:,} parameters, random) and K-means,"
+    f" batch {b}, {side} px, bfloat16",
+    ways,
+    images=b,
+    flops=networks.training(c)["teacher"],
+  )
+
+
+def _their_network(torch: Any, transformers: Any, image: Any) -> Way:
   device = "cuda" if torch.cuda.is_available() else "cpu"
   module = _teacher(transformers).to(device).eval()
-  pixels = torch.from_numpy(np.array(image).transpose(0, 3, 1, 2)).to(device)
+  pixels = np.array(image).transpose(0, 3, 1, 2)
+  pixels = torch.from_numpy(pixels.copy()).to(device)
 
   def forward(pixels):
     x = (pixels.float() / 255 - 0.45) / 0.226
@@ -352,23 +385,7 @@ def pseudo_masks(small: bool, need: Need, side: int) -> Case:
         torch.cuda.synchronize()
       return found
 
-  c.image_size = side
-  total = sum(x.size for x in jax.tree.leaves(frozen))
-  return Case(
-    f"pseudo-masks by DINO ViT-S/8 ({total:,} parameters, random) and K-means,"
-    f" batch {b}, {side} px, bfloat16",
-    {
-      "network and K-means": lambda: jax.block_until_ready(
-        whole(frozen, image, keys)
-      ),
-      "the network alone": lambda: jax.block_until_ready(
-        network(frozen, image)
-      ),
-      "transformers' network alone (torch)": theirs,
-    },
-    images=b,
-    flops=networks.training(c)["teacher"],
-  )
+  return theirs
 
 
 def attention(small: bool, need: Need) -> Case:

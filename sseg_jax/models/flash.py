@@ -74,6 +74,11 @@ def has_cudnn(dtype: DTypeLike, width: int) -> bool:
   return fit and width % 8 == 0 and width <= 128 and _capability() >= 8
 
 
+def on_cuda() -> bool:
+  """Whether this machine computes on CUDA GPUs."""
+  return _capability() > 0
+
+
 @functools.cache
 def _capability() -> float:
   """Returns the CUDA compute capability of this machine's GPU; 0 without."""

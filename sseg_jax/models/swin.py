@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import remat, windows
+from sseg_jax.models import flash, remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 from sseg_jax.models.layers import gelu
 
@@ -114,17 +114,18 @@ class WindowAttention(nnx.Module):
       part.reshape(m, t, self.num_heads, -1)
       for part in jnp.split(qkv, 3, axis=-1)
     )
-    # Logits and softmax in float32 whatever the type of the products.
-    logits = jnp.einsum(
-      "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32
-    )
-    logits = logits * q.shape[-1] ** -0.5 + self._bias(table)[None]
+    bias = self._bias(table)[None]
     if regions is not None:
-      mask = _mask(regions)[None, :, None]
-      logits = logits.reshape(-1, len(regions), *logits.shape[1:]) + mask
-      logits = logits.reshape(m, self.num_heads, t, t)
-    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-    return jnp.einsum("mhqk,mkhc->mqhc", weights, v).reshape(m, t, -1)
+      bias = bias + _mask(regions)[:, None]  # [n, h, t, t]
+    if flash.on_cuda():
+      # cuBLAS's own alignment, once instead of around each product.
+      ends = (0, -t % 8)
+      q, k, v = (jnp.pad(x, ((0, 0), ends, (0, 0), (0, 0))) for x in (q, k, v))
+      bias = jnp.pad(bias, ((0, 0), (0, 0), ends, (0, 0)))
+      bias = jnp.pad(
+        bias, ((0, 0), (0, 0), (0, 0), ends), constant_values=MASKED
+      )
+    return _mix(q, k, v, bias)[:, :t].reshape(m, t, -1)
 
   def _attend_in_kernel(self, qkv, table, *, regions):
     # Here, since Pallas takes a while to import.
@@ -138,6 +139,53 @@ class WindowAttention(nnx.Module):
   def _bias(self, table):
     index = windows.relative_position_index(self.window)
     return jnp.moveaxis(table[index], -1, 0)  # [h, t, t]
+
+
+@jax.custom_vjp
+def _mix(
+  q: Float[Array, "m t h c"],
+  k: Float[Array, "m t h c"],
+  v: Float[Array, "m t h c"],
+  bias: Float[Array, "n h t t"],
+) -> Float[Array, "m t h c"]:
+  """Attends in each window, of which every n have the `bias` [n, h, t, t].
+
+  Logits and softmax are float32 whatever the type of the products. The gradient
+  is written down, since JAX's own would keep float32 logits, and take products
+  with them in float32.
+  """
+  return _mix_fwd(q, k, v, bias)[0]
+
+
+def _mix_fwd(q, k, v, bias):
+  logits = jnp.einsum(
+    "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32
+  )
+  logits = _in_maps(logits * q.shape[-1] ** -0.5, bias) + bias[None]
+  weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+  weights = weights.reshape(-1, *weights.shape[2:])
+  mixed = jnp.einsum("mhqk,mkhc->mqhc", weights, v)
+  return mixed, (q, k, v, bias, weights)
+
+
+def _mix_bwd(saved, gradient):
+  q, k, v, bias, weights = saved
+  d_v = jnp.einsum("mhqk,mqhc->mkhc", weights, gradient)
+  d_weights = jnp.einsum("mqhc,mkhc->mhqk", gradient, v).astype(jnp.float32)
+  total = (weights * d_weights).sum(-1, keepdims=True)
+  d_logits = weights * (d_weights - total)
+  d_bias = _in_maps(d_logits, bias).sum(0)
+  d_logits = (d_logits * q.shape[-1] ** -0.5).astype(q.dtype)
+  d_q = jnp.einsum("mhqk,mkhc->mqhc", d_logits, k)
+  d_k = jnp.einsum("mhqk,mqhc->mkhc", d_logits, q)
+  return d_q, d_k, d_v, d_bias
+
+
+_mix.defvjp(_mix_fwd, _mix_bwd)
+
+
+def _in_maps(x: Array, bias: Array) -> Float[Array, "b n h t t"]:
+  return x.reshape(-1, *bias.shape)
 
 
 def _has_whole_maps(
