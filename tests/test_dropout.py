@@ -36,6 +36,26 @@ def test_an_example_loses_the_same_in_any_batch(kind):
   assert {0.0, 2.0} == set(np.unique(forked).tolist())
 
 
+def test_draws_are_those_of_each_call_on_its_own(monkeypatch):
+  layers = dropout.Dropout(0.5), dropout.DropPath(0.5)
+  x = jnp.ones((16, 3, 5))
+
+  def draws():
+    rngs = rngs_of(range(16))
+    return [
+      layer(x, deterministic=False, rngs=rngs)
+      for _ in range(4)
+      for layer in layers
+    ]
+
+  together = draws()
+  monkeypatch.setattr(dropout, "_AHEAD", 3)  # the others one by one
+  np.testing.assert_array_equal(together, draws())
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 5), 2)
+  kept = jax.random.bernoulli(key, 0.5, (1, 1))
+  assert (together[1][5] != 0).all() == kept.item()
+
+
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():
   drop = dropout.DropPath(0.25)
   x = jnp.ones((400, 2, 3))

@@ -7,7 +7,9 @@ of the batch: run again in a smaller batch, it loses the same.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Integer, Key
+from jaxtyping import Array, Float, Integer, Key
+
+_AHEAD = 128  # calls; a network has one for each layer that drops something
 
 
 class ExampleRngs:
@@ -21,6 +23,11 @@ class ExampleRngs:
   def __init__(self, keys: Key[Array, "b"]):
     self._keys = keys
     self._calls = 0
+    # For the first calls all at once: a compiler takes minutes over a hundred
+    # hashes, each spelt out.
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    self._ahead = fold(keys, jnp.arange(_AHEAD))  # [b, _AHEAD]
+    self._draws = jax.vmap(jax.vmap(jax.random.uniform))(self._ahead)
 
   @classmethod
   def from_ids(cls, key: Array, ids: Integer[Array, "b"]) -> "ExampleRngs":
@@ -31,7 +38,16 @@ class ExampleRngs:
     """Returns one key for each example."""
     self._calls += 1
     calls = self._calls
+    if calls < _AHEAD:
+      return self._ahead[:, calls]
     return jax.vmap(lambda key: jax.random.fold_in(key, calls))(self._keys)
+
+  def uniform(self) -> Float[Array, "b"]:
+    """Returns one number in [0, 1) for each example; counts as a call."""
+    keys = self()
+    if self._calls < _AHEAD:
+      return self._draws[:, self._calls]
+    return jax.vmap(jax.random.uniform)(keys)
 
   def fork(self, rows: slice = slice(None)) -> "ExampleRngs":
     """Returns a stream of its own for some of the examples."""
@@ -48,7 +64,11 @@ class Dropout(nnx.Module):
     self, x: Array, *, deterministic: bool, rngs: ExampleRngs | None = None
   ) -> Array:
     """Maps [b,...] to the same shape; `rngs` is needed where it draws."""
-    return _drop(x, self.rate, x.shape[1:], deterministic, rngs)
+    if deterministic or self.rate == 0:
+      return x
+    keep = 1 - self.rate
+    draw = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))
+    return _kept(x, draw(_needed(rngs)()), keep)
 
 
 class DropPath(nnx.Module):
@@ -65,14 +85,18 @@ class DropPath(nnx.Module):
     self, x: Array, *, deterministic: bool, rngs: ExampleRngs | None = None
   ) -> Array:
     """Maps [b,...] to the same shape; `rngs` is needed where it draws."""
-    return _drop(x, self.rate, (1,) * (x.ndim - 1), deterministic, rngs)
+    if deterministic or self.rate == 0:
+      return x
+    keep = 1 - self.rate
+    kept = _needed(rngs).uniform() < jnp.float32(keep)
+    return _kept(x, kept.reshape(-1, *(1,) * (x.ndim - 1)), keep)
 
 
-def _drop(x, rate, shape, deterministic, rngs):
-  """Keeps each of an example's `shape` draws with probability 1 - rate."""
-  if deterministic or rate == 0:
-    return x
+def _needed(rngs: ExampleRngs | None) -> ExampleRngs:
   if rngs is None:
     raise ValueError("dropout needs rngs when it is not deterministic")
-  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))
-  return jnp.where(keep(rngs()), x / (1 - rate), jnp.zeros((), x.dtype))
+  return rngs
+
+
+def _kept(x: Array, kept: Array, keep: float) -> Array:
+  return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
