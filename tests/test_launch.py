@@ -105,6 +105,29 @@ def test_a_wrong_flag_is_found(monkeypatch, wrong):
     parse(monkeypatch, ["--config=configs/cc26m.py", "--workdir=x", wrong])
 
 
+def test_the_jobset_s_jobs_are_kubernetes_own():
+  # JobSet itself publishes no schema apart from a cluster's.
+  kubernetes_validate = pytest.importorskip("kubernetes_validate")
+  (job,) = load("jobset.yaml")["spec"]["replicatedJobs"]
+  found = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": job["name"]},
+    "spec": job["template"]["spec"],
+  }
+  version = kubernetes_validate.latest_version()
+  kubernetes_validate.validate(found, version, strict=True)
+  found["spec"]["backofLimit"] = 0
+  with pytest.raises(kubernetes_validate.ValidationError):
+    kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_skypilot_takes_the_task():
+  schemas = pytest.importorskip("sky.utils.schemas")
+  jsonschema = pytest.importorskip("jsonschema")
+  jsonschema.validate(load("skypilot.yaml"), schemas.get_task_schema())
+
+
 def test_all_recipes_treat_the_exit_codes_alike():
   recover = load("skypilot.yaml")["resources"]["job_recovery"]
   assert recover["recover_on_exit_codes"] == [1, main.stopping.PREEMPTED]
