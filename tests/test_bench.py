@@ -29,14 +29,19 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases.CASES)
 def test_every_case_does_equal_work(name):
-  if name in ("vit", "contrastive") or "_vs_" in name:
+  if name in ("vit", "contrastive", *cases.FOR_GPUS) or "_vs_" in name:
     pytest.importorskip("torch")
-  if name == "vit" or "_vs_" in name:
+  if name in ("vit", *cases.CHOOSE) or "_vs_" in name:
     pytest.importorskip("transformers")
   case = cases.CASES[name](True)
-  result = timing.measure(case, rounds=1, warmup=0)
-  assert len(result["ways"]) == (11 if name == "step_parts" else 2)
+  result = timing.measure(case, rounds=1, warmup=0, peak_flops=1e12)
+  ways = {"step_parts": 11, "attention": 3}
+  ways |= dict.fromkeys(("pseudo_masks_224", "pseudo_masks_448"), 3)
+  assert len(result["ways"]) == ways.get(name, 2)
   assert all(way["median_s"] > 0 for way in result["ways"].values())
+  if name in cases.FOR_GPUS:
+    assert all(0 < way["mfu"] for way in result["ways"].values())
+    assert "| images/s, MFU |" in timing.table({name: result})
   if name in ("kmeans", "fused"):
     assert "100.00% of the labels are equal" in case.agreement
   if "maskformer" in name:
@@ -55,8 +60,16 @@ def test_the_command_prints_json(capsys):
   assert report["machine"]["cores"] and report["versions"]["jax"]
 
 
-@pytest.mark.parametrize("argv", [["--cases=nothing"], ["--rounds=0"]])
+@pytest.mark.parametrize(
+  "argv",
+  [
+    ["--cases=nothing"],
+    ["--rounds=0"],
+    ["--batch_size=0"],
+    ["--batch_size=4", "--cases=kmeans"],
+  ],
+)
 def test_wrong_arguments_are_named(argv, capsys):
   assert command.main([*argv, "--small"]) == 2
   field = argv[0].split("=")[0].strip("-")
-  assert f"error: {field}=" in capsys.readouterr().err
+  assert f"error: {field}" in capsys.readouterr().err
