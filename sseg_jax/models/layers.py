@@ -91,9 +91,15 @@ class Projection(nnx.Module):
     )
     self.norm: nnx.Module | None
     if norm == "bn":
-      # torch's momentum 0.1.
+      # torch's momentum 0.1. The queries of fresh weights hardly differ, so
+      # the mean square less the squared mean would leave few digits.
       self.norm = nnx.BatchNorm(
-        hidden, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
+        hidden,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
       )
     elif norm == "ln":
       self.norm = nnx.LayerNorm(
