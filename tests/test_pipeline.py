@@ -1,6 +1,9 @@
 """Tests of the batches: their order, their randomness and their failures."""
 
 import io
+import itertools
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -375,6 +378,27 @@ def test_eval_pairs_with_several_captions(tmp_path):
     next(
       pipeline.eval_pairs(folder, image_size=20, context_length=12, captions=0)
     )
+
+
+@pytest.mark.skipif(
+  not pathlib.Path("/proc/self/fd").is_dir(), reason="needs Linux's /proc"
+)
+@pytest.mark.parametrize("taken", [1, None], ids=["one", "all"])
+def test_eval_pairs_close_their_files(folder, taken):
+  def opened():
+    links = map(os.path.realpath, pathlib.Path("/proc/self/fd").iterdir())
+    return [path for path in links if path.startswith(os.path.realpath(folder))]
+
+  before = opened()  # by tests before this one
+  pairs = pipeline.eval_pairs(
+    folder, image_size=20, context_length=12, batch_size=4
+  )
+  next(pairs)
+  assert len(opened()) > len(before)
+  for _ in itertools.islice(pairs, taken):
+    pass
+  pairs.close()
+  assert len(opened()) == len(before)
 
 
 def test_close_ends_the_iteration(folder):

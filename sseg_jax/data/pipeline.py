@@ -173,8 +173,13 @@ def eval_pairs(
     return {"image": augment.to_uint8(image)}
 
   failure: list[InputError] = []
+  # TensorFlow keeps the functions of every data set: were `table` part of one,
+  # its files would stay open.
+  tables = [table]
+  del table
 
   def read():
+    table = tables[0]
     for start in range(0, total, batch_size):
       ids = range(start, start + batch_size)
       images, texts = [], []
@@ -207,23 +212,22 @@ def eval_pairs(
   blank = {"image": np.zeros((image_size, image_size, 3), np.uint8)}
   ds = decode.batches(ds, one, blank, ("image",), batch_size, threads)
   batches = ds.with_options(decode.options(threads)).as_numpy_iterator()
-  while True:
-    try:
-      batch = next(batches)
-    except StopIteration:
-      return
-    except tf.errors.OpError:
-      if failure:
-        raise failure[0] from None
-      raise
-    texts = [
-      text.decode() if valid else ""
-      for row, valid in zip(batch["text"], batch["valid"], strict=True)
-      for text in row
-    ]
-    tokens = np.asarray(tokenizer(texts), np.int32)
-    shape = (batch_size, captions, context_length)
-    yield dict(batch, text=tokens.reshape(shape))
+  try:
+    for batch in batches:
+      texts = [
+        text.decode() if valid else ""
+        for row, valid in zip(batch["text"], batch["valid"], strict=True)
+        for text in row
+      ]
+      tokens = np.asarray(tokenizer(texts), np.int32)
+      shape = (batch_size, captions, context_length)
+      yield dict(batch, text=tokens.reshape(shape))
+  except tf.errors.OpError:
+    if failure:
+      raise failure[0] from None
+    raise
+  finally:
+    tables.clear()
 
 
 def check_lanes(config: Any, process_count: int) -> None:

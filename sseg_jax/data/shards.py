@@ -90,14 +90,16 @@ class RecordTable:
     self._shards = [(m.folder, s) for m in self.manifests for s in m.shards]
     counts = [shard.count for _, shard in self._shards]
     self._ends = list(itertools.accumulate(counts))
-    self._open = functools.lru_cache(_OPEN_SHARDS)(self._open_shard)
+    # Of a function that does not know this table: the last reference to it
+    # closes its files, at once.
+    shards = self._shards
+    self._open = functools.lru_cache(_OPEN_SHARDS)(
+      lambda number: _OpenShard(*shards[number])
+    )
 
   def __len__(self) -> int:
     """Number of records."""
     return self._ends[-1] if self._ends else 0
-
-  def _open_shard(self, number: int) -> _OpenShard:
-    return _OpenShard(*self._shards[number])
 
   def _locate(self, index: int) -> tuple[int, int]:
     number = bisect.bisect_right(self._ends, index)
