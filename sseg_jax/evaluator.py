@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 
 from sseg_jax import (
@@ -81,11 +82,17 @@ class Evaluator:
       )
       writer.images(step, {f"predictions/{benchmark.name}": picture})
       if i == 0:
-        visualize.save(self._workdir / "predictions.png", picture)
+        self._draw(picture)
     output: dict[str, Any] = {"benchmarks": results}
     if self._config.data.val and self._config.task == "sseg":
       output["retrieval"] = self._retrieval(self._segmenter)
     return output
+
+  def _draw(self, picture: np.ndarray) -> None:
+    try:
+      visualize.save(self._workdir / "predictions.png", picture)
+    except errors.InputError as error:  # no reason to end a run
+      logging.warning("%s", error)
 
   def _keep(
     self, rows: list, wanted: int, sample: Any, predicted: np.ndarray

@@ -1,5 +1,6 @@
 """Overlays, legends, grids of predictions, and curves."""
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ _INK = (32, 32, 36)
 _PALE = (120, 120, 128)
 _PAPER = (255, 255, 255)
 _IGNORED_COLOUR = (224, 224, 224)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def colourize(
@@ -267,8 +269,10 @@ def _write(path: str | os.PathLike, image: Image.Image) -> None:
   try:
     image.save(path)
   except (OSError, ValueError) as error:
+    full = isinstance(error, OSError) and error.errno in _FULL
+    remedy = "make room there" if full else "give another --out"
     raise InputError(
-      f"{path}: cannot be written ({error}); give another --out"
+      f"{path}: cannot be written ({error}); {remedy}"
     ) from error
 
 

@@ -1,10 +1,14 @@
 """Which score of an evaluation decides what is best."""
 
 import math
+import pathlib
 
+import numpy as np
 import pytest
+from absl import logging
+from etils import epath
 
-from sseg_jax import default_config, evaluator
+from sseg_jax import default_config, errors, evaluator, visualize
 
 RETRIEVAL = {"image_to_text_R@1": 4.0, "text_to_image_R@1": 6.0, "pairs": 9}
 OUTPUT = {
@@ -29,3 +33,20 @@ def test_best_score(name, output, score):
   config.checkpoint.best_score = name
   found = evaluator.best_score(config, output)
   assert found == pytest.approx(score, nan_ok=True)
+
+
+@pytest.mark.skipif(
+  not pathlib.Path("/dev/full").exists(), reason="needs Linux's /dev/full"
+)
+def test_a_full_disk_costs_the_picture_only(tmp_path, monkeypatch):
+  (tmp_path / "predictions.png").symlink_to("/dev/full")
+  picture = np.zeros((8, 8, 3), np.uint8)
+  with pytest.raises(errors.InputError, match="No space.*; make room there"):
+    visualize.save(tmp_path / "predictions.png", picture)
+  said = []
+  monkeypatch.setattr(logging, "warning", lambda f, *a: said.append(f % a))
+  score = evaluator.Evaluator(
+    default_config.get_config(), [], epath.Path(tmp_path)
+  )
+  score._draw(picture)
+  assert len(said) == 1 and "predictions.png: cannot be written" in said[0]
