@@ -18,6 +18,7 @@ from sseg_jax import default_config, losses
 from sseg_jax.bench.timing import Case
 from sseg_jax.models import sseg
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.swin import SWIN_SIZES
 
 K = 8  # masks a picture
 # Fields of `config.model`, and with --small.
@@ -177,7 +178,7 @@ def _reference(
   swin = transformers.MaskFormerSwinConfig(
     image_size=224,
     embed_dim=96,
-    depths=[2, 2, 6, 2],
+    depths=list(SWIN_SIZES["swin_t"]["depths"]),
     num_heads=[3, 6, 12, 24],
     window_size=7,
     drop_path_rate=c.drop_path,

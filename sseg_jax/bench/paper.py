@@ -19,14 +19,12 @@ from scipy import optimize
 from sseg_jax import default_config, sharding, train_step
 from sseg_jax.bench.timing import Case
 from sseg_jax.models import flash, vit
+from sseg_jax.models.swin import SWIN_SIZES
 from sseg_jax.plan import networks
 from sseg_jax.pseudo_masks import tokens
 
 Way = Callable[[], Any]
 Need = Callable[[str], Any]
-
-_SWIN_S = [2, 2, 18, 2]
-_SWIN_T = [2, 2, 6, 2]
 
 
 def config_of(small: bool, batch_size: int) -> Any:
@@ -129,11 +127,10 @@ def _theirs(
   torch.manual_seed(0)
   torch.set_float32_matmul_precision("high")
   m = c.model
-  small = m.backbone == "swin_t"
   swin = transformers.MaskFormerSwinConfig(
     image_size=224,
     embed_dim=96,
-    depths=_SWIN_T if small else _SWIN_S,
+    depths=list(SWIN_SIZES[m.backbone]["depths"]),
     num_heads=[3, 6, 12, 24],
     window_size=7,
     drop_path_rate=m.drop_path,
