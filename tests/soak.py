@@ -5,8 +5,9 @@
     python tests/soak.py --short    some steps of each: does this script work?
 
 Watches the process from outside, through /proc. Memory is fitted by a line over
-the steps after the first 500: its slope, with twice its standard error, is what
-is reported.
+the steps after the first 500, and over the second half of the run: their
+slopes, with twice their standard errors, are what is reported. The allocator
+takes some checkpoints and evaluations to settle.
 """
 
 import argparse
@@ -37,9 +38,9 @@ def watch(command, environment, settled):
     settled: steps that are left out of the slope.
 
   Returns:
-    `steps`, `megabytes` (resident; mean over each 1/100 of the run), `slope`
+    `steps`, `megabytes` (resident; mean over each 1/20 of the run), `slope`
     and its `error` in MB per 1,000 steps, `threads` and `files` as (at
-    `settled`, at the end).
+    `settled`, at the end), `late_slope` and `late_error` of the second half.
   """
   process = subprocess.Popen(
     command,
@@ -81,7 +82,9 @@ def watch(command, environment, settled):
   # Samples follow one another closely and are not independent: one a step.
   steps = np.unique(later[:, 0])
   memory = [later[later[:, 0] == s, 1].mean() for s in steps]
-  (slope, _), covariance = np.polyfit(steps / 1e3, memory, 1, cov=True)
+  slope, error = _slope(steps, memory)
+  late = steps >= total / 2
+  late_slope, late_error = _slope(steps[late], np.array(memory)[late])
   ends = (
     slice(0, max(1, len(later) // 20)),
     slice(-max(1, len(later) // 20), None),
@@ -92,11 +95,18 @@ def watch(command, environment, settled):
       round(float(part[:, 1].mean()), 1)
       for part in np.array_split(table, min(len(table), 20))
     ],
-    "slope": float(slope),
-    "error": float(2 * covariance[0, 0] ** 0.5),
+    "slope": slope,
+    "error": error,
+    "late_slope": late_slope,
+    "late_error": late_error,
     "threads": [int(np.median(later[part, 2])) for part in ends],
     "files": [int(np.median(later[part, 3])) for part in ends],
   }
+
+
+def _slope(steps, memory):
+  (slope, _), covariance = np.polyfit(steps / 1e3, memory, 1, cov=True)
+  return float(slope), float(2 * covariance[0, 0] ** 0.5)
 
 
 def quickstart(folder, short):
@@ -149,7 +159,9 @@ def main():
       found = run(pathlib.Path(folder), flags.short)
       print(
         f"{run.__name__}: {found['steps']} steps,"
-        f" {found['slope']:+.1f} ± {found['error']:.1f} MB per 1,000 steps;"
+        f" {found['slope']:+.1f} ± {found['error']:.1f} MB per 1,000 steps,"
+        f" {found['late_slope']:+.1f} ± {found['late_error']:.1f} in the second"
+        " half;"
         f" threads {found['threads'][0]} -> {found['threads'][1]},"
         f" open files {found['files'][0]} -> {found['files'][1]}"
       )
