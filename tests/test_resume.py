@@ -30,6 +30,7 @@ class StopAfter(stopping.Stop):
 def config(make_tiny_config):
   c = make_tiny_config()
   c.total_steps = STEPS
+  c.model.decoder_layers = c.text.layers = 1  # to compile sooner
   c.data.source = "shapes"
   c.data.shapes.eval_size = 2
   c.checkpoint.every_steps = 0
