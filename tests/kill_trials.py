@@ -306,11 +306,11 @@ def full(run, rng):
     run.until(rf"step {EVERY + 1}/")
     while not run.checkpoints():
       time.sleep(0.05)
-    with open(run.workdir / "ballast", "wb") as file:
+    # Unbuffered: closing has nothing left to write.
+    with open(run.workdir / "ballast", "wb", buffering=0) as file:
       try:
         while True:
           file.write(bytes(2**16))
-          file.flush()
       except OSError:
         pass
     assert run.end() not in (0, 2), run.output
