@@ -179,11 +179,15 @@ def host_batch_size(
       f"batch_size is {batch_size}; choose a multiple of the {mesh.size}"
       f" devices{parts}"
     )
+  return batch_size * local_size(mesh) // mesh.size
+
+
+def local_size(mesh: Mesh) -> int:
+  """Returns how many of the mesh's devices are this process's."""
   # Counted one by one: a host's chips, a square of the pod, are scattered over
   # the mesh's rows, and `Mesh.local_mesh` accepts contiguous ones only.
   process = jax.process_index()
-  mine = sum(device.process_index == process for device in mesh.devices.flat)
-  return batch_size * mine // mesh.size
+  return sum(device.process_index == process for device in mesh.devices.flat)
 
 
 def global_batch(

@@ -170,7 +170,7 @@ def train(
     evaluate_now(state, start)
   for step in range(start + 1, config.total_steps + 1):
     host_batch = next(batches)
-    flags = np.full(mesh.local_mesh.size, asked, np.int32)
+    flags = np.full(sharding.local_size(mesh), asked, np.int32)
     batch = sharding.global_batch(host_batch | {"stop": flags}, mesh)
     state, scalars = step_fn(state, frozen, batch)
     in_flight.append((step, scalars, host_batch["id"]))

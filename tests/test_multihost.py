@@ -162,6 +162,48 @@ def test_four_processes_until_one_is_killed_then_two(one, launch, tmp_path):
   assert_equal_runs(one, tmp_path)
 
 
+# main, on a mesh like a pod's: a host's chips do not follow one another.
+SCATTERED = """
+import itertools, jax, numpy as np
+from sseg_jax import main, sharding
+
+def make_mesh(config):
+  devices = sorted(jax.devices(), key=lambda d: d.process_index)
+  hosts = itertools.groupby(devices, key=lambda d: d.process_index)
+  in_turns = np.array([list(own) for _, own in hosts]).T
+  return jax.sharding.Mesh(
+    in_turns.reshape(-1, config.fsdp),
+    sharding.AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+
+sharding.make_mesh = make_mesh
+main.main()
+"""
+
+
+def test_hosts_scattered_over_the_mesh(one, records, place, tmp_path):
+  fields = FIELDS | {"data.train": records}
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", SCATTERED, *arguments],
+      env=ENVIRONMENT
+      | {
+        "XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count=2",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+      },
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for _, _, _, *arguments in (
+      command(tmp_path, *place(i, 2), **fields) for i in range(2)
+    )
+  ]
+  printed = [process.communicate(timeout=300)[1] for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], "\n".join(printed)
+  assert_equal_runs(one, tmp_path)
+
+
 def test_all_save_the_step_at_which_one_is_asked_to_stop(launch, tmp_path):
   run = launch(tmp_path, 2, 1, 1, total_steps=100_000)
   pid = int(run.until(r"\[1\] is process (\d+)")[1])
