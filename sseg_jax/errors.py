@@ -1,4 +1,4 @@
-"""The one exception that bad input raises, and how commands report it."""
+"""The exceptions that a user is told in one line, and how commands do it."""
 
 import functools
 import sys
@@ -13,15 +13,25 @@ class InputError(ValueError):
   """
 
 
+class Unavailable(RuntimeError):  # noqa: N818, says what it is
+  """Something outside of this process was not there in time, and may be later.
+
+  The message is one line, as an `InputError`'s; but starting again may help.
+  """
+
+
 def reported(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a command's main: `InputError` becomes one line and exit code 2."""
+  """Wraps a command's main: errors that are told become one line.
+
+  The exit code is 2 for an `InputError` and 1 for `Unavailable`.
+  """
 
   @functools.wraps(main)
   def wrapper(*args, **kwargs) -> int:
     try:
       return main(*args, **kwargs) or 0
-    except InputError as error:
+    except (InputError, Unavailable) as error:
       print(f"error: {error}", file=sys.stderr)
-      return 2
+      return 2 if isinstance(error, InputError) else 1
 
   return wrapper

@@ -120,7 +120,7 @@ def _place() -> tuple[str, int, int] | None:
         _COORDINATOR.value, None, None, None, None, int(_TIMEOUT.value)
       )[:3]
     except (RuntimeError, OSError) as error:
-      raise errors.InputError(
+      raise errors.Unavailable(
         f"the scheduler does not tell where the processes are: {error}"
       ) from None
   return None if None in place or place[1] == 1 else place

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from sseg_jax import provenance
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.stopping import Stop
 
 # Silence after which JAX gives a process up whose line did not close, as when
@@ -57,7 +57,8 @@ def joined(
     stop: passed on to the other processes, and set if one of them is asked.
 
   Raises:
-    InputError: in every process, if one is missing or was started otherwise.
+    InputError: in every process, if one was started otherwise.
+    Unavailable: in every process that is there, if one is missing.
   """
   if timeout <= 0:
     raise InputError(f"--initialization_timeout={timeout}: must be above 0")
@@ -115,7 +116,8 @@ def facts(config: Any) -> dict[str, str]:
 class Peers:
   """Lines between process 0 and the others.
 
-  Making one is the roll call: it returns when all are there and agree.
+  Making one is the roll call: it returns when all are there and agree, and
+  raises as `joined` does where they do not.
   """
 
   def __init__(
@@ -173,7 +175,7 @@ class Peers:
   # --- Roll call --------------------------------------------------------------
 
   def _call_roll(self, host, port, me, deadline, timeout) -> None:
-    wrong = None
+    wrong, code = None, 2
     with _listen(host, port) as listener:
       while wrong is None and len(self._lines) + 1 < me["processes"]:
         line, answer = _accept(listener, deadline)
@@ -183,18 +185,20 @@ class Peers:
             f"{_several(missing)} of {me['processes']} did not come within"
             f" {timeout:.0f} s; start the missing, or correct --num_processes"
           )
+          code = 1
         elif answer is not None:
           wrong = self._differs(me, answer)
           i = answer["process"]
           self._lines[-1 if wrong else i] = line
           self._hosts.setdefault(i, answer["host"])
-      self._tell({"failed": wrong, "code": 2} if wrong else {"hosts": "all"})
+      no = {"failed": wrong, "code": code}
+      self._tell(no if wrong else {"hosts": "all"})
       if wrong is not None:
         # Those who come late are told as well.
         until = min(deadline, time.monotonic() + 5) if self._lines else 0
         while (line := _accept(listener, until)[0]) is not None:
-          _send(line, {"failed": wrong, "code": 2})
-        raise InputError(wrong)
+          _send(line, no)
+        raise _refusal(no)
 
   def _differs(self, me: dict, answer: dict) -> str | None:
     """Says why the one who answered does not belong to this run."""
@@ -234,14 +238,14 @@ class Peers:
       line.settimeout(max(0.1, deadline + 5 - time.monotonic()))
       answer = _receive(line)
       if "failed" in answer:
-        raise InputError(answer["failed"])
+        raise _refusal(answer)
       if "hosts" in answer:
         line.settimeout(None)
         self._lines, self._hosts = {0: line}, {0: host}
         return
       line.close()
       time.sleep(0.2)  # closed by the one before, who is about to end
-    raise InputError(
+    raise Unavailable(
       f"process {me['process']} ({me['host']}): no answer from process 0 at"
       f" {host}:{port} within {timeout:.0f} s; start it, or correct"
       " --coordinator_address (the port below its own must be free, too)"
@@ -286,6 +290,12 @@ class Peers:
     os._exit(code)
 
 
+def _refusal(message: dict) -> Exception:
+  """Returns what to raise where the roll call ends with `message`."""
+  kind = InputError if message["code"] == 2 else Unavailable
+  return kind(message["failed"])
+
+
 def _split(address: str) -> tuple[str, int]:
   """Returns the host and our port, the one below the coordinator's."""
   host, _, port = address.rpartition(":")
@@ -309,7 +319,7 @@ def _listen(host: str, port: int) -> socket.socket:
       )
     return socket.create_server(("", port), backlog=1024)
   except OSError as error:
-    raise InputError(
+    raise Unavailable(
       f"port {port}, below the one of --coordinator_address, cannot be opened"
       f" ({error.strerror}); end what holds it, or choose another"
     ) from None

@@ -153,6 +153,7 @@ def test_slurm_queues_again_what_can_go_on(tmp_path, code, restarts):
     env={
       "PATH": f"{tmp_path}:/usr/bin:/bin",
       "SLURM_JOB_ID": "7",
+      "SLURM_CPUS_PER_TASK": "6",
       "SLURM_RESTART_COUNT": str(restarts),
     },
     capture_output=True,
@@ -160,7 +161,11 @@ def test_slurm_queues_again_what_can_go_on(tmp_path, code, restarts):
     check=False,
   )
   assert done.returncode == code
-  assert "-m sseg_jax.main --config=a b --workdir=w\n" in done.stdout
+  assert "srun --cpus-per-task=6 " in done.stdout
+  # Given last, so that the user's own value counts.
+  assert re.search(
+    r"-m sseg_jax\.main --\w+=600 --config=a b --workdir=w\n", done.stdout
+  )
   again = code == 75 or (code == 1 and restarts < 20)
   assert ("scontrol requeue 7" in done.stdout) == again
 

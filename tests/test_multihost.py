@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -215,8 +216,11 @@ def test_all_save_the_step_at_which_one_is_asked_to_stop(launch, tmp_path):
   assert {int(step) for _, step in steps} == {checkpoint.load(tmp_path).step}
 
 
-def starts(tmp_path, *each):
-  """Starts main with each list of flags; returns what each prints as error."""
+def starts(tmp_path, *each, code=2):
+  """Starts main with each list of flags; returns what each prints as error.
+
+  All end with `code`: 2 where starting again does not help, else 1.
+  """
   processes = [
     subprocess.Popen(
       command(tmp_path, *flags),
@@ -229,7 +233,7 @@ def starts(tmp_path, *each):
   found = []
   for process in processes:
     _, error = process.communicate(timeout=90)
-    assert process.returncode == 2, error
+    assert process.returncode == code, error
     lines = [x for x in error.splitlines() if x.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in error, error
     found.append(lines[0])
@@ -253,9 +257,19 @@ def place():
 
 def test_a_missing_process_is_named(tmp_path, place):
   short = "--initialization_timeout=8"
-  first, second = starts(tmp_path, place(0, 3, short), place(1, 3, short))
+  first, second = starts(
+    tmp_path, place(0, 3, short), place(1, 3, short), code=1
+  )
   assert "process 2 of 3 did not come within 8 s" in first
   assert second == first or "no answer from process 0" in second
+
+
+def test_a_port_that_is_taken_is_named(tmp_path, place):
+  address, *flags = place(0, 2)
+  port = int(address.rpartition(":")[2]) - 1
+  with socket.create_server(("127.0.0.1", port)):
+    (error,) = starts(tmp_path, (address, *flags), code=1)
+  assert f"port {port}, below the one of --coordinator_address" in error
 
 
 def test_a_wrong_number_of_processes_is_named(tmp_path, place):
