@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sseg_jax import files
 from sseg_jax.errors import InputError
 from sseg_jax.stopping import PREEMPTED
 
@@ -124,8 +125,7 @@ class Run:
 
   def result(self) -> dict[str, Any] | None:
     """Its result.json; None before it is finished."""
-    path = self.workdir / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return files.read_json(self.workdir / "result.json")
 
   def settings(self) -> dict[str, Any]:
     """All that the result depends on, as JSON reads it back."""
@@ -156,7 +156,7 @@ class Run:
       )
     self.workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(self.settings(), indent=2) + "\n"
-    (self.workdir / "settings.json").write_text(text)
+    files.write_text(self.workdir / "settings.json", text)
     if self.config.data.source != "shapes":
       return
     # Drawn once for each distinct request; the run finds it through the link.
@@ -181,7 +181,7 @@ def execute(run: Run) -> int:
       )
   result = compute(run)
   text = json.dumps(result, indent=2) + "\n"
-  (run.workdir / "result.json").write_text(text)
+  files.write_text(run.workdir / "result.json", text)
   return 0
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from sseg_jax import files
+
 FILE = "best.json"
 
 
@@ -37,7 +39,7 @@ class Best:
   def write(self) -> None:
     """Writes the scores; for one process."""
     text = json.dumps({"scores": self._scores}, indent=1) + "\n"
-    self._file.write_text(text)
+    files.write_text(self._file, text)
 
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any

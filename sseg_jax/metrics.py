@@ -12,6 +12,8 @@ from absl import logging
 from etils import epath
 from jaxtyping import UInt8
 
+from sseg_jax import files
+
 
 class MetricWriter:
   """Writes scalars and pictures of a run, in the first process only.
@@ -40,10 +42,7 @@ class MetricWriter:
     path = workdir / "metrics.jsonl"
     kept = _lines_until(path, resume_step)
     self.evaluated = any(map(_is_evaluation_of(resume_step), kept))
-    # Whoever is killed here has the old file or the new one.
-    rewritten = workdir / "metrics.jsonl.new"
-    rewritten.write_text("".join(kept))
-    rewritten.replace(path)
+    files.write_text(path, "".join(kept))
     self._file = path.open("a")
     self._tensorboard = _summary_writer(workdir / "tensorboard")
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sseg_jax import errors
+from sseg_jax import errors, files
 from sseg_jax.data.drawing import (
   CLASS_NAMES,
   GROUNDS,
@@ -214,7 +214,7 @@ def write(
     "hard_share": hard_share,
   }
   done = folder / "shapes.json"
-  if done.exists() and json.loads(done.read_text()) == request:
+  if files.read_json(done) == request:
     return names
   done.unlink(missing_ok=True)
   folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def write(
         Path(names[kind]), pool.map(_encoded, jobs, chunksize=64)
       )
   # Written last: a run that was killed on the way starts again.
-  done.write_text(json.dumps(request))
+  files.write_text(done, json.dumps(request))
   return names
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from sseg_jax import files
 from sseg_jax.errors import InputError
 
 CACHE_VARIABLE = "SSEG_JAX_CACHE"
@@ -159,11 +160,11 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
       path,
     )
     _download(entry.url, path, entry.sha256)
-    record.write_text(sha256(path) + "\n")
+    files.write_text(record, sha256(path) + "\n")
     return path
   found = sha256(path)
   if not record.exists():  # killed between the two, or put there by hand
-    record.write_text(found + "\n")
+    files.write_text(record, found + "\n")
   expected = record.read_text().strip()
   if found != expected or not found.startswith(entry.sha256):
     raise InputError(
