@@ -49,11 +49,14 @@ class Checkpoints:
       All processes of a run must see the same one.
     keep: how many checkpoints stay; older ones are deleted.
     keep_best: and so many of those that `rate` was given the best scores of.
-    every_steps: `maybe_save` saves at multiples of it; 0 switches that off.
+    every_steps: a save is due at multiples of it; 0 switches that off.
     every_minutes: and this long after the last save; 0 switches that off.
     metadata: written into each checkpoint as JSON: `config`, class of the
-      model, thresholds. Versions of the packages are added. May be replaced
-      between saves by assigning to `.metadata`.
+      model, thresholds. Versions of the packages are added.
+
+  Attributes:
+    metadata: as given; may be replaced between saves.
+    restored: the metadata of the checkpoint that `restore` returned, {} before.
   """
 
   def __init__(
@@ -71,6 +74,7 @@ class Checkpoints:
     if keep_best < 0:
       raise InputError(f"checkpoint.keep_best is {keep_best}; 0 keeps none")
     self.metadata = dict(metadata)
+    self.restored: dict[str, Any] = {}
     self._json_metadata()  # what JSON cannot hold shows at the start
     if "://" not in str(directory):  # Orbax refuses relative paths
       directory = os.path.abspath(directory)
@@ -98,16 +102,13 @@ class Checkpoints:
       ),
     )
 
-  def maybe_save(self, step: int, state: Any) -> bool:
-    """Saves if a save is due at `step` or the machine is about to be taken.
+  def due(self, step: int) -> bool:
+    """Whether to save at `step`, or the machine is about to be taken.
 
-    Call it after every step, in every process. Returns whether it saved.
+    Call it after every step, in every process.
     """
     due = self._every_steps > 0 and step % self._every_steps == 0
-    due = due or self._manager.reached_preemption(step) or self._overdue(step)
-    if due:
-      self.save(step, state)
-    return due
+    return due or self._manager.reached_preemption(step) or self._overdue(step)
 
   def save(self, step: int, state: Any) -> None:
     """Starts saving `state` as of `step`; a step that is saved already stays.
@@ -180,7 +181,9 @@ class Checkpoints:
     step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
     if step < 0:
       raise InputError(_none_whole(self._directory, steps))
-    state = named_arrays.restore(self._directory / str(step), abstract_state)
+    folder = self._directory / str(step)
+    state = named_arrays.restore(folder, abstract_state)
+    self.restored = _metadata(folder)
     for damaged in (s for s in steps if s > step):
       self._set_aside(damaged)
     self._manager.reload()
@@ -253,7 +256,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
   if whole is None:
     raise InputError(_none_whole(directory, steps))
   folder = directory / str(whole)
-  metadata = json.loads((folder / "metadata" / "metadata").read_text())
+  metadata = _metadata(folder)
   wanted = {
     name: stored
     for name, stored in named_arrays.stored(folder).items()
@@ -312,6 +315,10 @@ def _none_whole(directory: epath.Path, steps: list[int]) -> str:
     f"no checkpoint in {directory} is whole (steps {sorted(steps)}); restore"
     " the folder from a copy, or choose another work directory to start over"
   )
+
+
+def _metadata(folder: epath.Path) -> dict[str, Any]:
+  return json.loads((folder / "metadata" / "metadata").read_text())
 
 
 def _is_first_process() -> bool:

@@ -5,9 +5,9 @@ On a first read, go straight to `train`. What one step does is in
 """
 
 import collections
+import contextlib
 import functools
 import json
-import math
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from sseg_jax import (
   benchmarks,
   errors,
   evaluator,
+  files,
   provenance,
   sharding,
   stopping,
@@ -29,7 +30,7 @@ from sseg_jax import (
 from sseg_jax.checkpoint import Checkpoints
 from sseg_jax.compiled_step import CompiledStep
 from sseg_jax.models import backbones
-from sseg_jax.watchdog import Watchdog
+from sseg_jax.watchdog import SLOW, Watchdog
 
 # Steps that may be under way at once: enough to hide the host's work, and few
 # enough that batches do not pile up in memory.
@@ -111,13 +112,10 @@ def train(
     state = jax.device_put(train_step.init_state(setup), shardings)
     if first_process:
       text = json.dumps(config.to_dict(), indent=2) + "\n"
-      (workdir / "config.json").write_text(text)
+      files.write_text(workdir / "config.json", text)
   start = int(state.step)
-  previous: dict[str, Any] = {}
+  tally = Tally(config.batch_size, checkpoints.restored.get("tally", {}))
   if start >= config.total_steps:
-    # Nothing is trained: what was measured while training stays.
-    if (workdir / "result.json").exists():
-      previous = json.loads((workdir / "result.json").read_text())
     logging.info("the run in %s is complete: evaluating it", workdir)
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   logging.info(
@@ -138,27 +136,53 @@ def train(
   writer = metrics.MetricWriter(workdir, resume_step=start)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
   scores = evaluator.Evaluator(config, held_out, workdir, stop)
-  watchdog = Watchdog(config.watchdog_minutes)
+  watchdog = Watchdog(config.watchdog_minutes, start)
   watch = BadSteps(config.max_bad_steps)
   in_flight: collections.deque = collections.deque()
-  window: list = []
-  last: dict[str, float] = {}
   asked = agreed = False  # to stop: here, and in some process
   every = config.evaluate.every_steps
 
-  def evaluate_now(state: train_step.TrainState, step: int) -> None:
-    try:
+  def wait_for_steps(in_flight_still: int = 0) -> None:
+    nonlocal agreed
+    while len(in_flight) > in_flight_still:
+      step = in_flight[0][0]
+      scalars = watch.check(*in_flight.popleft())
+      agreed = agreed or bool(scalars.pop("stop"))
+      tally.add(scalars)
+      checkpoints.metadata = metadata | {"tally": tally.stored()}
+      speed.update(step)
+      watchdog.update(step)
+      stop.working()
+
+  def evaluate_now(state: train_step.TrainState, step: int) -> bool:
+    """Returns whether it was cut short, in which case all are to stop."""
+    result = None
+    watchdog.reset(SLOW)
+    with contextlib.suppress(stopping.Stopped):
       result = scores(state, step, writer, config.evaluate.max_images)
-    except stopping.Stopped:  # saved below; the next start evaluates
-      result = None
-    score = math.nan if result is None else evaluator.best_score(config, result)
-    if result and first_process:
+    if multihost_utils.broadcast_one_to_all(np.int32(result is None)):
+      return True
+    if first_process and result:
       line = evaluator.headline(result)
       logging.info("evaluation at step %d: %s", step, line)
+    score = evaluator.best_score(config, result or {})
     if checkpoints.rate(step, state, score) and first_process:
       logging.info("step %d stays: %.2f is among the best", step, score)
-    if result is not None:  # last: what is not written here is repeated
-      writer.scalars(step, evaluator.flat_scores(result))
+    # Last: what is not written here is repeated.
+    writer.scalars(step, evaluator.flat_scores(result or {}))
+    speed.reset()
+    watchdog.reset()
+    return False
+
+  def leave(state: train_step.TrainState, step: int) -> dict[str, Any]:
+    wait_for_steps()
+    checkpoints.save(step, state)
+    checkpoints.close()
+    batches.close()
+    watchdog.close()
+    writer.close()
+    logging.warning("asked to stop: saved step %d, start again to go on", step)
+    return {"preempted": step}
 
   if (
     every
@@ -167,7 +191,8 @@ def train(
     and not multihost_utils.broadcast_one_to_all(np.int32(writer.evaluated))
   ):
     logging.info("the evaluation at step %d was cut short: repeating it", start)
-    evaluate_now(state, start)
+    if evaluate_now(state, start):
+      return leave(state, start)
   for step in range(start + 1, config.total_steps + 1):
     host_batch = next(batches)
     flags = np.full(sharding.local_size(mesh), asked, np.int32)
@@ -175,43 +200,30 @@ def train(
     state, scalars = step_fn(state, frozen, batch)
     in_flight.append((step, scalars, host_batch["id"]))
     log = step % config.log_every_steps == 0 or step == config.total_steps
-    while len(in_flight) > (0 if log else _IN_FLIGHT):
-      window.append(watch.check(*in_flight.popleft()))
-      agreed = bool(window[-1].pop("stop"))
-      speed.update(step - len(in_flight))
-      watchdog.update(step - len(in_flight))
-      stop.working()
+    evaluate = every and step % every == 0 and step < config.total_steps
+    save = checkpoints.due(step)
+    wait_for_steps(0 if log or evaluate or save else _IN_FLIGHT)
     if log:
-      last = {k: float(np.mean([s[k] for s in window])) for k in window[0]}
-      last |= speed.scalars() | {"bad_records": float(batches.bad_records)}
-      writer.scalars(step, last)
-      logging.info(progress(step, config.total_steps, last, speed.time_left()))
-      window = []
-    if checkpoints.maybe_save(step, state):
+      row = tally.close_window(speed.scalars())
+      checkpoints.metadata = metadata | {"tally": tally.stored()}
+      writer.scalars(step, row)
+      logging.info(progress(step, config.total_steps, row, speed.time_left()))
+    if save:
+      checkpoints.save(step, state)
       speed.reset()
       watchdog.reset()
-    if every and step % every == 0 and step < config.total_steps:
-      watchdog.reset()
-      evaluate_now(state, step)
-      speed.reset()
+    if evaluate and evaluate_now(state, step):
+      return leave(state, step)
     asked = stop.is_set()
     if agreed if jax.process_count() > 1 else asked:
-      checkpoints.save(step, state)
-      checkpoints.close()
-      batches.close()
-      watchdog.close()
-      writer.close()
-      logging.warning(
-        "asked to stop: saved step %d, start again to go on", step
-      )
-      return {"preempted": step}
+      return leave(state, step)
 
   # --- End --------------------------------------------------------------------
   if start < config.total_steps:
     checkpoints.save(config.total_steps, state)
   checkpoints.close()
   batches.close()
-  watchdog.close()
+  watchdog.reset(SLOW)
   try:
     result = scores(state, config.total_steps, writer, 0)
     if start < config.total_steps or not writer.evaluated:
@@ -220,24 +232,23 @@ def train(
     logging.warning("asked to stop: start again to evaluate")
     return {"preempted": config.total_steps}
   finally:
+    watchdog.close()
     writer.close()
   result = {
     "task": config.task,
     "seed": config.seed,
     "steps": config.total_steps,
-    "final": last or previous.get("final", {}),
+    "final": tally.last,
     "parameters": parameters,
     **result,
-    "images_per_second": last.get(
-      "images_per_second", previous.get("images_per_second")
-    ),
-    "bad_records": previous.get("bad_records", batches.bad_records),
+    "images_per_second": tally.last.get("images_per_second"),
+    "bad_records": tally.bad_records,
     "versions": provenance.versions(),
     "git_commit": commit,
   }
   if first_process:
     text = json.dumps(result, indent=2) + "\n"
-    (workdir / "result.json").write_text(text)
+    files.write_text(workdir / "result.json", text)
   return result
 
 
@@ -370,6 +381,44 @@ class BadSteps:
         " optim.peak_lr or look at these records"
       )
     return values
+
+
+class Tally:
+  """What the steps so far add up to; a part of each checkpoint's metadata.
+
+  Attributes:
+    bad_records: that were masked out, of all processes and all starts.
+    last: the row of metrics that was written last.
+  """
+
+  def __init__(self, batch_size: int, stored: dict[str, Any]):
+    """Goes on from what `stored` returned, or from {}."""
+    self._batch_size = batch_size
+    self._window: list[dict[str, float]] = stored.get("window", [])
+    self.bad_records: int = stored.get("bad_records", 0)
+    self.last: dict[str, float] = stored.get("last", {})
+
+  def add(self, scalars: dict[str, float]) -> None:
+    """Takes the scalars of a step."""
+    if self._window and self._window[0].keys() != scalars.keys():
+      self._window = []  # left by another version
+    self._window.append(scalars)
+    self.bad_records += round((1 - scalars["valid"]) * self._batch_size)
+
+  def close_window(self, speed: dict[str, float]) -> dict[str, float]:
+    """Returns means over the steps since the last call, and more as `last`."""
+    rows, self._window = self._window, []
+    self.last = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
+    self.last |= speed | {"bad_records": float(self.bad_records)}
+    return self.last
+
+  def stored(self) -> dict[str, Any]:
+    """Returns all of it, for JSON."""
+    return {
+      "window": list(self._window),
+      "bad_records": self.bad_records,
+      "last": self.last,
+    }
 
 
 def progress(

@@ -12,6 +12,9 @@ from absl import logging
 
 # A step is far longer than usual when it takes so many times the median.
 _FACTOR = 10
+# And what is no mere step, a compilation or an evaluation, may take so many
+# times as long.
+SLOW = 6
 
 
 class Watchdog:
@@ -21,7 +24,9 @@ class Watchdog:
   being replaced, may still come back.
 
   Args:
-    minutes: no shorter step is warned about; 0 switches it off.
+    minutes: no shorter step is warned about; 0 switches it off. The first may
+      take `SLOW` times as long: it is compiled.
+    start_step: the step before the first.
     clock: seconds; for tests.
     poll_seconds: how often it looks.
   """
@@ -29,6 +34,7 @@ class Watchdog:
   def __init__(
     self,
     minutes: float,
+    start_step: int = 0,
     *,
     clock: Callable[[], float] = time.monotonic,
     poll_seconds: float = 5.0,
@@ -37,9 +43,11 @@ class Watchdog:
     self._clock = clock
     self._poll = poll_seconds
     self._seconds: collections.deque[float] = collections.deque(maxlen=50)
-    # End of the last step; None while what runs is no step, or was told of.
-    self._last: float | None = None
-    self._step = 0
+    # When what runs began; None once it was told of.
+    self._last: float | None = clock()
+    self._times = SLOW
+    self._mere_step = False
+    self._step = start_step
     self._lock = threading.Lock()
     self._closed = threading.Event()
     if minutes > 0:
@@ -49,14 +57,20 @@ class Watchdog:
     """Notes that `step` has ended."""
     with self._lock:
       now = self._clock()
-      if self._last is not None:
+      if self._last is not None and self._mere_step:
         self._seconds.append(now - self._last)
       self._last, self._step = now, step
+      self._times, self._mere_step = 1, True
 
-  def reset(self) -> None:
-    """Says that what follows until the next `update` is not a mere step."""
+  def reset(self, times: int = 1) -> None:
+    """Says that what follows until the next `update` is not a mere step.
+
+    Args:
+      times: as long as a step it may take.
+    """
     with self._lock:
-      self._last = None
+      self._last = self._clock()
+      self._times, self._mere_step = times, False
 
   def close(self) -> None:
     """Ends the thread."""
@@ -65,16 +79,17 @@ class Watchdog:
   def overdue(self) -> str | None:
     """Returns the warning that is due, once for each step."""
     with self._lock:
-      if self._last is None or not self._seconds:
+      if self._last is None:
         return None
       took = self._clock() - self._last
-      median = statistics.median(self._seconds)
-      if took < max(self._least, _FACTOR * median):
+      median = statistics.median(self._seconds) if self._seconds else 0.0
+      if took < self._times * max(self._least, _FACTOR * median):
         return None
       self._last = None
+      usual = f", the median is {median:.2f} s" if self._seconds else ""
       return (
-        f"the step after {self._step} has taken {took:.0f} s so far, the"
-        f" median is {median:.2f} s; the run goes on waiting. All threads:\n"
+        f"what follows step {self._step} has taken {took:.0f} s so far{usual};"
+        " the run goes on waiting. All threads:\n"
       )
 
   def _watch(self) -> None:

@@ -105,9 +105,16 @@ def test_nothing_saved_restores_none(tmp_path):
   assert _restore(tmp_path, _abstract(_state())) is None
 
 
+def _save_if_due(checkpoints, step):
+  due = checkpoints.due(step)
+  if due:
+    checkpoints.save(step, _state(step))
+  return due
+
+
 def test_saves_at_the_steps_asked_for_and_keeps_the_last(tmp_path):
   checkpoints = _open(tmp_path, keep=2)
-  saved = [s for s in range(1, 41) if checkpoints.maybe_save(s, _state(s))]
+  saved = [s for s in range(1, 41) if _save_if_due(checkpoints, s)]
   checkpoints.save(
     40, _state(0)
   )  # the end of the run saves again: nothing to do
@@ -125,7 +132,7 @@ def test_saves_by_time(tmp_path, monkeypatch):
   saved = []
   for step in range(1, 8):
     now[0] += 25.0
-    if checkpoints.maybe_save(step, _state()):
+    if _save_if_due(checkpoints, step):
       saved.append(step)
   monkeypatch.undo()
   checkpoints.close()
@@ -296,7 +303,7 @@ def test_the_best_stay_beside_the_newest(tmp_path):
   scores = {10: 5.0, 15: 9.0, 20: 9.0, 30: float("nan"), 40: 3.0, 45: 4.0}
   kept = []
   for step in range(1, 61):
-    checkpoints.maybe_save(step, _state(step))
+    _save_if_due(checkpoints, step)
     if step in scores and checkpoints.rate(step, _state(step), scores[step]):
       kept.append(step)
   checkpoints.close()

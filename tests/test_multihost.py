@@ -216,6 +216,25 @@ def test_all_save_the_step_at_which_one_is_asked_to_stop(launch, tmp_path):
   assert {int(step) for _, step in steps} == {checkpoint.load(tmp_path).step}
 
 
+def test_all_leave_an_evaluation_in_which_one_is_asked_to_stop(
+  launch, records, tmp_path
+):
+  # No step at which a checkpoint is due.
+  fields = {
+    "total_steps": 8,
+    "evaluate.every_steps": 3,
+    "evaluate.benchmarks": f"{records}/../plain",
+  }
+  run = launch(tmp_path, 2, 1, 1, **fields)
+  pid = int(run.until(r"\[1\] is process (\d+)")[1])
+  run.until(r"\[0\].* step 3/8: ")
+  os.kill(pid, signal.SIGTERM)  # while the first compiles the evaluation
+  assert run.end() == 75, run.output
+  steps = re.findall(r"\[(.)\].* asked to stop: saved step (\d+)", run.output)
+  # The next start evaluates it, as kill_trials.py shows of one process.
+  assert sorted(steps) == [("0", "3"), ("1", "3")]
+
+
 def starts(tmp_path, *each, code=2):
   """Starts main with each list of flags; returns what each prints as error.
 
