@@ -18,38 +18,66 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 NAME=${NAME:?what to call the slice} ZONE=${ZONE:?of the slice}
 TYPE=${TYPE:-v5litepod-64} VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT:-1}
-FAILURES=${FAILURES:-5} # of training in a row, on a slice that stays
+FAILURES=${FAILURES:-5} # in a row: of training on a slice that stays, of gcloud
+PAUSE=${PAUSE:-60}      # seconds between two questions
+ERRORS=$(mktemp)
+trap 'rm -f "$ERRORS"' EXIT
 
 tpus() { gcloud compute tpus "$1" "$2" "$NAME" --zone="$ZONE" "${@:3}"; }
 everywhere() { tpus tpu-vm ssh --worker=all --command="$1"; }
 
-state() { # NONE where nothing was asked for
-  tpus queued-resources describe --format='value(state.state)' 2>/dev/null ||
+state() { # NONE where nothing was asked for, UNKNOWN where gcloud fails
+  if tpus queued-resources describe --format='value(state.state)' \
+    2>"$ERRORS"; then
+    return
+  elif grep -q NOT_FOUND "$ERRORS"; then
     echo NONE
+  else
+    cat "$ERRORS" >&2
+    echo UNKNOWN
+  fi
 }
 
 delete() { tpus queued-resources delete --quiet --force; }
 
+create() {
+  local spot=()
+  if [[ $SPOT == 1 ]]; then spot=(--spot); fi
+  tpus queued-resources create --node-id="$NAME" \
+    --accelerator-type="$TYPE" --runtime-version="$VERSION" "${spot[@]}"
+}
+
 obtain() {
+  local failed=0
   while true; do
+    local ok=1
     case $(state) in
       ACTIVE) return ;;
-      NONE)
-        local spot=()
-        if [[ $SPOT == 1 ]]; then spot=(--spot); fi
-        tpus queued-resources create --node-id="$NAME" \
-          --accelerator-type="$TYPE" --runtime-version="$VERSION" "${spot[@]}"
-        ;;
-      SUSPENDED | FAILED) delete ;;
+      NONE) create || ok=0 ;;
+      SUSPENDED | FAILED) delete || ok=0 ;;
+      UNKNOWN) ok=0 ;;
     esac
-    sleep 60
+    if ((ok)); then failed=0; else failed=$((failed + 1)); fi
+    if ((failed >= FAILURES)); then
+      echo "error: gcloud failed $failed times in a row; the reason is above" >&2
+      return 1
+    fi
+    sleep "$PAUSE"
   done
 }
 
+clear_hosts() { # of a training that a lost connection left behind: it saves
+  everywhere "pkill -TERM -f '[s]seg_jax.main' || exit 0
+    for _ in {1..300}; do
+      pgrep -f '[s]seg_jax.main' >/dev/null || exit 0; sleep 1
+    done
+    pkill -KILL -f '[s]seg_jax.main' || true"
+}
+
 install() { # the committed code, in an environment of its own
-  git archive --prefix=sseg_jax/ --output=/tmp/sseg_jax.tar.gz HEAD
-  gcloud compute tpus tpu-vm scp /tmp/sseg_jax.tar.gz "$NAME:" \
-    --zone="$ZONE" --worker=all
+  git archive --prefix=sseg_jax/ --output=/tmp/sseg_jax.tar.gz HEAD &&
+    gcloud compute tpus tpu-vm scp /tmp/sseg_jax.tar.gz "$NAME:" \
+      --zone="$ZONE" --worker=all || return
   everywhere "set -e; tar xzf sseg_jax.tar.gz
     [ -x ~/.local/bin/uv ] || curl -LsSf https://astral.sh/uv/install.sh | sh
     [ -d ~/venv ] || ~/.local/bin/uv venv --python=3.12 ~/venv
@@ -66,12 +94,12 @@ train() { # the processes find each other: the hosts know the slice
 run() {
   local failed=0
   while true; do
-    obtain
-    if install && train "$@"; then
+    obtain || return 1
+    if clear_hosts && install && train "$@"; then
       echo "done; give the slice back with: $0 delete"
       return
     fi
-    if [[ $(state) == ACTIVE ]]; then
+    if [[ $(state) =~ ^(ACTIVE|UNKNOWN)$ ]]; then
       failed=$((failed + 1))
       if ((failed >= FAILURES)); then
         echo "error: training failed $failed times on a slice that stayed;" \
@@ -81,7 +109,7 @@ run() {
     else
       failed=0
     fi
-    sleep 30
+    sleep "$PAUSE"
   done
 }
 

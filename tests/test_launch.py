@@ -170,6 +170,65 @@ def test_slurm_queues_again_what_can_go_on(tmp_path, code, restarts):
   assert ("scontrol requeue 7" in done.stdout) == again
 
 
+GCLOUD = r"""#!/bin/bash
+# Answers as the next line of "answers" says: CODE, and what is printed.
+echo "$*" | head -n1 >> "$0.calls"
+[[ $* == *" describe "* ]] || exit 0
+read -r code said < "$0.answers"
+sed -i 1d "$0.answers"
+if ((code)); then echo "ERROR: $said" >&2; else echo "$said"; fi
+exit "$code"
+"""
+NOT_FOUND = "1 (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: sseg"
+BUSY = "1 (gcloud.compute.tpus.queued-resources.describe) UNAVAILABLE: later"
+
+
+def pod(tmp_path, answers, **environment):
+  """Runs tpu_pod.sh with a stand-in for gcloud; returns it and the calls."""
+  gcloud = tmp_path / "gcloud"
+  gcloud.write_text(GCLOUD)
+  gcloud.chmod(0o755)
+  (tmp_path / "gcloud.answers").write_text("\n".join(answers) + "\n")
+  done = subprocess.run(
+    ["bash", LAUNCH / "tpu_pod.sh", "run", "--config=a b"],
+    env={"PATH": f"{tmp_path}:/usr/bin:/bin", "NAME": "sseg", "ZONE": "z"}
+    | {"PAUSE": "0"}
+    | environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done, (tmp_path / "gcloud.calls").read_text()
+
+
+def test_the_pod_is_asked_for_once_though_gcloud_fails_at_times(tmp_path):
+  waiting = "0 WAITING_FOR_RESOURCES"
+  answers = [BUSY, NOT_FOUND, BUSY, waiting, BUSY, "0 ACTIVE"]
+  done, calls = pod(tmp_path, answers)
+  assert done.returncode == 0, done.stderr
+  assert calls.count("queued-resources create sseg") == 1
+  assert "queued-resources delete" not in calls
+  assert done.stderr.count("UNAVAILABLE") == 3
+  # What an earlier training left is ended before this one begins.
+  old, new = calls.index("pkill -TERM"), calls.index("-m sseg_jax.main")
+  assert old < calls.index("tpu-vm scp") < new
+  assert r"-m sseg_jax.main --config=a\ b" in calls
+
+
+def test_the_pod_gives_up_where_gcloud_does_not_work(tmp_path):
+  done, calls = pod(tmp_path, [BUSY] * 9, FAILURES="3")
+  assert done.returncode == 1
+  assert "error: gcloud failed 3 times in a row" in done.stderr
+  assert "create" not in calls and "ssh" not in calls
+
+
+def test_a_pod_that_is_taken_back_is_given_up_for_another(tmp_path):
+  done, calls = pod(tmp_path, ["0 SUSPENDED", NOT_FOUND, "0 ACTIVE"])
+  assert done.returncode == 0, done.stderr
+  found = [c for c in ("delete", "create", "ssh") if c in calls]
+  assert found == sorted(found, key=calls.index) and len(found) == 3
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_shellcheck(name):
   if shutil.which("shellcheck") is None:
