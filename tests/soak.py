@@ -26,16 +26,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 SETTLED = 500
-EVERY_SECONDS = 0.5
+# Between two looks at the process.
+SECONDS, SHORT_SECONDS = 0.5, 0.02
 
 
-def watch(command, environment, settled):
+def watch(command, environment, settled, every_seconds):
   """Runs a training command; returns what it took as it went.
 
   Args:
     command: of sseg_jax.main.
     environment: of the process.
     settled: steps that are left out of the slope.
+    every_seconds: it is looked at.
 
   Returns:
     `steps`, `megabytes` (resident; mean over each 1/20 of the run), `slope`
@@ -73,7 +75,7 @@ def watch(command, environment, settled):
       memory = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1e3
       threads = int(re.search(r"Threads:\s+(\d+)", status)[1])
       rows.append((step, memory, threads, files))
-    time.sleep(EVERY_SECONDS)
+    time.sleep(every_seconds)
   reader.join()
   assert process.wait() == 0, "".join(output[-50:])
   table = np.array(rows, float)
@@ -115,7 +117,8 @@ def quickstart(folder, short):
 
   if short:
     fields = {"total_steps": 60, "log_every_steps": 1}
-    return watch(command(folder / "quickstart", **fields), ENVIRONMENT, 10)
+    run = command(folder / "quickstart", **fields)
+    return watch(run, ENVIRONMENT, 10, SHORT_SECONDS)
   arguments = [
     *(sys.executable, "-m", "sseg_jax.main"),
     f"--config={ROOT / 'configs' / 'quickstart.py'}",
@@ -123,7 +126,7 @@ def quickstart(folder, short):
     "--config.total_steps=5000",
     "--config.log_every_steps=10",
   ]
-  return watch(arguments, ENVIRONMENT, SETTLED)
+  return watch(arguments, ENVIRONMENT, SETTLED, SECONDS)
 
 
 def epochs(folder, short):
@@ -146,8 +149,10 @@ def epochs(folder, short):
     "checkpoint.every_steps": 100,
     "evaluate.every_steps": 0,
   }
-  settled = 20 if short else SETTLED
-  return watch(command(folder / "epochs", **fields), ENVIRONMENT, settled)
+  run = command(folder / "epochs", **fields)
+  if short:
+    return watch(run, ENVIRONMENT, 20, SHORT_SECONDS)
+  return watch(run, ENVIRONMENT, SETTLED, SECONDS)
 
 
 def main():
