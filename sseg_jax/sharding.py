@@ -193,7 +193,11 @@ def local_size(mesh: Mesh) -> int:
 def global_batch(
   host_batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """Joins what each process read, [b / processes, ...], to arrays [b, ...]."""
+  """Joins what each process read, [b / processes, ...], to arrays [b, ...].
+
+  A process's rows go to its devices in their order in the mesh. Where these do
+  not follow one another, as a pod's, the same rows stand in another order.
+  """
   sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, array)
