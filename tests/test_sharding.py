@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import xla_flags
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from sseg_jax import sharding
 from sseg_jax.errors import InputError
@@ -116,14 +117,21 @@ def test_global_batch_on_one_device():
   np.testing.assert_array_equal(result, batch["text"])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Chip:
+  """What a mesh reads of a device."""
+
+  id: int
+  process_index: int
+  platform: str = "tpu"
+  device_kind: str = "TPU v5e"
+
+
 def test_a_hosts_devices_may_be_scattered_over_the_mesh():
   # As on a pod, where a host has four chips in a square.
-  devices = [
-    types.SimpleNamespace(process_index=2 * (y // 2) + x // 2)
-    for y in range(4)
-    for x in range(4)
+  chips = [
+    _Chip(4 * y + x, 2 * (y // 2) + x // 2) for y in range(4) for x in range(4)
   ]
-  mesh = types.SimpleNamespace(devices=np.array(devices), size=16)
-  share = sharding.host_batch_size
-  share = getattr(share, "__wrapped__", share)  # no real mesh: skip its type
-  assert share(64, mesh) == 16
+  mesh = Mesh(np.array(chips).reshape(16, 1), sharding.AXES)
+  assert sharding.local_size(mesh) == 4
+  assert sharding.host_batch_size(64, mesh) == 16
