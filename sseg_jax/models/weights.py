@@ -7,10 +7,11 @@ No file is ever unpickled: `.safetensors` and `.npz` hold arrays alone, and a
 import contextlib
 import dataclasses
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,17 @@ from absl import logging
 from sseg_jax import files
 from sseg_jax.errors import InputError
 
+try:
+  import fcntl
+except ImportError:  # not on Windows
+  fcntl = None  # type: ignore[assignment]
+
 CACHE_VARIABLE = "SSEG_JAX_CACHE"
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 # Where training checkpoints keep the network among other things, best first.
 _INSIDE = ("teacher", "model", "state_dict")
 _CHUNK = 1 << 20
+_TIMEOUT = 60  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +145,8 @@ def cache_folder() -> Path:
 def fetch(name: str, *, folder: Path | None = None) -> Path:
   """Returns the local file of a published name, downloading it once.
 
-  An interrupted download goes on where it stopped. InputError for an unknown
+  An interrupted download goes on where it stopped; of several processes one
+  downloads and the others wait. InputError for an unknown
   name, without a connection, and where the file's SHA-256 is not the one it had
   when it was downloaded, or not the published one.
   """
@@ -151,17 +159,24 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
   path = folder / entry.url.rsplit("/", 1)[1]
   record = path.with_name(path.name + ".sha256")
   if not path.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    logging.info(
-      "downloading %s (%d MB, %s) to %s",
-      entry.url,
-      entry.megabytes,
-      entry.license,
-      path,
-    )
-    _download(entry.url, path, entry.sha256)
-    files.write_text(record, sha256(path) + "\n")
-    return path
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      with _alone(path):
+        if not path.exists():  # another process has brought it meanwhile
+          logging.info(
+            "downloading %s (%d MB, %s) to %s",
+            entry.url,
+            entry.megabytes,
+            entry.license,
+            path,
+          )
+          _download(entry.url, path, entry.sha256)
+          files.write_text(record, sha256(path) + "\n")
+    except OSError as error:
+      raise InputError(
+        f"{folder}: weights cannot be kept there ({error}); set"
+        f" {CACHE_VARIABLE} to a folder that can be written"
+      ) from error
   found = sha256(path)
   if not record.exists():  # killed between the two, or put there by hand
     files.write_text(record, found + "\n")
@@ -174,6 +189,15 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
   return path
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+  """Waits until no other process downloads `path`, and keeps others waiting."""
+  with path.with_name(path.name + ".lock").open("a") as file:
+    if fcntl:  # it lets go when the process ends, however that ends
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def _download(url: str, path: Path, expected: str) -> None:
   part = path.with_name(path.name + ".part")
   have = part.stat().st_size if part.exists() else 0
@@ -181,7 +205,8 @@ def _download(url: str, path: Path, expected: str) -> None:
   if have:
     request.add_header("Range", f"bytes={have}-")
   try:
-    with contextlib.closing(urllib.request.urlopen(request)) as answer:
+    opened = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    with contextlib.closing(opened) as answer:
       # 206: the rest alone. A server that ignores the range sends everything.
       with part.open("ab" if answer.status == 206 else "wb") as file:
         while chunk := answer.read(_CHUNK):
@@ -190,15 +215,21 @@ def _download(url: str, path: Path, expected: str) -> None:
       announced = answer.headers.get("Content-Range", "").rpartition("/")[2]
       announced = announced or answer.headers.get("Content-Length", "")
   except urllib.error.HTTPError as error:
-    if error.code != 416:  # asked for what lies behind the end: it is whole
+    if error.code != 416:
       raise InputError(
         f"{url}: HTTP {error.code}; download it by other means and give its"
         " path"
       ) from error
-    size, announced = have, ""
-  except OSError as error:
+    # Asked for what lies behind the end. The part is whole if that is so long.
+    size = have
+    announced = error.headers.get("Content-Range", "").rpartition("/")[2]
+    if announced != str(have):
+      part.unlink()
+      return _download(url, path, expected)
+  except (OSError, http.client.HTTPException) as error:
+    reason = str(error) or type(error).__name__
     raise InputError(
-      f"{url}: cannot be downloaded ({error}); start again to go on, or give"
+      f"{url}: cannot be downloaded ({reason}); start again to go on, or give"
       " the path of a local file"
     ) from error
   if announced.isdigit() and size != int(announced):
@@ -210,6 +241,14 @@ def _download(url: str, path: Path, expected: str) -> None:
     part.unlink()
     raise InputError(
       f"{url}: SHA-256 {found} does not begin with {expected}; not kept"
+    )
+  with part.open("rb") as file:
+    is_page = file.read(1) == b"<"  # as of a network that wants a login first
+  if is_page:
+    part.unlink()
+    raise InputError(
+      f"{url}: a web page came in place of the weights; not kept; download it"
+      " by other means and give its path"
     )
   part.rename(path)
 
