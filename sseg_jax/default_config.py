@@ -131,7 +131,8 @@ def get_config() -> ml_collections.ConfigDict:
   # the generator's usual network.
   c.pseudo_masks.weights = ""
   # How the network's table of positions is resized (models/positions.py); "" is
-  # the rule of whoever published the weights.
+  # the rule of whoever published the weights. A file has that of the usual
+  # network of its generator, or "antialias" if it has registers.
   c.pseudo_masks.position_rule = ""
   # Side of the picture that the network sees, over that of the picture given: a
   # small student can learn from what a teacher sees enlarged. Rounded to whole

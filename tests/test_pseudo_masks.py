@@ -197,6 +197,12 @@ def test_centers_from_a_ninth_of_the_cells_find_the_same_regions():
   assert valid.all() and labels.shape == (1, 24, 24)
   pairs = set(zip(labels.ravel().tolist(), whole.ravel().tolist(), strict=True))
   assert len(pairs) == 4  # the same regions, whatever their numbers
+  some.pseudo_masks.fit_every = 60
+  with pytest.raises(InputError, match="fit_every=60: too many for 24 x 24"):
+    generator.build(some).generate({}, image, _keys(1))
+  some.pseudo_masks.fit_every = 0
+  with pytest.raises(InputError, match="fit_every=0: must be at least 1"):
+    generator.build(some)
 
 
 def test_each_device_makes_the_masks_of_its_pictures(rng):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_vit
+from flax import nnx
 from small_vit import config_of, keys, pictures
 
 from sseg_jax.errors import InputError
@@ -77,6 +78,28 @@ def test_sides_that_the_patch_does_not_divide(weights):
 def test_a_rule_of_positions_that_does_not_exist(weights):
   with pytest.raises(InputError, match="position_rule='cubic'"):
     generator.build(config_of(weights, position_rule="cubic"))
+
+
+@pytest.mark.parametrize(
+  ("name", "rule"),
+  [("dino", "dino"), ("mae", "size"), ("imagenet_vit", "size")],
+)
+def test_a_file_has_the_rule_of_the_usual_network(
+  weights, tiny_config, name, rule
+):
+  tiny_config.pseudo_masks.update(generator=name, weights=weights)
+  for abstract in (False, True):
+    made = generator.build(tiny_config, abstract=abstract)
+    assert nnx.merge(made.graphdef, made.frozen).position_rule == rule
+  tiny_config.pseudo_masks.position_rule = "antialias"
+  made = generator.build(tiny_config)
+  assert nnx.merge(made.graphdef, made.frozen).position_rule == "antialias"
+
+
+def test_a_type_that_does_not_exist(weights, tiny_config):
+  tiny_config.dtype = "float33"
+  with pytest.raises(InputError, match="dtype='float33' does not exist"):
+    generator.build(tiny_config)
 
 
 def test_every_network_has_usual_weights():

@@ -3,7 +3,9 @@
 import dataclasses
 import http.server
 import pickle
+import socket
 import threading
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +141,32 @@ def _without(name):
       arrays() | {"pos_embed": np.zeros((1, 12, 64), np.float32)},
       "11 cells, which is no square",
     ),
+    (
+      arrays() | {"cls_token": np.zeros((), np.float32)},
+      r"cls_token has shape \(\) where 3 dimensions",
+    ),
+    (
+      arrays() | {"pos_embed": np.zeros(10, np.float32)},
+      r"pos_embed has shape \(10,\) where 3 dimensions",
+    ),
+    (
+      arrays() | {"blocks.x.gate": np.zeros(3, np.float32)},
+      "left over: blocks.x.gate",
+    ),
+    (arrays() | {"norm.weight": np.zeros(64, int)}, "norm.weight holds int64"),
+    (
+      arrays() | {"norm.bias": np.full(64, np.nan, np.float32)},
+      "norm.bias holds NaN",
+    ),
+    (
+      transformers_names(arrays())
+      | {
+        "encoder.layer.0.attention.attention.value.weight": np.zeros(
+          (64, 32), np.float32
+        )
+      },
+      r"blocks.0.attn.v.weight have the shapes .*\(64, 32\), which must be",
+    ),
   ],
 )
 def test_tensors_that_do_not_fit_are_named(tmp_path, values, message):
@@ -203,7 +231,10 @@ class Server(http.server.BaseHTTPRequestHandler):
     type(self).ranges.append(asked)
     start = int(asked[6:-1]) if asked else 0
     if start >= len(self.body):
-      self.send_error(416)
+      self.send_response(416)
+      self.send_header("Content-Range", f"bytes */{len(self.body)}")
+      self.send_header("Content-Length", "0")
+      self.end_headers()
       return
     part = self.body[start:]
     self.send_response(206 if asked else 200)
@@ -261,6 +292,55 @@ def test_a_download_killed_before_its_last_rename(server, tmp_path):
   (tmp_path / "cache").mkdir()
   (tmp_path / "cache" / "net.npz.part").write_bytes(server.body)
   assert weights.fetch("net").read_bytes() == server.body
+
+
+def test_a_part_that_is_longer_than_the_file_is_not_taken(server, tmp_path):
+  (tmp_path / "cache").mkdir()
+  part = tmp_path / "cache" / "net.npz.part"
+  part.write_bytes(server.body + b"more")
+  assert weights.fetch("net").read_bytes() == server.body
+  assert not part.exists()
+
+
+def test_several_that_fetch_at_once_download_once(server):
+  with futures.ThreadPoolExecutor(4) as pool:
+    paths = list(pool.map(weights.fetch, ["net"] * 4))
+  assert {path.read_bytes() for path in paths} == {server.body}
+  assert server.ranges == [None]
+
+
+def test_a_page_is_not_kept(server, tmp_path):
+  server.body = b"<html>log in"
+  with pytest.raises(InputError, match="a web page came.*not kept"):
+    weights.fetch("net")
+  assert not list((tmp_path / "cache").glob("*.part"))
+  assert not list((tmp_path / "cache").glob("*.npz"))
+
+
+def test_a_server_that_speaks_no_http(monkeypatch, tmp_path):
+  with socket.create_server(("127.0.0.1", 0)) as listening:
+
+    def answer():
+      connection, _ = listening.accept()
+      with connection:
+        connection.recv(1 << 16)
+        connection.sendall(b"nonsense\r\n\r\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/x.npz"
+    entry = weights.Published(url, "dino_vits8", 1, "none")
+    monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+    with pytest.raises(InputError, match="cannot be downloaded"):
+      weights.fetch("net", folder=tmp_path)
+    thread.join()
+
+
+def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "file"))
+  with pytest.raises(InputError, match="file: .*set SSEG_JAX_CACHE"):
+    weights.fetch("net")
 
 
 def test_a_changed_file_is_refused(server):

@@ -62,6 +62,7 @@ def load(
   *,
   num_heads: int | None = None,
   position_rule: str | None = None,
+  file_rule: str | None = None,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[nnx.GraphDef, dict]:
   """Loads a published network, or a file whose shapes tell the network.
@@ -70,7 +71,8 @@ def load(
     source: a key of `weights.PUBLISHED`, or the path of a file.
     num_heads: None for the published number, one per 64 features.
     position_rule: one of `positions.RULES`; None for the published one. A file
-      gets "dino", or "antialias" if the network has registers.
+      gets `file_rule`, else "dino", or "antialias" if there are registers.
+    file_rule: None, or the position rule of files that do not tell.
     dtype: of the products.
 
   Returns:
@@ -91,6 +93,7 @@ def load(
       weights.fetch(source)  # raises: it lists the names
     arrays = rename(weights.read_arrays(path), path)
     sizes = infer_sizes(arrays, path)
+    position_rule = position_rule or file_rule
   if num_heads:
     sizes["num_heads"] = num_heads
   if position_rule:
@@ -132,10 +135,13 @@ def abstract(
   source: str | os.PathLike,
   *,
   position_rule: str | None = None,
+  file_rule: str | None = None,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[nnx.GraphDef, dict]:
   """Returns what `load` does, with shapes in place of arrays."""
   sizes = sizes_of(source)
+  if str(source) not in weights.PUBLISHED:
+    position_rule = position_rule or file_rule
   if position_rule:
     sizes["position_rule"] = position_rule
   return build(sizes, dtype)
@@ -165,6 +171,12 @@ def rename(
     for part in parts:
       if part not in renamed:
         raise InputError(f"{place}: the tensor {part} is missing")
+    shapes = [renamed[part].shape for part in parts]
+    if not shapes[0] or len(set(shapes)) > 1:
+      raise InputError(
+        f"{place}: {', '.join(parts)} have the shapes"
+        f" {', '.join(map(str, shapes))}, which must be equal"
+      )
     whole = name.replace(".attn.q.", ".attn.qkv.")
     renamed[whole] = np.concatenate([renamed.pop(part) for part in parts])
   return renamed
@@ -183,6 +195,19 @@ def infer_sizes(
   first = "blocks.0.mlp.fc1.weight"
   if first not in arrays:
     raise InputError(f"{place}: the tensor {first} is missing")
+  dimensions = {
+    "cls_token": 3,
+    "pos_embed": 3,
+    "patch_embed.proj.weight": 4,
+    "register_tokens": 3,
+    first: 2,
+  }
+  for name, count in dimensions.items():
+    if name in arrays and (arrays[name].ndim != count or not arrays[name].size):
+      raise InputError(
+        f"{place}: {name} has shape {arrays[name].shape} where {count}"
+        " dimensions are needed; these are weights of another network"
+      )
   width = arrays["cls_token"].shape[-1]
   cells = arrays["pos_embed"].shape[1] - 1
   grid = math.isqrt(cells)
@@ -191,7 +216,10 @@ def infer_sizes(
       f"{place}: pos_embed has {cells} cells, which is no square; only square"
       " tables are supported"
     )
-  blocks = [int(n.split(".")[1]) for n in arrays if n.startswith("blocks.")]
+  # What else is left over, `convert` tells.
+  blocks = [
+    int(n) for n in re.findall(r"(?m)^blocks\.(\d+)\.", "\n".join(arrays))
+  ]
   registers = arrays.get("register_tokens", np.zeros((1, 0))).shape[1]
   return dict(
     patch=arrays["patch_embed.proj.weight"].shape[-1],
@@ -231,6 +259,14 @@ def convert(
       raise InputError(
         f"{place}: {name} has shape {arrays[name].shape} where {shape} is"
         " needed; these are weights of another network"
+      )
+    if arrays[name].dtype != np.float32:
+      raise InputError(
+        f"{place}: {name} holds {arrays[name].dtype}, where floats are needed"
+      )
+    if not np.isfinite(arrays[name]).all():
+      raise InputError(
+        f"{place}: {name} holds NaN or infinite values; get the file again"
       )
   leaves: dict[str, np.ndarray] = {}
   for name, (_, ours) in expected.items():

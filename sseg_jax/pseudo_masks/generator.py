@@ -42,7 +42,8 @@ class PseudoMasks(Protocol):
     """Returns label maps 0..k-1 and which labels occur; image values 0..255.
 
     One key per example, folded from its id: the result does not depend on the
-    batch, the topology or a cache. Raises `InputError` for an image whose sides
+    batch, the topology or a cache, but for the rounding of a network's products
+    in bfloat16, which does. Raises `InputError` for an image whose sides
     are no multiples of the stride.
     """
     ...
@@ -58,6 +59,8 @@ GENERATORS: dict[str, Callable[..., Any]] = {
   },
 }
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
 
 def build(config, *, abstract: bool = False) -> PseudoMasks:
   """Builds the generator that `config.pseudo_masks` describes.
@@ -69,7 +72,18 @@ def build(config, *, abstract: bool = False) -> PseudoMasks:
   _check("generator", fields.generator, tuple(GENERATORS))
   _check("metric", fields.metric, kmeans.METRICS)
   _check("init", fields.init, kmeans.INITS)
-  for name in ("k", "stride", "iterations", "restarts", "upsample"):
+  if config.dtype not in _DTYPES:
+    raise errors.InputError(
+      f"dtype={config.dtype!r} does not exist; use one of {', '.join(_DTYPES)}"
+    )
+  for name in (
+    "k",
+    "stride",
+    "iterations",
+    "restarts",
+    "upsample",
+    "fit_every",
+  ):
     if getattr(fields, name) < 1:
       raise errors.InputError(
         f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"

@@ -68,6 +68,10 @@ class Pixels:
     if every > 1:
       first = every // 2
       some = cells[:, first::every, first::every].reshape(b, -1, d)
+      if not some.shape[1]:
+        raise errors.InputError(
+          f"pseudo_masks.fit_every={every}: too many for {h} x {w} cells"
+        )
     clusters = kmeans.kmeans(
       some,
       keys,

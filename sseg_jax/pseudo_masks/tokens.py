@@ -28,6 +28,11 @@ USUAL_WEIGHTS = {
   "imagenet_vit": "deit_s16",
   "mae": "mae_vitb16",
 }
+# How those who published them resize positions, of files as well.
+_FILE_RULES = {
+  name: vit.VIT_SIZES[name]["position_rule"]
+  for name in ("deit_s16", "mae_vitb16")
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +93,7 @@ class Tokens:
     graphdef, frozen = load(
       fields.weights or usual,
       position_rule=fields.position_rule or None,
+      file_rule=_FILE_RULES.get(usual),
       dtype=dtype,
     )
     return cls(
