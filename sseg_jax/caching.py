@@ -5,8 +5,10 @@
 
 Then train with `--config.data.train=cached/train
 --config.pseudo_masks.mode=cached`. For an un-augmented picture the labels are
-those that the training step would have made; of a crop, cached training takes
-the crop of the picture's clusters, online training the clusters of the crop.
+those that the training step would have made, to the rounding of a network in
+bfloat16, which depends on the batch (`--set=dtype=float32` rounds less); of a
+crop, cached training takes the crop of the picture's clusters, online training
+the clusters of the crop.
 
 Started again, it goes on after its last whole shard. Several processes, on one
 machine or many, share the work: give each --process_count and its own
@@ -18,12 +20,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sseg_jax import ablation_runs
@@ -98,7 +102,7 @@ def add_pseudo_masks(
       f"process_index={process_index}: must be 0 to process_count - 1 ="
       f" {process_count - 1}"
     )
-  if source.rstrip("/") == str(out).rstrip("/"):
+  if _place(source) == _place(out):
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
   image_size = image_size or config.image_size
@@ -111,6 +115,8 @@ def add_pseudo_masks(
   if made.k > 256:
     raise InputError(f"pseudo_masks.k={made.k}: a label map holds 256 at most")
   info = _info(config, made, image_size, first_id)
+  if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
+    info["batch_size"] = batch_size  # on which the rounding of tokens depends
   if manifest.is_finished(out):
     if manifest.read_manifest(out).info.get("pseudo_masks") == info:
       return Report(0, 0, len(read.shards), 0, 0, time.monotonic() - start)
@@ -118,7 +124,11 @@ def add_pseudo_masks(
       f"{out} holds finished records made with other settings; delete it or"
       " choose another folder"
     )
-  import_tensorflow().io.gfile.makedirs(out)
+  tf = import_tensorflow()
+  try:
+    tf.io.gfile.makedirs(out)
+  except tf.errors.OpError as error:
+    raise InputError(f"out={out} cannot be made: {error.message}") from error
   label = _Labeller(made, image_size, config.seed, batch_size)
   total = written = kept = 0
   starts = itertools.accumulate(
@@ -152,6 +162,11 @@ def add_pseudo_masks(
   return Report(
     total, written, kept, missing, label.unreadable, time.monotonic() - start
   )
+
+
+def _place(folder: str) -> str:
+  # A bucket's name is no path of this machine.
+  return folder.rstrip("/") if "://" in folder else os.path.realpath(folder)
 
 
 class _Labeller:

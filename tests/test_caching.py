@@ -157,6 +157,43 @@ def test_settings_that_changed_are_not_mixed(folder, tmp_path, config):
     pipeline.train_batches(config, folders=[str(tmp_path / "out")])
 
 
+def test_a_shard_that_was_cut_or_replaced_is_written_again(
+  folder, tmp_path, config, monkeypatch
+):
+  share = {"process_count": 2, "process_index": 0}
+  _add(folder, tmp_path / "out", config, **share)
+  (shard, *_) = sorted((tmp_path / "out").glob("*.tfrecord"))
+  shard.write_bytes(shard.read_bytes()[:100])
+  # Replaced by other settings, and killed before that is noted.
+  config.pseudo_masks.k = 3
+
+  def dies(self, *arguments):
+    real(self, *arguments)
+    raise KeyboardInterrupt
+
+  real = records.ShardWriter.finish
+  with monkeypatch.context() as patched:
+    patched.setattr(records.ShardWriter, "finish", dies)
+    with pytest.raises(KeyboardInterrupt):
+      _add(folder, tmp_path / "out", config, process_count=2, process_index=0)
+  config.pseudo_masks.k = 4
+  report = _add(folder, tmp_path / "out", config)
+  assert (report.kept, report.written) == (2, 4)
+  _add(folder, tmp_path / "whole", config)
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_a_resumed_job_in_halves_keeps_its_batch(
+  folder, weights, tmp_path, config
+):
+  config.pseudo_masks.generator = "dino"
+  config.pseudo_masks.weights = weights
+  config.dtype = "bfloat16"  # rounds as the batch has it
+  share = {"process_count": 2, "process_index": 0}
+  _add(folder, tmp_path / "out", config, batch_size=2, **share)
+  assert _add(folder, tmp_path / "out", config, batch_size=4).kept == 0
+
+
 def test_a_later_folder_has_later_ids(folder, tmp_path, config):
   _add(folder, tmp_path / "a", config)
   _add(folder, tmp_path / "b", config, first_id=COUNT)
@@ -194,8 +231,14 @@ def test_a_damaged_shard_is_named(tmp_path, config):
 def test_what_cannot_work(folder, tmp_path, config, fields, message):
   with pytest.raises(InputError, match=message):
     _add(folder, tmp_path / "out", config, **fields)
-  with pytest.raises(InputError, match="is the source"):
-    _add(folder, folder, config)
+  (tmp_path / "link").symlink_to(folder)
+  for same in (
+    folder,
+    tmp_path / "link",
+    f"{folder}/../{folder.split('/')[-1]}",
+  ):
+    with pytest.raises(InputError, match="is the source"):
+      _add(folder, same, config)
 
 
 def test_cached_training_loads_no_network(config):

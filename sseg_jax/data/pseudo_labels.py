@@ -73,9 +73,12 @@ def write_shard(
     png = records.encode_png(labels)
     writer.write(records.encode(dataclasses.replace(record, pseudo_labels=png)))
   writer.close()
-  shard = writer.finish(folder, name)
   gfile = import_tensorflow().io.gfile
   path = _done(folder, name)
+  # That of an earlier shard, made with other settings, tells nothing of this.
+  if gfile.exists(path):
+    gfile.remove(path)
+  shard = writer.finish(folder, name)
   with gfile.GFile(path + ".tmp", "w") as file:
     fields = {"fingerprint": fingerprint, **dataclasses.asdict(shard)}
     file.write(json.dumps(fields) + "\n")
@@ -85,17 +88,22 @@ def write_shard(
 def finished_shard(
   folder: str, name: str, fingerprint: str
 ) -> manifest.Shard | None:
-  """Returns a shard that `write_shard` finished with this very fingerprint."""
+  """Returns a shard that `write_shard` finished with this very fingerprint.
+
+  None as well where the file has not the length that it was written with.
+  """
   gfile = import_tensorflow().io.gfile
-  path = _done(folder, name)
-  if not gfile.exists(path) or not gfile.exists(manifest.join(folder, name)):
+  path, written = _done(folder, name), manifest.join(folder, name)
+  if not gfile.exists(path) or not gfile.exists(written):
     return None
   try:
     with gfile.GFile(path) as file:
       fields = json.loads(file.read())
     if fields.pop("fingerprint") != fingerprint:
       return None
-    return manifest.Shard(**fields)
+    shard = manifest.Shard(**fields)
+    # Cut short since: write it again.
+    return shard if gfile.stat(written).length == shard.bytes else None
   except (ValueError, KeyError, TypeError, AttributeError):
     return None  # cut short: write it again
 
