@@ -94,8 +94,9 @@ def run(
   """
   results: dict[str, dict[str, Any]] = {}
   kept: dict[str, dict[str, list]] = {b.name: {} for b in opened}
-  for row in rows:
-    made = generator.build(config_of(row, fields, dtype))
+  # All of them before the first takes its hours: weights may be missing.
+  built = {row: generator.build(config_of(row, fields, dtype)) for row in rows}
+  for row, made in built.items():
     scores = {}
     for benchmark in opened:
       seen = oracle.spread(len(benchmark), max_images)
@@ -220,6 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name in ("seeds", "k", "batch_size", "image_size", "time_size"):
     if getattr(flags, name) < 1:
       raise InputError(f"{name}={getattr(flags, name)}: must be at least 1")
+  for name in ("time_batch", "max_images", "pictures"):
+    if getattr(flags, name) < 0:
+      raise InputError(f"{name}={getattr(flags, name)}: must be at least 0")
   rows = choose(flags.generators)
   opened = [
     benchmarks.open_benchmark(spec, flags.data_root, split=flags.split)
