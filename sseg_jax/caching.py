@@ -143,7 +143,15 @@ def add_pseudo_masks(
       kept += 1
       continue
     found = label(pseudo_labels.read_shard(read, shard), first)
-    pseudo_labels.write_shard(out, number, read.split, shard.file, found, mark)
+    try:
+      pseudo_labels.write_shard(
+        out, number, read.split, shard.file, found, mark
+      )
+    except tf.errors.OpError as error:
+      raise InputError(
+        f"{out}: {shard.file} cannot be written ({error.message}); make room"
+        " and start again: it goes on after the last whole shard"
+      ) from error
     written, total = written + 1, total + shard.count
     print(
       f"{shard.file}: {shard.count} records, {total} in"

@@ -11,7 +11,12 @@ import small_vit
 from PIL import Image
 
 from sseg_jax import caching, prepare, train_step
-from sseg_jax.data import pipeline, pseudo_labels, records
+from sseg_jax.data import (
+  import_tensorflow,
+  pipeline,
+  pseudo_labels,
+  records,
+)
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
 
@@ -192,6 +197,29 @@ def test_a_resumed_job_in_halves_keeps_its_batch(
   share = {"process_count": 2, "process_index": 0}
   _add(folder, tmp_path / "out", config, batch_size=2, **share)
   assert _add(folder, tmp_path / "out", config, batch_size=4).kept == 0
+
+
+def test_masks_made_otherwise_are_told(folder, tmp_path, config, caplog):
+  _add(folder, tmp_path / "out", config)
+  config.pseudo_masks.mode = "cached"
+  with caplog.at_level("WARNING"):
+    pipeline.train_batches(config, folders=[str(tmp_path / "out")]).close()
+    assert "made with" not in caplog.text
+    config.seed = 7
+    config.pseudo_masks.init = "farthest"
+    pipeline.train_batches(config, folders=[str(tmp_path / "out")]).close()
+  assert "made with pseudo_masks.init='kmeans++', not 'farthest'" in caplog.text
+  assert "seed=0, not 7" in caplog.text
+
+
+def test_a_full_disk_is_told(folder, tmp_path, config, monkeypatch):
+  def full(self, record):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+  tf = import_tensorflow()
+  monkeypatch.setattr(records.ShardWriter, "write", full)
+  with pytest.raises(InputError, match="No space left.*start again"):
+    _add(folder, tmp_path / "out", config)
 
 
 def test_a_later_folder_has_later_ids(folder, tmp_path, config):

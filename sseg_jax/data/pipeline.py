@@ -8,7 +8,7 @@ where a run was resumed.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
 
+# Settings of which records do not tell, or that are compared apart.
+_NOT_STORED = ("mode", "weights", "k")
 _MIN_SEEN = 1000  # records before the share of bad ones is judged
 
 
@@ -245,6 +247,22 @@ def check_lanes(config: Any, process_count: int) -> None:
     )
 
 
+def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
+  """Warns where stored pseudo-masks were made otherwise than `config` says."""
+  now = {**config.pseudo_masks, "seed": config.seed}
+  found = [
+    f"{name}={stored[name]!r}, not {now[name]!r}"
+    for name in now
+    if name in stored and name not in _NOT_STORED and stored[name] != now[name]
+  ]
+  if found:
+    logging.warning(
+      "%s: its pseudo-masks are used, made with pseudo_masks.%s",
+      folder,
+      ", ".join(found),
+    )
+
+
 def _check(config, table: RecordTable, index: int, count: int) -> None:
   """Raises InputError where settings and data do not fit together."""
   check_lanes(config, count)
@@ -268,7 +286,10 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f"{manifest.folder} holds no pseudo-masks for every record, but"
         ' config.pseudo_masks.mode="cached"; write them or use "online"'
       )
-    stored = manifest.info.get("pseudo_masks", {}).get("k")
+    made = manifest.info.get("pseudo_masks", {})
+    stored = made.get("k")
+    if config.pseudo_masks.mode == "cached":
+      _tell_of_others(config, made, manifest.folder)
     if config.pseudo_masks.mode == "cached" and stored not in (
       None,
       config.pseudo_masks.k,
