@@ -357,6 +357,16 @@ def test_the_published_hash_is_checked(server, monkeypatch):
     weights.fetch("net")
 
 
+def test_a_file_put_there_by_hand_is_compared(server, tmp_path, monkeypatch):
+  entry = dataclasses.replace(weights.PUBLISHED["net"], sha256="0123")
+  monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+  (tmp_path / "cache").mkdir()
+  (tmp_path / "cache" / "net.npz").write_bytes(server.body)
+  with pytest.raises(InputError, match="the published one begins with 0123"):
+    weights.fetch("net")
+  assert not (tmp_path / "cache" / "net.npz.sha256").exists()
+
+
 def test_no_connection(monkeypatch, tmp_path):
   entry = weights.Published("http://127.0.0.1:9/x.npz", "dino_vits8", 1, "none")
   monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})

@@ -178,10 +178,19 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
         f" {CACHE_VARIABLE} to a folder that can be written"
       ) from error
   found = sha256(path)
+  if not found.startswith(entry.sha256):
+    raise InputError(
+      f"{path} has SHA-256 {found[:16]}…, and the published one begins with"
+      f" {entry.sha256}; delete it to download it again"
+    )
   if not record.exists():  # killed between the two, or put there by hand
-    files.write_text(record, found + "\n")
+    try:
+      files.write_text(record, found + "\n")
+    except OSError:  # a folder of others
+      logging.warning("%s: no place to note its SHA-256 %s", path, found)
+      return path
   expected = record.read_text().strip()
-  if found != expected or not found.startswith(entry.sha256):
+  if found != expected:
     raise InputError(
       f"{path} has SHA-256 {found[:16]}…, not {expected[:16]}… as when it was"
       f" downloaded; delete it and {record.name} to download it again"
@@ -227,7 +236,7 @@ def _download(url: str, path: Path, expected: str) -> None:
       part.unlink()
       return _download(url, path, expected)
   except (OSError, http.client.HTTPException) as error:
-    reason = str(error) or type(error).__name__
+    reason = str(error).strip() or type(error).__name__
     raise InputError(
       f"{url}: cannot be downloaded ({reason}); start again to go on, or give"
       " the path of a local file"
