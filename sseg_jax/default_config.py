@@ -134,6 +134,8 @@ def get_config() -> ml_collections.ConfigDict:
   # the rule of whoever published the weights. A file has that of the usual
   # network of its generator, or "antialias" if it has registers.
   c.pseudo_masks.position_rule = ""
+  # Heads of a file's network; 0 is one for 64 features, as of all published.
+  c.pseudo_masks.num_heads = 0
   # Side of the picture that the network sees, over that of the picture given: a
   # small student can learn from what a teacher sees enlarged. Rounded to whole
   # patches, but for 1.0, which wants sides that are multiples of the patch.

@@ -96,6 +96,26 @@ def test_a_file_has_the_rule_of_the_usual_network(
   assert nnx.merge(made.graphdef, made.frozen).position_rule == "antialias"
 
 
+def test_heads_of_a_file(weights, tiny_config):
+  tiny_config.pseudo_masks.update(generator="dino", weights=weights)
+  usual = generator.build(tiny_config)
+  width = nnx.merge(usual.graphdef, usual.frozen).tokens.shape[-1]
+  tiny_config.pseudo_masks.num_heads = width // 16
+  for abstract in (False, True):
+    made = generator.build(tiny_config, abstract=abstract)
+    assert made.graphdef != usual.graphdef
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("smooth_temperature", 0.0), ("smooth_radius", -4.0)]
+)
+def test_smoothing_that_cannot_be(weights, tiny_config, field, value):
+  tiny_config.pseudo_masks.update({"generator": "dino", "weights": weights})
+  tiny_config.pseudo_masks[field] = value
+  with pytest.raises(InputError, match=f"{field}={value}"):
+    generator.build(tiny_config)
+
+
 def test_a_type_that_does_not_exist(weights, tiny_config):
   tiny_config.dtype = "float33"
   with pytest.raises(InputError, match="dtype='float33' does not exist"):

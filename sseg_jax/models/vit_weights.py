@@ -136,10 +136,13 @@ def abstract(
   *,
   position_rule: str | None = None,
   file_rule: str | None = None,
+  num_heads: int | None = None,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[nnx.GraphDef, dict]:
   """Returns what `load` does, with shapes in place of arrays."""
   sizes = sizes_of(source)
+  if num_heads:
+    sizes["num_heads"] = num_heads
   if str(source) not in weights.PUBLISHED:
     position_rule = position_rule or file_rule
   if position_rule:

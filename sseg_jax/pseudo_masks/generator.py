@@ -88,6 +88,16 @@ def build(config, *, abstract: bool = False) -> PseudoMasks:
       raise errors.InputError(
         f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 1"
       )
+  for name in ("smooth_radius", "colour_steps", "num_heads"):
+    if getattr(fields, name) < 0:
+      raise errors.InputError(
+        f"pseudo_masks.{name}={getattr(fields, name)}: must be at least 0"
+      )
+  if fields.smooth_temperature <= 0:
+    raise errors.InputError(
+      f"pseudo_masks.smooth_temperature={fields.smooth_temperature}: must be"
+      " over 0"
+    )
   if fields.scale <= 0:
     raise errors.InputError(
       f"pseudo_masks.scale={fields.scale}: must be over 0; 1 leaves pictures"

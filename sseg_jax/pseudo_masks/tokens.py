@@ -94,6 +94,7 @@ class Tokens:
       fields.weights or usual,
       position_rule=fields.position_rule or None,
       file_rule=_FILE_RULES.get(usual),
+      num_heads=fields.num_heads or None,
       dtype=dtype,
     )
     return cls(
