@@ -132,3 +132,27 @@ def test_seconds_are_per_image():
   made = generator.build(table1_rows.config_of("pixels", {"k": 2}))
   seconds = table1.seconds_per_image(made, image_size=16, batch_size=4)
   assert 0 < seconds < 1
+
+
+def test_weights_are_given_by_generator():
+  rows = ("pixels", "dino", "plain", "mae")
+  assert table1.parse_weights("", rows) == {}
+  assert table1.parse_weights("a.npz", ("pixels", "dino", "plain")) == {
+    "dino": "a.npz"
+  }
+  assert table1.parse_weights("dino=a.npz,mae=b.npz", rows) == {
+    "dino": "a.npz",
+    "mae": "b.npz",
+  }
+  with pytest.raises(InputError, match="2 networks.*dino=PATH,mae=PATH"):
+    table1.parse_weights("a.npz", rows)
+  with pytest.raises(InputError, match="'dinov2=b' is not GENERATOR=PATH"):
+    table1.parse_weights("dinov2=b", rows)
+
+
+def test_a_benchmark_without_labels_has_a_dash():
+  score = {"mIoU": None, "mIoU_seeds": [None], "masks_per_image": 8.0}
+  row = {"benchmarks": {"f": score}, "seconds_per_image": None}
+  assert (
+    table1.table({"pixels": row}).splitlines()[-1].split()[1:3] == ["-"] * 2
+  )

@@ -30,6 +30,7 @@ from sseg_jax.benchmarks.table1_rows import (
 )
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
+from sseg_jax.pseudo_masks.tokens import USUAL_WEIGHTS
 
 
 def seconds_per_image(
@@ -59,6 +60,7 @@ def run(
   opened: Sequence[benchmarks.Benchmark],
   *,
   fields: Mapping[str, Any],
+  weights: Mapping[str, str] | None = None,
   image_size: int = 448,
   square: bool = True,
   seeds: int = 1,
@@ -75,8 +77,9 @@ def run(
   Args:
     rows: keys of `ROWS`.
     opened: benchmarks, see `benchmarks`.
-    fields: of `config.pseudo_masks`, over those of every row; `weights` and
-      `position_rule` only concern rows with a network.
+    fields: of `config.pseudo_masks`, over those of every row; `position_rule`
+      only concerns rows with a network.
+    weights: of networks, by generator; others have their usual ones.
     image_size: short side at which pictures are segmented, or either side.
     square: whether pictures lose their ratio.
     seeds: K-means' seeds, whose mean is reported.
@@ -95,7 +98,13 @@ def run(
   results: dict[str, dict[str, Any]] = {}
   kept: dict[str, dict[str, list]] = {b.name: {} for b in opened}
   # All of them before the first takes its hours: weights may be missing.
-  built = {row: generator.build(config_of(row, fields, dtype)) for row in rows}
+  of_rows = {row: {**ROWS[row], **fields} for row in rows}
+  for own in of_rows.values():
+    own["weights"] = (weights or {}).get(own["generator"], "")
+  built = {
+    row: generator.build(config_of(row, own, dtype))
+    for row, own in of_rows.items()
+  }
   for row, made in built.items():
     scores = {}
     for benchmark in opened:
@@ -115,7 +124,7 @@ def run(
       )
     results[row] = {
       "benchmarks": scores,
-      "fields": {**ROWS[row], **fields},
+      "fields": of_rows[row],
       "seconds_per_image": seconds_per_image(
         made, image_size=time_size, batch_size=time_batch
       )
@@ -129,6 +138,32 @@ def run(
     for name, samples in kept.items():
       visualize.save(out / f"masks_{name}.png", report.masks(samples, rows))
   return results
+
+
+def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
+  """Reads `--weights`: generator -> file or published name.
+
+  InputError for a generator that no row has, and for one network given to
+  several.
+  """
+  networks = {ROWS[row]["generator"] for row in rows} & USUAL_WEIGHTS.keys()
+  if text and "=" not in text:
+    if len(networks) > 1:
+      raise InputError(
+        f"weights={text}: the rows have {len(networks)} networks; give each its"
+        " own, as " + ",".join(f"{name}=PATH" for name in sorted(networks))
+      )
+    return dict.fromkeys(networks, text)
+  found = {}
+  for part in filter(None, text.split(",")):
+    name, _, source = part.partition("=")
+    if name not in networks or not source:
+      raise InputError(
+        f"weights: {part!r} is not GENERATOR=PATH of one of"
+        f" {', '.join(sorted(networks)) or 'no network'}"
+      )
+    found[name] = source
+  return found
 
 
 class _Keeper:
@@ -169,6 +204,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     line = [row]
     for name in names:
       score = result["benchmarks"][name]
+      if score["mIoU"] is None:  # no pixel is labelled
+        line += ["-", "-", _cell(paper, name)]
+        continue
       spread = float(np.std(score["mIoU_seeds"]))
       line += [f"{score['mIoU']:.1f}", f"{spread:.1f}", _cell(paper, name)]
     seconds = result["seconds_per_image"]
@@ -196,7 +234,11 @@ def parser() -> argparse.ArgumentParser:
   add("--benchmarks", default="voc", help="as without --oracle")
   add("--data_root", default=".", help="holds VOCdevkit/ and coco/")
   add("--split", default="val", help="of VOC, Context and COCO")
-  add("--weights", default="", help="file or published name, for all networks")
+  add(
+    "--weights",
+    default="",
+    help="file or published name; dino=A,mae=B for several networks",
+  )
   add("--position_rule", default="", help="of the networks: dino, size, …")
   add("--k", type=int, default=8, help="masks an image")
   add("--image_size", type=int, default=448, help="side of the pictures")
@@ -242,9 +284,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     opened,
     fields={
       "k": flags.k,
-      "weights": flags.weights,
       "position_rule": flags.position_rule,
     },
+    weights=parse_weights(flags.weights, rows),
     image_size=flags.image_size,
     square=not flags.keep_ratio,
     seeds=flags.seeds,
