@@ -543,3 +543,14 @@ def get_config():
   c.pseudo_masks.init = "farthest"
   return c
 """
+
+
+def test_a_closed_form_that_is_wrong_is_named():
+  counts = {
+    "closed_form": {"backbone": 1e9, "text": 1e9},
+    "traced": {"backbone": 2e9, "text": 1e9},
+    "compiled": {"backbone": 2e9, "text": 1e9},
+  }
+  assert report.differences(counts) == [
+    "backbone: 1.000 GFLOP in closed form, 2.000 traced"
+  ]

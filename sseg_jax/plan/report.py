@@ -146,13 +146,21 @@ def compiler_estimate(analysis: Mapping[str, float]) -> float | None:
 
 
 def differences(counts: Mapping[str, Mapping[str, float]]) -> list[str]:
-  """Names parts whose traced and compiled operations differ by over 5 %.
+  """Names parts whose counts differ by over 5 %.
 
-  Parts of less than a thousandth of the whole are left out.
+  Traced operations are compared with those in closed form, where a part has
+  one, and with the compiled ones. Parts of less than a thousandth of the whole
+  are left out.
   """
   traced, compiled = counts["traced"], counts["compiled"]
   total = max(sum(traced.values()), sum(compiled.values()))
   found = []
+  for part, a in sorted(counts["closed_form"].items()):
+    b = traced.get(part, 0.0)
+    if max(a, b) >= total / 1000 and abs(a - b) > _TOLERANCE * max(a, b):
+      found.append(
+        f"{part}: {a / 1e9:.3f} GFLOP in closed form, {b / 1e9:.3f} traced"
+      )
   for part in sorted(traced.keys() | compiled.keys()):
     a, b = traced.get(part, 0.0), compiled.get(part, 0.0)
     if max(a, b) < total / 1000 or abs(a - b) <= _TOLERANCE * max(a, b):
