@@ -74,10 +74,16 @@ def build(config: Any) -> optax.GradientTransformation:
     config: the whole configuration; reads `optim` and `total_steps`.
 
   Raises:
-    InputError: as `schedule`, or for a negative `clip_norm` or `weight_decay`.
+    InputError: as `schedule`, or for a field that is negative or, of the
+      betas, 1 and more.
   """
   c = config.optim
-  for field in ("clip_norm", "weight_decay"):
+  for field in ("b1", "b2"):
+    if not 0 <= getattr(c, field) < 1:
+      raise InputError(
+        f"optim.{field} is {getattr(c, field)}; choose one from 0 to below 1"
+      )
+  for field in ("clip_norm", "weight_decay", "start_lr", "end_lr", "eps"):
     if getattr(c, field) < 0:
       raise InputError(
         f"optim.{field} is {getattr(c, field)}; choose 0 or more"

@@ -282,6 +282,7 @@ def check(config: Any) -> None:
     "accumulate_steps",
     "image_size",
     "log_every_steps",
+    "max_bad_steps",
   ):
     if config[name] < 1:
       raise errors.InputError(f"{name}={config[name]} must be at least 1")

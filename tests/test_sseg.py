@@ -377,3 +377,21 @@ def test_an_unknown_dtype_is_named(tiny):
   config.dtype = "bf16"
   with pytest.raises(InputError, match="dtype='bf16'.*bfloat16"):
     sseg.build(config)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "wanted"),
+  [
+    ("model.decoder_layers", 0, "at least 1"),
+    ("model.num_heads", 0, "at least 1"),
+    ("text.context_length", 0, "at least 1"),
+    ("model.dropout", 1.0, "from 0 to below 1"),
+    ("model.drop_path", -0.2, "from 0 to below 1"),
+    ("loss.init_temperature", 0.0, "over 0"),
+    ("loss.max_logit_scale", 0.0, "over 0"),
+  ],
+)
+def test_values_that_make_no_network(tiny_config, field, value, wanted):
+  tiny_config.update_from_flattened_dict({field: value})
+  with pytest.raises(InputError, match=f"{field}={value}: must be {wanted}"):
+    sseg.SSeg(tiny_config, rngs=nnx.Rngs(0))

@@ -74,6 +74,37 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     )
 
 
+def _check_ranges(config: Any) -> None:
+  """Raises InputError for sizes, rates and scales that make no network."""
+  sizes = {
+    "model": (
+      "hidden_dim",
+      "mask_dim",
+      "num_queries",
+      "decoder_layers",
+      "num_heads",
+      "ffn_dim",
+      "embed_dim",
+      "proj_hidden",
+    ),
+    "text": ("width", "layers", "num_heads", "context_length"),
+  }
+  if config.model.pixel_decoder == "transformer_encoder":
+    sizes["model"] += ("encoder_layers",)
+  rates = {"model": ("dropout", "drop_path"), "text": ("dropout",)}
+  scales = {"loss": ("init_temperature", "max_logit_scale")}
+  for fields, fits, wanted in (
+    (sizes, lambda x: x >= 1, "at least 1"),
+    (rates, lambda x: 0 <= x < 1, "from 0 to below 1"),
+    (scales, lambda x: x > 0, "over 0"),
+  ):
+    for part, names in fields.items():
+      for name in names:
+        value = config[part][name]
+        if not fits(value):
+          raise errors.InputError(f"{part}.{name}={value}: must be {wanted}")
+
+
 def _weighted_mean(x: Array, weights: Array) -> Array:
   """Averages [b,n,d] over the n whose weight [b,n] is 1; zeros for none."""
   total = jnp.maximum(weights.sum(1, keepdims=True), 1)
@@ -94,6 +125,7 @@ class SSeg(nnx.Module):
       InputError: if a field of `config.model` has an unknown value.
     """
     c, t = config.model, config.text
+    _check_ranges(config)
     _one_of("model.pixel_decoder", c.pixel_decoder, PIXEL_DECODERS)
     _one_of("model.query_embedding", c.query_embedding, EMBEDDINGS)
     _one_of("model.pool_masks", c.pool_masks, POOL_MASKS)
