@@ -105,13 +105,15 @@ def test_parts_have_the_gradients_of_the_whole(
     new_state,
     expected_state,
   )
-  largest = max(
-    float(jnp.abs(x).max()) for x in jax.tree.leaves(expected_grads)
-  )
-  differences = jax.tree.map(
-    lambda a, b: float(jnp.abs(a - b).max()) / largest, grads, expected_grads
-  )
-  assert max(jax.tree.leaves(differences)) < 1e-5
+  # Of each part's own largest: that of words is a thousandth of that of masks.
+  for name, part in expected_grads.items():
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(part))
+    differences = jax.tree.map(
+      lambda a, b: float(jnp.abs(a - b).max()), grads[name], part
+    )
+    # A temperature's gradient is a sum whose terms nearly cancel.
+    limit = 1e-4 if name == "logit_scale" else 1e-5
+    assert max(jax.tree.leaves(differences)) < limit * largest, name
   for name in ("backbone", "maskformer", "text", "image_projection"):
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(grads[name])), name
 
