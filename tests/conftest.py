@@ -1,7 +1,10 @@
 """Settings and fixtures that all tests share."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable
 
 import xla_flags
@@ -10,6 +13,13 @@ import xla_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("XLA_FLAGS", xla_flags.FAST)
+# What one test compiles, others and the commands that they start read: workers
+# of one run have the folder of the process that started them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  folder = tempfile.mkdtemp(prefix="sseg_jax_compiled_")
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
 import ml_collections

@@ -59,7 +59,8 @@ class Launched:
         "--",
         *arguments,
       ],
-      env=ENVIRONMENT | {"XLA_FLAGS": FAST},
+      env=ENVIRONMENT
+      | {"XLA_FLAGS": FAST, "JAX_ENABLE_COMPILATION_CACHE": "false"},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -192,6 +193,7 @@ def test_hosts_scattered_over_the_mesh(one, records, place, tmp_path):
       | {
         "XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count=2",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
       },
       stderr=subprocess.PIPE,
       text=True,
