@@ -57,6 +57,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
+  # "": random weights, the paper's claim. Otherwise the backbone, of a
+  # MaskFormer both decoders as well, starts from a file or a name in
+  # models/weights.py (models/pretrained.py); a run that goes on does not ask.
+  c.model.weights = ""
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
   # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the one of its
   # panoptic models, with an encoder over the deepest level.
@@ -119,6 +123,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
   c.text.context_length = 77
   c.text.dropout = 0.0
+  c.text.weights = ""  # likewise, of the text tower
 
   c.pseudo_masks = ml_collections.ConfigDict()
   c.pseudo_masks.generator = "pixels"  # see pseudo_masks/generator.py

@@ -23,7 +23,7 @@ from sseg_jax import (
   supervised,
   tokenizer,
 )
-from sseg_jax.models import pooling, sseg
+from sseg_jax.models import pooling, pretrained, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
 
@@ -143,8 +143,13 @@ def _check_contrastive_block(config: Any, mesh: Any) -> None:
 
 
 def init_state(setup: Setup) -> TrainState:
-  """Returns the state before the first step, random by `config.seed`."""
+  """Returns the state before the first step, random by `config.seed`.
+
+  But for what `model.weights` and `text.weights` name; InputError where that
+  does not fit.
+  """
   params, model_state = sseg.init(setup.config, setup.config.seed)
+  params, model_state = pretrained.load(setup.config, params, model_state)
   return TrainState(
     jnp.zeros((), jnp.int32),
     params,

@@ -375,7 +375,18 @@ def test_no_connection(monkeypatch, tmp_path):
 
 
 def test_every_entry_names_a_network():
+  from sseg_jax.models.backbones import BACKBONES
   from sseg_jax.models.vit import VIT_SIZES
 
   for entry in weights.PUBLISHED.values():
-    assert entry.network in VIT_SIZES and entry.license
+    network = entry.network.removeprefix("maskformer/")
+    assert network in {*VIT_SIZES, *BACKBONES, "text"} and entry.license
+  files = [
+    e.file or e.url.rsplit("/", 1)[1] for e in weights.PUBLISHED.values()
+  ]
+  assert len({*files}) == len(files)  # in one folder
+
+
+def test_weights_of_another_network_are_named():
+  with pytest.raises(InputError, match="'swin_t' are weights of swin_t.*vits8"):
+    vit_weights.load("swin_t")

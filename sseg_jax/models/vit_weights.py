@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from sseg_jax import named_arrays
 from sseg_jax.errors import InputError
-from sseg_jax.models import weights
+from sseg_jax.models import tensors, weights
 from sseg_jax.models.vit import VIT_SIZES, ViT
 
 _HEAD_DIM = 64  # of every published network
@@ -82,16 +82,11 @@ def load(
     InputError: for a name or file that does not exist, and tensors that are
       missing, left over or of another shape.
   """
-  source = str(source)
-  if source in weights.PUBLISHED:
-    sizes = dict(VIT_SIZES[weights.PUBLISHED[source].network])
-    path = weights.fetch(source)
-    arrays = rename(weights.read_arrays(path), path)
+  path = weights.locate(source, VIT_SIZES)
+  arrays = rename(weights.read_arrays(path), path)
+  if str(source) in weights.PUBLISHED:
+    sizes = sizes_of(source)
   else:
-    path = Path(source)
-    if not path.suffix and not path.exists():
-      weights.fetch(source)  # raises: it lists the names
-    arrays = rename(weights.read_arrays(path), path)
     sizes = infer_sizes(arrays, path)
     position_rule = position_rule or file_rule
   if num_heads:
@@ -123,9 +118,11 @@ def rounded(params: Any, dtype: DTypeLike) -> Any:
 def sizes_of(source: str | os.PathLike) -> dict[str, Any]:
   """Returns the arguments of `ViT` for a source of `load`.
 
-  Published weights are not downloaded; a file is read.
+  Published weights are not downloaded; a file is read. InputError for
+  published weights of something that is no `ViT`.
   """
   if str(source) in weights.PUBLISHED:
+    weights.check_network(str(source), VIT_SIZES)
     return dict(VIT_SIZES[weights.PUBLISHED[str(source)].network])
   path = Path(source)
   return infer_sizes(rename(weights.read_arrays(path), path), path)
@@ -165,24 +162,10 @@ def rename(
   """Returns the arrays under DINO's names, without those no `ViT` uses."""
   renamed = {}
   for name, array in arrays.items():
-    for pattern, replacement in _RENAMES:
-      name = re.sub(pattern, replacement, name)
+    name = tensors.renamed(name, _RENAMES)
     if not _UNUSED.match(name):
       renamed[name] = array
-  for name in [n for n in renamed if ".attn.q." in n]:
-    parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
-    for part in parts:
-      if part not in renamed:
-        raise InputError(f"{place}: the tensor {part} is missing")
-    shapes = [renamed[part].shape for part in parts]
-    if not shapes[0] or len(set(shapes)) > 1:
-      raise InputError(
-        f"{place}: {', '.join(parts)} have the shapes"
-        f" {', '.join(map(str, shapes))}, which must be equal"
-      )
-    whole = name.replace(".attn.q.", ".attn.qkv.")
-    renamed[whole] = np.concatenate([renamed.pop(part) for part in parts])
-  return renamed
+  return tensors.join_qkv(renamed, ".attn.", place)
 
 
 def infer_sizes(
@@ -248,29 +231,8 @@ def convert(
   InputError tells which is not, and where (`place`).
   """
   expected = _expected(sizes)
-  missing = [name for name in expected if name not in arrays]
-  extra = [name for name in arrays if name not in expected]
-  for what, names in (("missing", missing), ("left over", extra)):
-    if names:
-      shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-      raise InputError(
-        f"{place}: {len(names)} tensors are {what}: {shown}; these are weights"
-        " of another network"
-      )
-  for name, (shape, _) in expected.items():
-    if arrays[name].shape != shape:
-      raise InputError(
-        f"{place}: {name} has shape {arrays[name].shape} where {shape} is"
-        " needed; these are weights of another network"
-      )
-    if arrays[name].dtype != np.float32:
-      raise InputError(
-        f"{place}: {name} holds {arrays[name].dtype}, where floats are needed"
-      )
-    if not np.isfinite(arrays[name]).all():
-      raise InputError(
-        f"{place}: {name} holds NaN or infinite values; get the file again"
-      )
+  shapes = {name: shape for name, (shape, _) in expected.items()}
+  tensors.check(arrays, shapes, place)
   leaves: dict[str, np.ndarray] = {}
   for name, (_, ours) in expected.items():
     array = arrays[name]

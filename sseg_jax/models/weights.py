@@ -11,7 +11,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,13 @@ class Published:
 
   Attributes:
     url: where it lies.
-    network: a key of `vit.VIT_SIZES`.
+    network: a key of `vit.VIT_SIZES`, or what `pretrained.py` knows.
     megabytes: its size, roughly; to be told before a download.
     license: of the weights, as their authors state it.
     sha256: or its beginning; "" where the authors give none. Either way the
       hash of the first download is kept beside the file and checked at every
       use.
+    file: its name in the cache; "" for the one in the address.
   """
 
   url: str
@@ -52,9 +53,13 @@ class Published:
   megabytes: int
   license: str
   sha256: str = ""
+  file: str = ""
 
 
 _META = "https://dl.fbaipublicfiles.com"
+_SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+_TORCHVISION = "https://download.pytorch.org/models"
+_HUB = "https://huggingface.co"
 PUBLISHED: dict[str, Published] = {
   "dino_vits8": Published(
     f"{_META}/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
@@ -133,6 +138,82 @@ PUBLISHED: dict[str, Published] = {
     343,
     "CC-BY-NC-4.0",
   ),
+  # What follows is for the networks that are trained. Swin, supervised on
+  # ImageNet-1k, the largest on ImageNet-22k.
+  "swin_t": Published(
+    f"{_SWIN}/swin_tiny_patch4_window7_224.pth", "swin_t", 114, "MIT"
+  ),
+  "swin_s": Published(
+    f"{_SWIN}/swin_small_patch4_window7_224.pth", "swin_s", 200, "MIT"
+  ),
+  "swin_b": Published(
+    f"{_SWIN}/swin_base_patch4_window7_224.pth", "swin_b", 353, "MIT"
+  ),
+  "swin_b_22k": Published(
+    f"{_SWIN}/swin_base_patch4_window7_224_22k.pth", "swin_b", 438, "MIT"
+  ),
+  "swin_l_22k": Published(
+    f"{_SWIN}/swin_large_patch4_window7_224_22k.pth", "swin_l", 920, "MIT"
+  ),
+  # Supervised on ImageNet-1k, by torchvision's first and second recipe.
+  "resnet50": Published(
+    f"{_TORCHVISION}/resnet50-0676ba61.pth",
+    "resnet50",
+    103,
+    "BSD-3-Clause",
+    "0676ba61",
+  ),
+  "resnet50_v2": Published(
+    f"{_TORCHVISION}/resnet50-11ad3fa6.pth",
+    "resnet50",
+    103,
+    "BSD-3-Clause",
+    "11ad3fa6",
+  ),
+  "resnet101": Published(
+    f"{_TORCHVISION}/resnet101-63fe2227.pth",
+    "resnet101",
+    179,
+    "BSD-3-Clause",
+    "63fe2227",
+  ),
+  "resnet101_v2": Published(
+    f"{_TORCHVISION}/resnet101-cd907fc2.pth",
+    "resnet101",
+    179,
+    "BSD-3-Clause",
+    "cd907fc2",
+  ),
+  # MaskFormer, taught with ADE20K's masks: 100 queries.
+  "maskformer_swin_t": Published(
+    f"{_HUB}/facebook/maskformer-swin-tiny-ade/resolve/main/pytorch_model.bin",
+    "maskformer/swin_t",
+    168,
+    "CC-BY-NC-4.0",
+    file="maskformer-swin-tiny-ade.bin",
+  ),
+  "maskformer_swin_s": Published(
+    f"{_HUB}/facebook/maskformer-swin-small-ade/resolve/main/pytorch_model.bin",
+    "maskformer/swin_s",
+    254,
+    "CC-BY-NC-4.0",
+    file="maskformer-swin-small-ade.bin",
+  ),
+  # Text towers, of networks learned from image-text pairs as well.
+  "groupvit_gcc_yfcc": Published(
+    f"{_HUB}/nvidia/groupvit-gcc-yfcc/resolve/main/pytorch_model.bin",
+    "text",
+    224,
+    "NVIDIA Source Code License for GroupViT (no commercial use)",
+    file="groupvit-gcc-yfcc.bin",
+  ),
+  "clip_vitb32": Published(
+    f"{_HUB}/openai/clip-vit-base-patch32/resolve/main/pytorch_model.bin",
+    "text",
+    606,
+    "MIT",
+    file="clip-vit-base-patch32.bin",
+  ),
 }
 
 
@@ -140,6 +221,43 @@ def cache_folder() -> Path:
   """Folder of downloads: `$SSEG_JAX_CACHE`, else below `~/.cache`."""
   given = os.environ.get(CACHE_VARIABLE)
   return Path(given) if given else Path.home() / ".cache" / "sseg_jax"
+
+
+def check_network(
+  name: str, networks: Collection[str], *, field: str = "weights"
+) -> None:
+  """Raises InputError unless `name` is published for one of `networks`.
+
+  `field` is what messages call it.
+  """
+  fit = ", ".join(n for n, e in PUBLISHED.items() if e.network in networks)
+  if name not in PUBLISHED:
+    raise InputError(
+      f"{field}={name!r} is neither a file nor one of {fit or '(none)'}"
+    )
+  if PUBLISHED[name].network not in networks:
+    raise InputError(
+      f"{field}={name!r} are weights of {PUBLISHED[name].network}, which is not"
+      f" the network here; give a file or one of {fit or '(none)'}"
+    )
+
+
+def locate(
+  source: str | os.PathLike,
+  networks: Collection[str],
+  *,
+  field: str = "weights",
+) -> Path:
+  """Returns the path of a file, or of a published name's, downloaded once.
+
+  InputError for a name that is not published for one of `networks`, and as
+  `fetch`; that a path leads to a file is checked where it is read.
+  """
+  name, path = str(source), Path(source)
+  if name in PUBLISHED or not (path.suffix or path.exists()):
+    check_network(name, networks, field=field)
+    return fetch(name)
+  return path
 
 
 def fetch(name: str, *, folder: Path | None = None) -> Path:
@@ -150,13 +268,10 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
   name, without a connection, and where the file's SHA-256 is not the one it had
   when it was downloaded, or not the published one.
   """
-  if name not in PUBLISHED:
-    raise InputError(
-      f"weights={name!r} is neither a file nor one of {', '.join(PUBLISHED)}"
-    )
+  check_network(name, {entry.network for entry in PUBLISHED.values()})
   entry = PUBLISHED[name]
   folder = folder or cache_folder()
-  path = folder / entry.url.rsplit("/", 1)[1]
+  path = folder / (entry.file or entry.url.rsplit("/", 1)[1])
   record = path.with_name(path.name + ".sha256")
   if not path.exists():
     try:

@@ -1,12 +1,17 @@
 """Pixel and transformer decoder against transformers' MaskFormer."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_weights import TorchWeights, randomize, relative_error
+from torch_weights import TorchWeights, load, randomize, relative_error
 
+from sseg_jax import default_config
+from sseg_jax.errors import InputError
+from sseg_jax.models import backbones, pretrained, sseg
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.pixel_decoder import Encoder
 from sseg_jax.models.swin import SWIN_SIZES, Swin
@@ -29,45 +34,6 @@ SIZES = dict(
   deep_supervision=True,
   dtype=jnp.dtype("float32"),
 )
-
-
-def copy_maskformer(model: MaskFormer, weights: TorchWeights) -> None:
-  """Writes MaskFormerForInstanceSegmentation's weights into `model`."""
-  decoder = "model.pixel_level_module.decoder"
-  fpn = f"{decoder}.fpn"
-  weights.conv(model.fpn.outputs[0].conv, f"{fpn}.stem.0")
-  weights.norm(model.fpn.outputs[0].norm, f"{fpn}.stem.1")
-  for i, lateral in enumerate(model.fpn.laterals):
-    level = f"{fpn}.layers.{i}"
-    weights.conv(lateral.conv, f"{level}.proj.0")
-    weights.norm(lateral.norm, f"{level}.proj.1")
-    weights.conv(model.fpn.outputs[i + 1].conv, f"{level}.block.0")
-    weights.norm(model.fpn.outputs[i + 1].norm, f"{level}.block.1")
-  weights.conv(model.fpn.mask_features, f"{decoder}.mask_projection")
-
-  transformer = "model.transformer_module"
-  weights.linear(model.input_proj, f"{transformer}.input_projection")
-  model.query_positions[...] = weights.take(
-    f"{transformer}.queries_embedder.weight"
-  )
-  for i, ours in enumerate(model.layers):
-    layer = f"{transformer}.decoder.layers.{i}"
-    for attention, name in [
-      (ours.self_attention, "self_attn"),
-      (ours.cross_attention, "encoder_attn"),
-    ]:
-      weights.linear(attention.query, f"{layer}.{name}.q_proj")
-      weights.linear(attention.key, f"{layer}.{name}.k_proj")
-      weights.linear(attention.value, f"{layer}.{name}.v_proj")
-      weights.linear(attention.out, f"{layer}.{name}.o_proj")
-    weights.norm(ours.norms[0], f"{layer}.self_attn_layer_norm")
-    weights.norm(ours.norms[1], f"{layer}.encoder_attn_layer_norm")
-    weights.norm(ours.norms[2], f"{layer}.final_layer_norm")
-    weights.linear(ours.fc1, f"{layer}.mlp.fc1")
-    weights.linear(ours.fc2, f"{layer}.mlp.fc2")
-  weights.norm(model.norm, f"{transformer}.decoder.layernorm")
-  for i, ours in enumerate(model.mask_embed.layers):
-    weights.linear(ours, f"mask_embedder.{i}.0")
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +66,17 @@ def reference():
 def decoder_weights(module):
   """All weights but the backbone's and the class head's, which S-Seg drops."""
   dropped = ("model.pixel_level_module.encoder.", "class_", "criterion.")
-  return TorchWeights(
-    {
-      name: value.numpy()
-      for name, value in module.state_dict().items()
-      if not name.startswith(dropped)
-    }
-  )
+  return {
+    name: value.numpy()
+    for name, value in module.state_dict().items()
+    if not name.startswith(dropped)
+  }
 
 
 @pytest.mark.slow
 def test_masks_and_queries_equal_maskformer(reference):
   model = MaskFormer(CHANNELS, **SIZES, rngs=nnx.Rngs(0))
-  weights = decoder_weights(reference)
-  copy_maskformer(model, weights)
-  assert not weights.unused
+  load(model, pretrained.maskformer, decoder_weights(reference))
 
   rng = np.random.default_rng(0)
   features = {
@@ -157,6 +119,51 @@ def test_masks_and_queries_equal_maskformer(reference):
   }
   print({name: f"{error:.1e}" for name, error in errors.items()})
   assert max(errors.values()) <= 1e-4
+
+
+# Names in files on the hub, where they are not those of today's modules.
+TO_PUBLISHED = [
+  (r"(transformer_module\..*)\.o_proj\.", r"\1.out_proj."),
+  (r"(transformer_module\..*)\.mlp\.fc", r"\1.fc"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("published", [False, True])
+def test_the_whole_file_is_the_start_of_a_run(
+  reference, published, monkeypatch, tmp_path
+):
+  sizes = dict(embed_dim=16, depths=(1,) * 4, num_heads=(1, 2, 4, 8))
+  monkeypatch.setitem(backbones.BACKBONES, "swin_small", (Swin, sizes))
+  c = default_config.get_config()
+  c.dtype = "float32"
+  c.model.update(backbone="swin_small", mask_dim=32, num_queries=6)
+  c.model.update(decoder_layers=3, ffn_dim=64)
+  c.text.layers = 1
+  arrays = {k: v.numpy() for k, v in reference.state_dict().items()}
+  for pattern, name in TO_PUBLISHED if published else ():
+    arrays = {re.sub(pattern, name, k): v for k, v in arrays.items()}
+  np.savez(tmp_path / "maskformer.npz", **arrays)
+  c.model.weights = str(tmp_path / "maskformer.npz")
+  graphdef, _, _ = sseg.build(c)
+  params, model_state = pretrained.load(c, *sseg.init(c, 0))
+
+  image = np.random.default_rng(0).normal(size=(2, 64, 96, 3))
+  image = image.astype(np.float32)
+
+  @jax.jit
+  def run(params, image):
+    model = nnx.merge(graphdef, params, model_state)
+    return model.maskformer(model.backbone(image)).mask_logits[-1]
+
+  with torch.no_grad():
+    pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    expected = reference(pixels).masks_queries_logits
+  assert relative_error(run(params, image), expected) <= 1e-4
+
+  c.model.num_queries = 8
+  with pytest.raises(InputError, match=r"query_positions has shape \(6, 256\)"):
+    pretrained.load(c, *sseg.init(c, 0))
 
 
 def test_sine_positions_equal_maskformer(reference):

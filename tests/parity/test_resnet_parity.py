@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_weights import TorchWeights, relative_error
+from torch_weights import load, relative_error
 
+from sseg_jax.models import pretrained
 from sseg_jax.models.resnet import LEVELS, ResNet
 
 torch = pytest.importorskip("torch")
@@ -42,37 +43,11 @@ def reference():
   return module
 
 
-def copy(model: ResNet, module) -> None:
-  weights = TorchWeights(
-    {
-      name: value.numpy()
-      for name, value in module.state_dict().items()
-      if not name.endswith("num_batches_tracked")
-    }
-  )
-
-  def layer(target, name):
-    weights.conv(target.conv, f"{name}.convolution")
-    weights.norm(target.norm, f"{name}.normalization")
-    target.norm.mean[...] = weights.take(f"{name}.normalization.running_mean")
-    target.norm.var[...] = weights.take(f"{name}.normalization.running_var")
-
-  layer(model.stem, "embedder.embedder")
-  for i, blocks in enumerate(model.stages):
-    for j, block in enumerate(blocks):
-      name = f"encoder.stages.{i}.layers.{j}"
-      for k, part in enumerate((block.conv1, block.conv2, block.conv3)):
-        layer(part, f"{name}.layer.{k}")
-      if block.shortcut is not None:
-        layer(block.shortcut, f"{name}.shortcut")
-  assert not weights.unused
-
-
 @pytest.mark.parametrize("size", [(64, 64), (96, 64)])
 def test_outputs(size):
   module = reference().eval()
   model = ResNet(depths=DEPTHS, width=WIDTH, rngs=nnx.Rngs(0))
-  copy(model, module)
+  load(model, pretrained.resnet, module)
   image = np.random.default_rng(0).normal(size=(2, *size, 3))
   image = image.astype(np.float32)
   with torch.inference_mode():
@@ -86,7 +61,7 @@ def test_outputs(size):
 def test_training_takes_and_keeps_the_batch_s_statistics():
   module = reference().train()
   model = ResNet(depths=DEPTHS, width=WIDTH, rngs=nnx.Rngs(0))
-  copy(model, module)
+  load(model, pretrained.resnet, module)
   image = np.random.default_rng(0).normal(size=(4, 64, 64, 3))
   image = image.astype(np.float32)
   with torch.no_grad():

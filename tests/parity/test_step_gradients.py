@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_weights import TorchWeights, randomize
+from torch_weights import TorchWeights, load, randomize
 
 from sseg_jax import default_config, tokenizer, train_step
-from sseg_jax.models import backbones, layers, sseg
+from sseg_jax.models import backbones, layers, pretrained, sseg
 from sseg_jax.models.conv import ConvNet
 
 torch = pytest.importorskip("torch")
@@ -23,8 +23,6 @@ transformers = pytest.importorskip("transformers")
 optimize = pytest.importorskip("scipy.optimize")
 
 from test_losses_parity import _torch_dice, _torch_focal  # noqa: E402
-from test_maskformer_parity import copy_maskformer  # noqa: E402
-from test_text_parity import copy_clip_text  # noqa: E402
 
 functional = torch.nn.functional
 B, K, SIDE, LENGTH, WIDTH = 4, 3, 64, 12, 32
@@ -234,20 +232,16 @@ class Reference(torch.nn.Module):
 
 def copy(model, arrays, reference):
   """Writes what `arrays` gives of a torch module into `model`, all of it."""
-  text = {
-    name.removeprefix("text_model."): value
-    for name, value in arrays(reference.text).items()
-  }
   dropped = ("model.pixel_level_module.encoder.", "class_", "criterion.")
   maskformer = {
     name: value
     for name, value in arrays(reference.maskformer).items()
     if not name.startswith(dropped)
   }
+  load(model.maskformer, pretrained.maskformer, maskformer)
+  load(model.text, pretrained.text, arrays(reference.text))
   for write, part, found in (
     (copy_conv, model.backbone, arrays(reference.backbone)),
-    (copy_maskformer, model.maskformer, maskformer),
-    (copy_clip_text, model.text, text),
     (
       copy_projection,
       model.image_projection,

@@ -4,34 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_weights import TorchWeights, randomize, relative_error
+from torch_weights import load, randomize, relative_error
 
+from sseg_jax.models import pretrained
 from sseg_jax.models.text import TextTower
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-
-def copy_clip_text(tower: TextTower, weights: TorchWeights) -> None:
-  """Writes the weights of transformers' CLIPTextModel into the tower."""
-  tower.token_embedding.embedding[...] = weights.take(
-    "embeddings.token_embedding.weight"
-  )
-  tower.position_embedding[...] = weights.take(
-    "embeddings.position_embedding.weight"
-  )
-  for i, block in enumerate(tower.blocks):
-    layer = f"encoder.layers.{i}"
-    weights.norm(block.norm1, f"{layer}.layer_norm1")
-    weights.linear(
-      block.attention.qkv,
-      *(f"{layer}.self_attn.{name}_proj" for name in "qkv"),
-    )
-    weights.linear(block.attention.out, f"{layer}.self_attn.out_proj")
-    weights.norm(block.norm2, f"{layer}.layer_norm2")
-    weights.linear(block.mlp_in, f"{layer}.mlp.fc1")
-    weights.linear(block.mlp_out, f"{layer}.mlp.fc2")
-  weights.norm(tower.norm, "final_layer_norm")
 
 
 @pytest.mark.slow
@@ -50,13 +29,6 @@ def test_features_equal_clip():
   )
   reference = transformers.CLIPTextModel(config).eval()
   randomize(reference)
-  weights = TorchWeights(
-    {
-      name.removeprefix("text_model."): value.numpy()
-      for name, value in reference.state_dict().items()
-      if not name.endswith("position_ids")
-    }
-  )
   tower = TextTower(
     vocab_size=60,
     context_length=10,
@@ -65,8 +37,7 @@ def test_features_equal_clip():
     num_heads=4,
     rngs=nnx.Rngs(0),
   )
-  copy_clip_text(tower, weights)
-  assert not weights.unused
+  load(tower, pretrained.text, reference)
 
   tokens = np.zeros((4, 10), np.int64)
   rng = np.random.default_rng(0)

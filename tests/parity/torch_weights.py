@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sseg_jax import named_arrays
+
 
 def relative_error(ours, theirs) -> float:
   """Largest difference over the largest value of the reference."""
@@ -29,6 +31,25 @@ def randomize(module) -> None:
         parameter.normal_(0, 1)
       else:
         parameter.normal_(0, parameter[0].numel() ** -0.5)
+
+
+def load(module: nnx.Module, convert, reference) -> None:
+  """Gives an NNX module the weights of a torch module or its state's arrays.
+
+  `convert` is one of `sseg_jax.models.pretrained`; it raises for what is left
+  over, missing or of another shape.
+  """
+  arrays = reference
+  if not isinstance(reference, dict):
+    arrays = {
+      name: value.numpy() for name, value in reference.state_dict().items()
+    }
+  state = nnx.state(module)
+  leaves = named_arrays.flat(nnx.to_pure_dict(state))
+  found = convert(arrays, leaves, "the reference")
+  leaves = {name: found.get(name, leaf) for name, leaf in leaves.items()}
+  nnx.replace_by_pure_dict(state, named_arrays.nested(leaves, int_keys=True))
+  nnx.update(module, state)
 
 
 class TorchWeights:
