@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mask_losses
 import numpy as np
 import pytest
 
@@ -110,6 +111,53 @@ def test_mask_loss_and_its_gradient(label_size):
   np.testing.assert_allclose(metrics["dice"], last[0].item(), **TOLERANCE)
   np.testing.assert_allclose(metrics["focal"], last[1].item(), **TOLERANCE)
   np.testing.assert_allclose(gradient, tensor.grad.numpy(), **TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_assignment_and_losses_are_maskformer_s(seed):
+  """Against transformers' MaskFormerHungarianMatcher and MaskFormerLoss."""
+  pytest.importorskip("transformers")
+  rng = np.random.default_rng(seed)
+  b, n, k = 3, 12, 5
+  logits = (4 * rng.normal(size=(b, n, 12, 16))).astype(np.float32)
+  labels = rng.integers(0, k + 1, (b, 6, 8)).repeat(8, 1).repeat(8, 2)
+  valid = np.array([[(one == j).any() for j in range(k)] for one in labels])
+  valid[0, 1] = False  # a mask that is not to be matched
+  present = [
+    np.stack([(one == j) for j in np.flatnonzero(ok)]).astype(np.float32)
+    for one, ok in zip(labels, valid, strict=True)
+  ]
+  theirs = mask_losses.reference(logits, present)
+
+  small = losses.resize_labels(jnp.asarray(labels, jnp.int32), (12, 16))
+  small = jax.nn.one_hot(small, k, axis=1)
+  cost = matching.cost_matrix(
+    jnp.asarray(logits)[None], small, dice=1.0, focal=20.0
+  )[0]
+  index = np.asarray(_match(cost, jnp.asarray(valid)))
+  for i in range(b):
+    np.testing.assert_allclose(
+      np.asarray(cost[i])[valid[i]], theirs["costs"][i], rtol=1e-4
+    )
+    np.testing.assert_array_equal(index[i][valid[i]], theirs["index"][i])
+
+  @jax.jit
+  def loss(logits):
+    return losses.mask_loss(
+      logits[None],
+      jnp.asarray(labels, jnp.int32),
+      jnp.asarray(valid),
+      dice_weight=1.0,
+      focal_weight=20.0,
+      k=k,
+    )
+
+  (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+    jnp.asarray(logits)
+  )
+  for name in ("dice", "focal"):
+    np.testing.assert_allclose(metrics[name], theirs[name], rtol=1e-5)
+  np.testing.assert_allclose(gradient, theirs["gradient"], **TOLERANCE)
 
 
 def test_class_loss_and_its_gradient():
