@@ -11,15 +11,16 @@ to be chosen is told field by field in `sseg_jax/default_config.py`.
 
 from sseg_jax import default_config
 
-# GroupViT could fetch 11,156,203 of the 12.4 M pairs; 2,723 steps an epoch.
-EPOCH = 11_156_203 // 4096
+# Of the 12.4 M pairs, those that GroupViT could fetch.
+PAIRS = 11_156_203
 
 
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 30 * EPOCH
-  c.optim.warmup_steps = 2 * EPOCH
+  # 30 epochs, 2 of them warm-up (GroupViT), and 5e-4 at batch 4096, whatever
+  # batch_size is.
+  default_config.follow_batch(c, PAIRS)
   # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
   # at unit length, hence the cosine.
   c.pseudo_masks.generator = "dino"

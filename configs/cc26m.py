@@ -11,14 +11,15 @@ without: 81.8, 27.2, 42.4. Not run here: no such data or machine.
 from sseg_jax import default_config
 
 # What GroupViT could fetch of CC12M and CC3M, and the paper's 11 M of RedCaps.
-EPOCH = (11_156_203 + 2_891_445 + 11_000_000) // 4096
+PAIRS = 11_156_203 + 2_891_445 + 11_000_000
 
 
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 30 * EPOCH
-  c.optim.warmup_steps = 2 * EPOCH
+  # 30 epochs, 2 of them warm-up (GroupViT), and 5e-4 at batch 4096, whatever
+  # batch_size is.
+  default_config.follow_batch(c, PAIRS)
   # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
   # at unit length, hence the cosine.
   c.pseudo_masks.generator = "dino"

@@ -1,6 +1,7 @@
 """Runs of `sseg_jax.ablations`: their configs, folders and processes."""
 
 import ast
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -60,10 +61,12 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
   """Returns a copy with fields replaced, given by their dotted names.
 
+  What follows from a replaced field (`default_config.follow_batch`) follows.
+
   Raises:
     InputError: if a field does not exist or has another type.
   """
-  config = config.copy_and_resolve_references()
+  config = copy.deepcopy(config)
   for field, value in overrides.items():
     *path, name = field.split(".")
     node = config

@@ -31,6 +31,28 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
 
 
+def follow_batch(
+  c: ml_collections.ConfigDict,
+  pairs: int,
+  *,
+  epochs: int = 30,
+  warmup_epochs: int = 2,
+) -> None:
+  """Makes steps and learning rates of `c` follow from its `batch_size`.
+
+  They go on to do so when the batch is overridden, until they are themselves:
+  the same epochs, and rates in proportion to the batch, as GroupViT's, from
+  those that stand in `c` for its batch now.
+  """
+  batch = c.get_ref("batch_size")
+  now = c.batch_size
+  epoch = pairs // batch
+  c.total_steps = epochs * epoch
+  c.optim.warmup_steps = warmup_epochs * epoch
+  for name in ("peak_lr", "start_lr", "end_lr"):
+    c.optim[name] = batch.to_float() * (c.optim[name] / now)
+
+
 def get_config() -> ml_collections.ConfigDict:
   """Returns the default configuration: the paper's model at batch 4096."""
   c = ml_collections.ConfigDict()
@@ -41,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.task = "sseg"
   c.seed = 0
   # 30 epochs (as GroupViT) of the 11,156,203 pairs of CC12M that GroupViT could
-  # fetch, at batch 4096. The configs of other mixtures restate it.
+  # fetch, at batch 4096. The paper's configs call `follow_batch`.
   c.total_steps = 81_690
   c.batch_size = 4096
   # The batch passes the towers in so many parts, one after the other, where it

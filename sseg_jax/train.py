@@ -133,6 +133,14 @@ def train(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+  logging.info(
+    "%d steps of %d pictures: %.3g epochs of %d; learning rate up to %.3g",
+    config.total_steps,
+    config.batch_size,
+    config.total_steps * config.batch_size / batches.num_records,
+    batches.num_records,
+    config.optim.peak_lr,
+  )
   writer = metrics.MetricWriter(workdir, resume_step=start)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
   scores = evaluator.Evaluator(config, held_out, workdir, stop)

@@ -6,7 +6,8 @@ import pathlib
 import jax
 import pytest
 
-from sseg_jax import default_config, train, train_step
+from sseg_jax import ablation_runs, default_config, train, train_step
+from sseg_jax.errors import InputError
 from sseg_jax.models import vit_weights
 from sseg_jax.models.vit import VIT_SIZES
 from sseg_jax.models.weights import PUBLISHED
@@ -68,6 +69,33 @@ def test_each_call_makes_a_configuration_of_its_own(path):
   module = load(path)
   module.get_config().optim.peak_lr = 123.0
   assert module.get_config().optim.peak_lr != 123.0
+
+
+@pytest.mark.parametrize(
+  ("name", "steps"), [("cc12m", 81_690), ("cc15m", 102_870), ("cc26m", 183_450)]
+)
+def test_the_paper_s_runs_follow_their_batch(name, steps):
+  """The published recipe at 4096; its epochs and its rates' ratio elsewhere."""
+  config = load(ROOT / "configs" / f"{name}.py").get_config()
+  assert config.batch_size == 4096 and config.total_steps == steps
+  assert config.optim.warmup_steps == steps // 15
+  rates = [config.optim[f"{name}_lr"] for name in ("peak", "start", "end")]
+  assert rates == [5e-4, 1.25e-6, 1.25e-5]
+  # As `main` and `plan --set` override, a locked copy.
+  small = ablation_runs.overridden(config.lock(), {"batch_size": 1024})
+  assert small.total_steps == pytest.approx(4 * steps, rel=1e-3)
+  assert small.optim.warmup_steps == small.total_steps // 15
+  assert small.optim.peak_lr == 1.25e-4 and small.optim.end_lr == 3.125e-6
+  assert config.total_steps == steps  # of the copy alone
+  chosen = {"optim.peak_lr": 1e-3, "total_steps": 7, "batch_size": 1024}
+  for order in (list(chosen), reversed(chosen)):
+    own = ablation_runs.overridden(
+      config, {name: chosen[name] for name in order}
+    )
+    assert own.optim.peak_lr == 1e-3 and own.total_steps == 7
+    assert own.optim.start_lr == 1.25e-6 / 4
+  with pytest.raises(InputError, match="there is no such field"):
+    ablation_runs.overridden(config.lock(), {"batchsize": 7})
 
 
 @pytest.fixture

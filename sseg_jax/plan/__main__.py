@@ -11,6 +11,7 @@ projects what generators of pseudo-masks take on one chip (Table 1).
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -143,8 +144,12 @@ def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
   counts = sweep.parse(flags.sweep)
 
   def plan(topology, batch_size):
-    changed = config.copy_and_resolve_references()
+    # As many epochs with every batch, whether or not the config sees to it.
+    pairs = config.total_steps * config.batch_size
+    changed = copy.deepcopy(config)
     changed.batch_size = batch_size
+    if changed.total_steps == config.total_steps:
+      changed.total_steps = max(1, round(pairs / batch_size))
     return planner.plan(changed, topology)
 
   rows = sweep.run(
