@@ -70,8 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
   # does not fit into memory; the loss is still the whole batch's.
   c.accumulate_steps = 1
   c.image_size = 224  # training crop; a multiple of the backbone's stride
-  # Type of the matrix products; parameters, losses, softmax, matching and
-  # K-means stay float32 whatever stands here.
+  # Type of the matrix products, "bfloat16" or "float32" (float16 would need its
+  # losses scaled); parameters, losses, softmax, matching and K-means stay
+  # float32 whatever stands here.
   c.dtype = "bfloat16"
   # On TPUs, attention in one Pallas kernel in Swin and in the teacher; False:
   # by XLA alone. (On CUDA GPUs the teacher takes cuDNN's whatever stands here.)

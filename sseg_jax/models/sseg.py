@@ -133,7 +133,7 @@ class SSeg(nnx.Module):
     _one_of("model.mean", c.mean, ("before", "after"))
     _one_of("model.proj_norm", c.proj_norm, ("bn", "ln", "none"))
     _one_of("model.memory", c.memory, ("res2", "res3", "res4", "res5"))
-    _one_of("dtype", config.dtype, ("bfloat16", "float16", "float32"))
+    _one_of("dtype", config.dtype, ("bfloat16", "float32"))
     if c.hidden_dim % c.num_heads:
       raise errors.InputError(
         f"model.hidden_dim={c.hidden_dim} is not a multiple of"
