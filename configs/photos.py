@@ -54,6 +54,7 @@ def get_config():
   c.pseudo_masks.stride = 4
   c.pseudo_masks.position_weight = 0.5
 
+  c.loss.mask_stride = 4
   c.loss.mask_every = 8
 
   c.optim.peak_lr = 1e-3

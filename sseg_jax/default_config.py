@@ -199,6 +199,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss.contrastive = 1.0  # §3.6
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
+  # Pixels of the picture along a side of a cell at which masks are compared: 1,
+  # 2 or 4. 1 is the picture's size (§3.4: clusters are "resized to the original
+  # resolution to supervise"); 4 is the logits' own, in a sixteenth of the work.
+  c.loss.mask_stride = 1
   # One picture of so many learns masks; all learn words. Only for a "stem" that
   # is pooled under pseudo-masks, as words then do without the backbone.
   c.loss.mask_every = 1

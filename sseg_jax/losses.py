@@ -21,6 +21,10 @@ from sseg_jax.scoring import unit
 # and finite, so that a row without any valid pair has finite gradients.
 _EXCLUDED = -1e9
 
+# Of the products that enlarge masks. On TPUs logits keep 16 of their bits, more
+# than the products before left them, in half of the passes.
+_HIGH = lax.Precision.HIGH
+
 NO_OBJECT_WEIGHT = 0.1  # MaskFormer, mask_former/config.py
 
 
@@ -82,11 +86,15 @@ def dice(
   are a part of a larger batch. Unsquared denominators, one added to both parts.
   Source: MaskFormer mask_former/modeling/criterion.py.
   """
+  return _mean_of_valid(_dice(mask_logits, masks), valid, count)
+
+
+def _dice(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
   probs = jax.nn.sigmoid(mask_logits.astype(jnp.float32))
   masks = _with_layers(masks.astype(jnp.float32), probs)
   overlap = (probs * masks).sum((-2, -1))
   area = probs.sum((-2, -1)) + masks.sum((-2, -1))
-  return _mean_of_valid(1 - (2 * overlap + 1) / (area + 1), valid, count)
+  return 1 - (2 * overlap + 1) / (area + 1)
 
 
 def focal(
@@ -100,6 +108,10 @@ def focal(
   `masks` are binary; alpha 0.25 weighs them, 0.75 the rest; gamma is 2. Source:
   MaskFormer mask_former/modeling/criterion.py.
   """
+  return _mean_of_valid(_focal(mask_logits, masks), valid, count)
+
+
+def _focal(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
   inside = _with_layers(masks > 0.5, mask_logits)
   # The logit of the right answer: one expression serves both sides, and neither
   # the logarithm nor the power sees a rounded probability.
@@ -107,7 +119,7 @@ def focal(
   alpha = jnp.where(inside, matching.FOCAL_ALPHA, 1 - matching.FOCAL_ALPHA)
   loss = alpha * jax.nn.softplus(-right)
   loss *= jax.nn.sigmoid(-right) ** matching.FOCAL_GAMMA
-  return _mean_of_valid(loss.mean((-2, -1)), valid, count)
+  return loss.mean((-2, -1))
 
 
 def class_loss(
@@ -147,6 +159,7 @@ def mask_loss(
   dice_weight: float,
   focal_weight: float,
   k: int,
+  size: tuple[int, int] | None = None,
   count: Float[Array, ""] | None = None,
   class_logits: Float[Array, "layers b n k+1"] | None = None,
   image_valid: Bool[Array, "b"] | None = None,
@@ -154,8 +167,9 @@ def mask_loss(
   """Returns the mask loss summed over layers, and the last layer's parts.
 
   Mask j is where `labels` is j; labels outside 0..k-1 belong to no mask. Each
-  layer has a matching of its own. The loss is taken at the label map's size, or
-  at the logits' where that is finer. Queries left unmatched are not penalised.
+  layer has a matching of its own, at the logits' size. The loss is taken at
+  `size`; None is the label map's, or the logits' where that is finer. Queries
+  left unmatched are not penalised.
   `count` is the number of valid masks to divide by, where these pictures are a
   part of a larger batch.
 
@@ -167,11 +181,15 @@ def mask_loss(
   mask_former/modeling/{matcher,criterion}.py.
   """
   layers, b, n, h, w = mask_logits.shape
-  cost = matching.cost_matrix(
-    lax.stop_gradient(mask_logits),
-    _one_hot(resize_labels(labels, (h, w)), k),
-    dice=dice_weight,
-    focal=focal_weight,
+  # Pixels stay in one axis, as TPUs pad the last to 128, and layers are taken
+  # one by one, as the memory of a core holds what is made of one.
+  flat = mask_logits.reshape(layers, b, n, 1, h * w)
+  small = _one_hot(resize_labels(labels, (h, w)), k).reshape(b, k, 1, h * w)
+  cost = lax.map(
+    lambda logits: matching.cost_matrix(
+      logits, small, dice=dice_weight, focal=focal_weight
+    ),
+    lax.stop_gradient(flat),
   )  # [layers, b, k, n]
   if class_logits is not None:
     cost += matching.class_cost(lax.stop_gradient(class_logits))
@@ -184,13 +202,23 @@ def mask_loss(
   )
   index = jnp.swapaxes(index.reshape(b, layers, k), 0, 1)
 
-  # k of n queries are gathered before anything is enlarged.
-  matched = jnp.take_along_axis(mask_logits, index[..., None, None], axis=2)
-  size = max(labels.shape[1], h), max(labels.shape[2], w)
-  matched = resize_bilinear(matched, size)
-  masks = _one_hot(resize_labels(labels, size), k)
-  dice_losses = dice(matched, masks, valid, count)  # [layers]
-  focal_losses = focal(matched, masks, valid, count)
+  if size is None:
+    size = max(labels.shape[1], h), max(labels.shape[2], w)
+  labels = resize_labels(labels, size)
+
+  # Again for the gradient, so that nothing that was enlarged is kept.
+  @jax.checkpoint
+  def of_layer(layer):
+    logits, index = layer
+    # k of n queries are gathered before anything is enlarged.
+    matched = jnp.take_along_axis(logits, index[..., None, None], axis=1)
+    matched = resize_bilinear(matched.reshape(b, k, h, w), size, _HIGH)
+    masks = _one_hot(labels, k)
+    return _dice(matched, masks), _focal(matched, masks)
+
+  dice_losses, focal_losses = (  # [layers] each
+    _mean_of_valid(x, valid, count) for x in lax.map(of_layer, (flat, index))
+  )
   loss = (dice_weight * dice_losses + focal_weight * focal_losses).sum()
   metrics = {"dice": dice_losses[-1], "focal": focal_losses[-1]}
   if class_logits is not None:

@@ -88,6 +88,7 @@ def make_setup(
     InputError: if a field has a value that cannot work.
   """
   _check_mask_every(config)
+  _check_mask_stride(config)
   _check_accumulation(config)
   _check_contrastive_block(config, mesh)
   graphdef, _, _ = sseg.build(config, sharding.mesh_of_kernels(config, mesh))
@@ -116,6 +117,14 @@ def _check_mask_every(config: Any) -> None:
       f"loss.mask_every={every}: words need every picture's masks or backbone;"
       " use 1, or model.query_embedding='mask_pooled' with"
       " model.pool_masks='pseudo' and model.pool_feature='stem'"
+    )
+
+
+def _check_mask_stride(config: Any) -> None:
+  stride = config.loss.mask_stride
+  if stride not in (1, 2, 4):
+    raise errors.InputError(
+      f"loss.mask_stride={stride}: must be 1, 2 or 4, the logits' own"
     )
 
 
@@ -221,9 +230,9 @@ def towers(
   """
   config, weights = setup.config, setup.config.loss
   valid, every = batch["valid"], weights.mask_every
+  _, h, w, _ = batch["image"].shape
   regions = None
   if config.model.pool_masks == "pseudo":
-    _, h, w, _ = batch["image"].shape
     stride = config.model.pool_stride
     regions = pooling.region_shares(labels, present, (h, w), stride)
   image_key, text_key = jax.random.split(key)
@@ -247,6 +256,7 @@ def towers(
     dice_weight=weights.dice,
     focal_weight=weights.focal,
     k=config.pseudo_masks.k,
+    size=(h // weights.mask_stride, w // weights.mask_stride),
     count=count,
   )
   features = Features(image.part_features, image.counts, text)

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sseg_jax import losses
+from sseg_jax import losses, matching
 
 WEIGHTS = {"dice_weight": 1.0, "focal_weight": 20.0}
 
 
 contrastive = jax.jit(losses.contrastive, static_argnames="max_logit_scale")
 mask_loss = jax.jit(
-  losses.mask_loss, static_argnames=("dice_weight", "focal_weight", "k")
+  losses.mask_loss, static_argnames=("dice_weight", "focal_weight", "k", "size")
 )
 class_loss = jax.jit(losses.class_loss)
 dice = jax.jit(losses.dice)
@@ -242,6 +242,32 @@ def test_mask_loss_takes_a_coarser_label_map_at_the_size_of_the_logits():
     mask_loss(logits, fine, valid, k=3, **WEIGHTS)[0],
     rtol=1e-6,
   )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_mask_loss_at_a_size_of_its_own(stride):
+  """As of logits and labels that were brought to that size before."""
+  logits, labels, valid = _masks()  # labels 12x8, logits 6x4
+  size = (24 // stride, 16 // stride)
+  value, gradient = jax.value_and_grad(
+    lambda x: mask_loss(x, labels, valid, k=3, size=size, **WEIGHTS)[0]
+  )(logits)
+
+  small = losses.resize_labels(jnp.asarray(labels), logits.shape[-2:])
+  small = jax.nn.one_hot(small, 3, axis=1)
+  costs = matching.cost_matrix(jnp.asarray(logits), small, dice=1.0, focal=20.0)
+  index = jax.vmap(matching.match, (0, None))(costs, jnp.asarray(valid))
+  masks = losses.resize_labels(jnp.asarray(labels), size)
+  masks = jax.nn.one_hot(masks, 3, axis=1)
+
+  def brought(x):
+    x = jnp.take_along_axis(x, index[..., None, None], axis=2)
+    x = losses.resize_bilinear(x, size)
+    return (dice(x, masks, valid) + 20 * focal(x, masks, valid)).sum()
+
+  expected, of_brought = jax.value_and_grad(brought)(jnp.asarray(logits))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(gradient, of_brought, rtol=1e-4, atol=1e-6)
 
 
 def test_mask_loss_with_classes_matches_by_class_where_masks_are_alike():

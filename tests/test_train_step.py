@@ -335,9 +335,10 @@ def test_masks_from_every_other_picture(make_tiny_config):
   [
     ({"mask_every": 3}, "loss.mask_every=3.*divide batch_size=8"),
     ({"mask_every": 0}, "loss.mask_every=0.*at least 1"),
+    ({"mask_stride": 3}, "loss.mask_stride=3: must be 1, 2 or 4"),
   ],
 )
-def test_mask_every_must_divide_the_batch(make_tiny_config, fields, message):
+def test_fields_of_the_mask_loss(make_tiny_config, fields, message):
   with pytest.raises(InputError, match=message):
     train_step.make_setup(stem_config(make_tiny_config, **fields))
 

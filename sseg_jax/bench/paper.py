@@ -259,9 +259,17 @@ def _theirs(
 
   @compiled
   def loss_of(masks, targets, index, image, words, scale):
-    index = index[..., None].expand(-1, -1, -1, masks.shape[-1])
+    index = index[..., None, None].expand(-1, -1, -1, *masks.shape[-2:])
     x = masks.gather(2, index)
-    y = targets[None].expand_as(x)
+    layers = len(x)
+    x = torch.nn.functional.interpolate(
+      x.flatten(0, 1),
+      targets.shape[-2:],
+      mode="bilinear",
+      align_corners=False,
+    )
+    x = x.unflatten(0, (layers, -1)).flatten(3)
+    y = targets.flatten(2)[None].expand_as(x)
     probs = x.sigmoid()
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(
       x, y, reduction="none"
@@ -290,14 +298,18 @@ def _theirs(
         labels = cluster(x).reshape(-1, 1, cells, cells)
       masks, image, said = forward(x, words_of)
     masks = masks.float()
-    labels = torch.nn.functional.interpolate(
-      labels.float(), masks.shape[-2:], mode="nearest"
-    )
     ks = torch.arange(k, device=device)[None, :, None, None]
-    targets = (labels == ks).float().flatten(2)
-    masks = masks.flatten(3)
+
+    def targets_of(size):
+      resized = torch.nn.functional.interpolate(
+        labels.float(), size, mode="nearest"
+      )
+      return (resized == ks).float()
+
     with torch.no_grad():
-      cost = costs(masks, targets).cpu().numpy()
+      small = targets_of(masks.shape[-2:])
+      cost = costs(masks.flatten(3), small.flatten(2)).cpu().numpy()
+      targets = targets_of((c.image_size // c.loss.mask_stride,) * 2)
     index = np.stack(
       [
         [optimize.linear_sum_assignment(one)[1] for one in layer]

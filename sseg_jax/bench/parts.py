@@ -113,6 +113,7 @@ def _parts(
       dice_weight=c.loss.dice,
       focal_weight=c.loss.focal,
       k=teacher.k,
+      size=(c.image_size // c.loss.mask_stride,) * 2,
     )[0]
 
   def contrastive(image, text):

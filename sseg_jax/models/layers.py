@@ -155,12 +155,14 @@ class RegionLayer(nnx.Module):
 
 
 def resize_bilinear(
-  values: Float[Array, "*batch h w"], size: tuple[int, int]
+  values: Float[Array, "*batch h w"],
+  size: tuple[int, int],
+  precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "*batch H W"]:
   """Resizes by torch's "bilinear", without align_corners or antialias.
 
   Two products with small constant matrices: gradients are products as well,
-  where those of a gather would be scatters.
+  where those of a gather would be scatters. `precision` is theirs.
   """
   values = values.astype(jnp.float32)
   if values.shape[-2:] == size:
@@ -172,7 +174,7 @@ def resize_bilinear(
     rows,
     values,
     columns,
-    precision=jax.lax.Precision.HIGHEST,
+    precision=precision,
   )
 
 

@@ -139,10 +139,13 @@ class MaskFormer(nnx.Module):
     # Earlier layers' masks serve deep supervision, so only training needs them.
     supervised = outputs if train and self.deep_supervision else outputs[-1:]
     embeddings = self.mask_embed(jnp.stack(supervised))  # [layers, b, n, d]
+    # Pixels in one axis until somebody needs two: TPUs pad the last to 128.
+    b, h, w, d = mask_features.shape
     mask_logits = jnp.einsum(
-      "lbnd,bhwd->lbnhw",
+      "lbnd,bpd->lbnp",
       embeddings,
-      mask_features,
+      mask_features.reshape(b, h * w, d),
       preferred_element_type=jnp.float32,
     )
+    mask_logits = mask_logits.reshape(*mask_logits.shape[:-1], h, w)
     return MaskFormerOutputs(mask_logits, outputs[-1], pixel_features)

@@ -202,7 +202,10 @@ class Reference(torch.nn.Module):
     return weights.mask * mask + weights.contrastive * contrastive
 
   def mask_loss(self, logits, labels):
-    """Each layer is matched on its own, at the logits' size (§3.4)."""
+    """Layers are matched on their own, at the logits' size.
+
+    Their losses are taken at the picture's.
+    """
     weights = self.config.loss
     count, total = 0, 0.0
     for i in np.flatnonzero(VALID):
@@ -210,6 +213,7 @@ class Reference(torch.nn.Module):
       count += len(present)
       large = torch.stack([labels[i] == j for j in present])[None].double()
       small = functional.interpolate(large, logits.shape[-2:], mode="nearest")
+      large = functional.interpolate(large, (SIDE, SIDE), mode="nearest")
       for layer in logits:
 
         def loss(query, mask):
