@@ -45,12 +45,13 @@ def follow_batch(
   those that stand in `c` for its batch now.
   """
   batch = c.get_ref("batch_size")
-  now = c.batch_size
   epoch = pairs // batch
   c.total_steps = epochs * epoch
   c.optim.warmup_steps = warmup_epochs * epoch
   for name in ("peak_lr", "start_lr", "end_lr"):
-    c.optim[name] = batch.to_float() * (c.optim[name] / now)
+    # The number is a reference so that the product is a float's.
+    each = ml_collections.FieldReference(c.optim[name] / c.batch_size)
+    c.optim[name] = each * batch
 
 
 def get_config() -> ml_collections.ConfigDict:

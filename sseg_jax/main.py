@@ -129,10 +129,8 @@ def _place() -> tuple[str, int, int] | None:
 def _ours(record: python_logging.LogRecord) -> bool:
   """Keeps what this package says, and everybody's warnings."""
   package = os.path.dirname(os.path.abspath(__file__))
-  return (
-    record.levelno >= python_logging.WARNING
-    or os.path.dirname(record.pathname) == package
-    or record.pathname.startswith(os.path.join(package, "data"))
+  return record.levelno >= python_logging.WARNING or record.pathname.startswith(
+    package + os.sep
   )
 
 

@@ -51,8 +51,8 @@ def loss(
 
   by_regions = pooling.by_regions(config.model)
   regions = None
+  _, h, w, _ = batch["image"].shape
   if by_regions:
-    _, h, w, _ = batch["image"].shape
     stride = config.model.pool_stride
     regions = pooling.region_shares(ranked, exists, (h, w), stride)
   every = weights.mask_every if by_regions else 1
@@ -77,6 +77,7 @@ def loss(
     dice_weight=weights.dice,
     focal_weight=weights.focal,
     k=k,
+    size=(h // weights.mask_stride, w // weights.mask_stride),
   )
   class_probabilities = functools.partial(
     scoring.class_probabilities,

@@ -285,8 +285,8 @@ def check(config: Any) -> None:
       f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
     )
   for name in (
+    "batch_size",  # first: others may follow from it
     "total_steps",
-    "batch_size",
     "accumulate_steps",
     "image_size",
     "log_every_steps",

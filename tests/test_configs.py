@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import pickle
 
 import jax
 import pytest
@@ -94,6 +95,12 @@ def test_the_paper_s_runs_follow_their_batch(name, steps):
     )
     assert own.optim.peak_lr == 1e-3 and own.total_steps == 7
     assert own.optim.start_lr == 1.25e-6 / 4
+  sent = pickle.loads(pickle.dumps(config))  # as launchers do
+  sent.batch_size = 512
+  assert sent.optim.peak_lr == 5e-4 / 8 and sent.total_steps > 7 * steps
+  sent.batch_size = 0
+  with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+    train.check(sent)
   with pytest.raises(InputError, match="there is no such field"):
     ablation_runs.overridden(config.lock(), {"batchsize": 7})
 

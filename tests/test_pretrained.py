@@ -226,7 +226,7 @@ def config(monkeypatch):
   c.model.update(backbone="swin_small", hidden_dim=32, mask_dim=8)
   c.model.update(num_queries=8, decoder_layers=1, ffn_dim=16, num_heads=2)
   c.model.update(proj_hidden=8, embed_dim=8)
-  c.text.update(width=8, layers=1, num_heads=2, context_length=6)
+  c.text.update(width=8, layers=1, num_heads=1, context_length=6)
   return c
 
 
@@ -306,7 +306,8 @@ def test_a_vit_for_the_pyramid(config, tmp_path):
   ("field", "source", "message"),
   [
     ("model", "nothing", "model.weights='nothing' is neither a file nor one"),
-    ("model", "none.npz", "none.npz: no such file of weights"),
+    ("model", "none.npz", "model.weights=none.npz: no such file of weights"),
+    ("text", "gs://b/x.npz", "text.weights=gs://b/x.npz: .* local files"),
     ("model", "dino_vits8", "model.weights='dino_vits8' are weights of dino"),
     ("text", "swin_t", "text.weights='swin_t' are weights of swin_t, which is"),
   ],
@@ -314,6 +315,17 @@ def test_a_vit_for_the_pyramid(config, tmp_path):
 def test_sources_that_do_not_fit(config, field, source, message):
   config[field].weights = source
   with pytest.raises(InputError, match=message):
+    train_step.init_state(train_step.make_setup(config))
+
+
+def test_a_number_of_heads_that_no_shape_shows(config, tmp_path, caplog):
+  config.text.weights = save(tmp_path / "text.npz", text_arrays())
+  config.text.num_heads = 2
+  train_step.init_state(train_step.make_setup(config))
+  assert "text.num_heads=2, where published networks" in caplog.text
+  config.text.weights = "clip_vitb32"
+  config.text.update(width=512, num_heads=4)
+  with pytest.raises(InputError, match="text.num_heads=4, .* have 8, as text"):
     train_step.init_state(train_step.make_setup(config))
 
 

@@ -66,6 +66,9 @@ def save(path, values):
     teacher = {
       f"module.backbone.{k}": torch.from_numpy(v) for k, v in values.items()
     }
+    # As older files have them.
+    name = "module.backbone.cls_token"
+    teacher[name] = torch.nn.Parameter(teacher[name])
     teacher["module.head.mlp.0.weight"] = torch.zeros(3)
     torch.save({"teacher": teacher, "epoch": 3}, path)
   return path

@@ -7,8 +7,9 @@ name, beside `weights.PUBLISHED`, is a file with the tensors' names of
 - torchvision's or transformers' ResNet, bottlenecks with the stride in the 3x3;
 - a ViT of DINO's family, as `vit_weights.py` reads them;
 - transformers' MaskFormer, backbone and both decoders;
-- a text tower: CLIP's own code, open_clip's, or the CLIP and the GroupViT of
-  transformers.
+- a text tower: CLIP's own code, or the CLIP and the GroupViT of transformers.
+  (CLIP's own files are programs, of which the `state_dict` has to be saved;
+  open_clip has the same names, but most of its networks have another GELU.)
 
 Classifiers and what else S-Seg lacks are left out; what a file lacks, as Swin's
 four output norms, stays as it was. Everything else has to fit.
@@ -33,6 +34,9 @@ from sseg_jax.models.vit_pyramid import ViTPyramid
 
 Arrays = Mapping[str, np.ndarray]
 Leaves = Mapping[str, Any]  # arrays or their shapes
+
+_HEAD_DIM = 64  # of CLIP's and GroupViT's text towers
+_MASKFORMER_HEADS = 8
 
 # A MaskFormer file: what is the backbone's, and what the decoders'.
 _BACKBONE = re.compile(r"^(model\.)?pixel_level_module\.encoder\.")
@@ -176,6 +180,7 @@ def load(
   if config.model.weights:
     new |= _image(config, leaves)
   if config.text.weights:
+    _check_heads(config.text, "text", max(1, config.text.width // _HEAD_DIM))
     path = weights.locate(config.text.weights, {"text"}, field="text.weights")
     found = text(
       weights.read_arrays(path), _part(leaves, "text"), f"{path} (text.weights)"
@@ -214,6 +219,7 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   found = {}
   decoders = {k: v for k, v in arrays.items() if _DECODERS.match(k)}
   if decoders:
+    _check_heads(config.model, "model", _MASKFORMER_HEADS)
     part = _part(leaves, "maskformer")
     found = {
       f"maskformer/{k}": v for k, v in maskformer(decoders, part, place).items()
@@ -226,6 +232,19 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   what = "backbone and mask decoders start" if decoders else "backbone starts"
   logging.info("%s from %s", what, path)
   return found
+
+
+def _check_heads(fields: Any, part: str, published: int) -> None:
+  """Tells of another number of heads, which no tensor's shape shows."""
+  if fields.num_heads == published:
+    return
+  message = (
+    f"{part}.num_heads={fields.num_heads}, where published networks of this"
+    f" size have {published}"
+  )
+  if fields.weights in weights.PUBLISHED:
+    raise InputError(f"{message}, as {part}.weights={fields.weights!r}")
+  logging.warning("%s; %s may need as many", message, fields.weights)
 
 
 def swin(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:

@@ -251,12 +251,16 @@ def locate(
   """Returns the path of a file, or of a published name's, downloaded once.
 
   InputError for a name that is not published for one of `networks`, and as
-  `fetch`; that a path leads to a file is checked where it is read.
+  `fetch`, and for a path that leads to no file.
   """
   name, path = str(source), Path(source)
+  if "://" in name:
+    raise InputError(f"{field}={name}: weights are read from local files alone")
   if name in PUBLISHED or not (path.suffix or path.exists()):
     check_network(name, networks, field=field)
     return fetch(name)
+  if not path.is_file():
+    raise InputError(f"{field}={name}: no such file of weights")
   return path
 
 
@@ -431,7 +435,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if isinstance(found, dict) and isinstance(found.get(key), dict):
       found = found[key]
   return {
-    name: value.float().numpy()
+    name: value.detach().float().numpy()  # parameters want a gradient
     for name, value in found.items()
     if isinstance(value, torch.Tensor)
   }

@@ -150,6 +150,8 @@ def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
     changed.batch_size = batch_size
     if changed.total_steps == config.total_steps:
       changed.total_steps = max(1, round(pairs / batch_size))
+      warmup = config.optim.warmup_steps * config.batch_size // batch_size
+      changed.optim.warmup_steps = min(warmup, changed.total_steps - 1)
     return planner.plan(changed, topology)
 
   rows = sweep.run(
