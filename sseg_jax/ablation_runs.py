@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sseg_jax import files
+from sseg_jax import default_config, files
 from sseg_jax.errors import InputError
 from sseg_jax.stopping import PREEMPTED
 
@@ -84,6 +84,7 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         f"{field}={value!r} has another type than the field, see"
         " default_config.py"
       ) from error
+  default_config.check_batch(config)
   return config
 
 

@@ -142,7 +142,7 @@ ROWS: dict[str, Row] = {
     "fine texture stays in the clusters", {"pseudo_masks.median_passes": 0}
   ),
   "batch_32": Row(
-    "fewer negatives, and fewer pictures for the same steps",
+    "fewer negatives, and fewer pictures where steps stay the same",
     {"batch_size": 32, "data.lanes": 32},
   ),
   "proj_bn": Row(

@@ -10,11 +10,13 @@ from typing import Any
 
 import ml_collections
 
+from sseg_jax.errors import InputError
+
 
 def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """Returns a stored configuration with the fields that are newer than it.
 
-  They get their defaults, which leave a run as it was without them.
+  They get their defaults, which leave its network as it was without them.
   """
 
   def merge(default, stored):
@@ -29,6 +31,12 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
     }
 
   return ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
+
+
+def check_batch(c: ml_collections.ConfigDict) -> None:
+  """Raises InputError for a batch that nothing can follow from."""
+  if c.batch_size < 1:
+    raise InputError(f"batch_size={c.batch_size} must be at least 1")
 
 
 def follow_batch(

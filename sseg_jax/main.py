@@ -50,6 +50,9 @@ def run(argv: list[str]) -> int:
     raise errors.InputError(
       "both --config and --workdir are needed; see --help"
     )
+  from sseg_jax import default_config
+
+  default_config.check_batch(_CONFIG.value)
   # From here on, since a signal may come while JAX is loaded or compiles.
   stop = stopping.Stop().listen()
   place = _place()

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from sseg_jax import (
   benchmarks,
+  default_config,
   errors,
   evaluator,
   files,
@@ -284,8 +285,8 @@ def check(config: Any) -> None:
     raise errors.InputError(
       f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
     )
+  default_config.check_batch(config)
   for name in (
-    "batch_size",  # first: others may follow from it
     "total_steps",
     "accumulate_steps",
     "image_size",
