@@ -139,7 +139,7 @@ PUBLISHED: dict[str, Published] = {
     "CC-BY-NC-4.0",
   ),
   # What follows is for the networks that are trained. Swin, supervised on
-  # ImageNet-1k, the largest on ImageNet-22k.
+  # ImageNet-1k, or on 22k where the name says so.
   "swin_t": Published(
     f"{_SWIN}/swin_tiny_patch4_window7_224.pth", "swin_t", 114, "MIT"
   ),
