@@ -212,8 +212,9 @@ def get_config() -> ml_collections.ConfigDict:
   # 2 or 4. 1 is the picture's size (§3.4: clusters are "resized to the original
   # resolution to supervise"); 4 is the logits' own, in a sixteenth of the work.
   c.loss.mask_stride = 1
-  # One picture of so many learns masks; all learn words. Only for a "stem" that
-  # is pooled under pseudo-masks, as words then do without the backbone.
+  # One picture of so many learns masks, each picture once in so many epochs.
+  # All learn words. Only for a "stem" that is pooled under pseudo-masks, as
+  # words then do without the backbone.
   c.loss.mask_every = 1
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does

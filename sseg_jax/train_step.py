@@ -87,7 +87,7 @@ def make_setup(
   Raises:
     InputError: if a field has a value that cannot work.
   """
-  _check_mask_every(config)
+  _check_mask_every(config, mesh)
   _check_mask_stride(config)
   _check_accumulation(config)
   _check_contrastive_block(config, mesh)
@@ -102,13 +102,25 @@ def make_setup(
   return Setup(config, graphdef, made, optim.build(config), frozen, mesh)
 
 
-def _check_mask_every(config: Any) -> None:
+def _check_mask_every(config: Any, mesh: Any) -> None:
   every, model = config.loss.mask_every, config.model
   if every < 1 or config.batch_size % every:
     raise errors.InputError(
       f"loss.mask_every={every}: must be at least 1 and divide"
       f" batch_size={config.batch_size}"
     )
+  # The rows of a process may lie on devices that do not follow one another in
+  # the mesh; each device must then hold whole groups of `mask_every` rows.
+  if (
+    isinstance(mesh, Mesh)
+    and len({d.process_index for d in mesh.devices.flat}) > 1
+  ):
+    rows = config.batch_size // mesh.size
+    if rows % every:
+      raise errors.InputError(
+        f"loss.mask_every={every}: must divide the {rows} pictures of a device"
+        f" (batch_size={config.batch_size} on {mesh.size} devices)"
+      )
   if config.task == "supervised" and not pooling.by_regions(config.model):
     return  # takes every picture
   alone = pooling.by_regions(config.model) and model.pool_feature == "stem"

@@ -114,6 +114,21 @@ def test_process_count_does_not_change_the_global_batch(folder):
     _assert_same(batch, joined)
 
 
+def test_batches_put_pictures_that_learn_masks_where_the_step_takes_them(
+  folder,
+):
+  """Over two epochs each record is once at an even place of a batch."""
+  config = _config()
+  config.loss.mask_every = 2
+  # 26 records in 4 lanes of 6 or 7: after 6 steps all lanes of 6 are through.
+  taken = _take(config, folder, 7)
+  learnt = [int(i) for batch in taken for i in batch["id"][::2]]
+  assert len(set(learnt)) >= 24
+  assert (
+    _take(_config(), folder, 7)[0]["id"].tolist() != taken[0]["id"].tolist()
+  )
+
+
 def test_threads_do_not_change_the_bits(folder):
   for one, two in zip(
     _take(_config(threads=1), folder, 3),
@@ -171,6 +186,53 @@ def test_reads_stay_within_one_window_at_a_time():
   assert all(len(set(windows[i : i + 10])) == 1 for i in range(0, 100, 10))
   assert windows != sorted(windows)
   assert drawn[:10] != sorted(drawn[:10])
+
+
+@pytest.mark.parametrize(
+  ("total", "lanes", "rows", "every", "hosts"),
+  [
+    (64, 8, 8, 8, 1),  # every lane gives one record, as the quickstart's
+    (61, 8, 8, 4, 2),
+    (50, 4, 16, 8, 1),  # half a group of 8 a lane
+    (53, 1, 6, 3, 1),
+    (47, 2, 12, 4, 1),  # one and a half groups of 4 a lane
+    (90, 8, 24, 6, 4),
+    (7, 4, 4, 2, 2),  # lanes of one and two records
+  ],
+)
+def test_every_record_learns_masks_in_turn(total, lanes, rows, every, hosts):
+  """Those that learn are at every n-th place, each record once a cycle."""
+  lane_order = order.LaneOrder(
+    total, lanes=lanes, batch_size=rows, window=9, seed=5, mask_every=every
+  )
+  bounds = np.array([lane * total // lanes for lane in range(lanes + 1)])
+  seen, learnt = {}, {}
+  for step in range(3 * every * total * lanes // (rows * lanes) + 2 * total):
+    index, epoch = lane_order.batch(step, 0, lanes)
+    per_host = lanes // hosts
+    parts = [
+      lane_order.batch(step, host * per_host, (host + 1) * per_host)
+      for host in range(hosts)
+    ]
+    for whole, joined in zip(
+      (index, epoch), zip(*parts, strict=True), strict=True
+    ):
+      np.testing.assert_array_equal(whole, np.concatenate(joined))
+    lane = np.searchsorted(bounds, index, "right") - 1
+    for i, e in zip(index, epoch, strict=True):
+      seen.setdefault(int(e), []).append(int(i))
+    learner = slice(None, None, every)
+    for w, i, e in zip(
+      lane[learner], index[learner], epoch[learner], strict=True
+    ):
+      learnt.setdefault((int(w), int(e) // every), []).append(int(i))
+  assert sorted(seen[0]) == sorted(seen[1]) == list(range(total))
+  for lane in range(lanes):
+    records_of_lane = list(range(bounds[lane], bounds[lane + 1]))
+    assert sorted(learnt[lane, 0]) == records_of_lane
+    assert sorted(learnt[lane, 1]) == records_of_lane
+    if len(records_of_lane) > 8:
+      assert learnt[lane, 0] != learnt[lane, 1]
 
 
 def test_mix_is_fixed():
@@ -306,6 +368,7 @@ def test_vanished_shard_surfaces_from_eval_pairs(tmp_path):
     ({"data.lanes": 3}, {}, "config.data.lanes=3 does not divide"),
     ({"data.lanes": 0}, {}, "config.data.lanes=0"),
     ({}, {"process_count": 3}, "split over 3 processes"),
+    ({"loss.mask_every": 8}, {"process_count": 2}, "mask_every=8 .*the 4 pic"),
     ({"batch_size": 32}, {}, "fewer than config.batch_size=32"),
     ({"pseudo_masks.mode": "cached"}, {}, "pseudo_masks.mode"),
     ({"task": "supervised"}, {}, "label maps"),

@@ -316,6 +316,7 @@ def test_words_and_masks_are_taught_apart(make_tiny_config):
 
 
 def test_masks_from_every_other_picture(make_tiny_config):
+  """Of a batch's rows 0, 2, …; the pipeline puts each picture there in turn."""
   whole = Run(stem_config(make_tiny_config))
   half = Run(stem_config(make_tiny_config, mask_every=2))
   _, of_all = whole.step()

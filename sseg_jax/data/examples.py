@@ -48,6 +48,7 @@ class Examples:
       batch_size=config.batch_size,
       window=config.data.shuffle_window,
       seed=config.seed,
+      mask_every=config.loss.mask_every,
     )
     supervised = config.task == "supervised"
     self._needs_text = not supervised

@@ -8,6 +8,10 @@ A lane's range is cut into windows of at most `window` records. Each epoch of a
 lane visits its windows in a new order and the records of each window in a new
 order; reads stay within one window per lane at a time. An epoch of a lane may
 end inside a batch.
+
+Where one picture of `mask_every` learns masks (`loss.mask_every`), those are at
+the indices 0, mask_every, 2 * mask_every, … of a batch, which the training step
+takes. Every record is there exactly once in `mask_every` epochs of its lane.
 """
 
 import functools
@@ -15,7 +19,7 @@ import functools
 import numpy as np
 
 # What a draw is for: the last part of the key.
-WINDOWS, RECORDS, CAPTION, AUGMENT = range(4)
+WINDOWS, RECORDS, CAPTION, AUGMENT, MASK_WINDOWS, MASK_RECORDS = range(6)
 
 
 def mix(*parts: int | np.ndarray) -> np.ndarray:
@@ -43,12 +47,22 @@ class LaneOrder:
     batch_size: of the global batch.
     window: records permuted together, at most.
     seed: of the whole order.
+    mask_every: one record of so many in a batch learns masks; divides the
+      records that a range of lanes gives to a batch.
   """
 
   def __init__(
-    self, total: int, *, lanes: int, batch_size: int, window: int, seed: int
+    self,
+    total: int,
+    *,
+    lanes: int,
+    batch_size: int,
+    window: int,
+    seed: int,
+    mask_every: int = 1,
   ):
     self.lanes = lanes
+    self._mask_every = mask_every
     self.per_lane = batch_size // lanes
     self._bounds = [lane * total // lanes for lane in range(lanes + 1)]
     self._window = window
@@ -61,9 +75,10 @@ class LaneOrder:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns records and their lanes' epochs, int64 [b], for a range of lanes.
 
-    The global batch is the concatenation over all lanes in order.
+    The global batch is the concatenation over all ranges in order. Within a
+    range the records stand lane after lane, but for those that learn masks.
     """
-    indices, epochs = [], []
+    indices, epochs, learns = [], [], []
     for lane in range(first_lane, last_lane):
       size = self._bounds[lane + 1] - self._bounds[lane]
       position = step * self.per_lane + np.arange(self.per_lane)
@@ -74,13 +89,59 @@ class LaneOrder:
         index[here] = self._order(lane, int(e))[row[here]]
       indices.append(index + self._bounds[lane])
       epochs.append(epoch)
-    return np.concatenate(indices), np.concatenate(epochs)
+      learns.append(self._learns_masks(lane, position))
+    index, epoch = np.concatenate(indices), np.concatenate(epochs)
+    if self._mask_every > 1:
+      order = self._arranged(np.concatenate(learns))
+      index, epoch = index[order], epoch[order]
+    return index, epoch
+
+  def _learns_masks(self, lane: int, position: np.ndarray) -> np.ndarray:
+    """Returns which positions of a lane, counted over all epochs, learn masks.
+
+    They are `mask_every` apart. Their offset moves with the lane, so that each
+    range of lanes has equally many of them in every step.
+    """
+    return (position - lane * self.per_lane) % self._mask_every == 0
+
+  def _arranged(self, learns: np.ndarray) -> np.ndarray:
+    """Returns the places in a batch, those that learn masks at every n-th."""
+    places = np.empty(len(learns), np.int64)
+    first = np.arange(len(learns)) % self._mask_every == 0
+    places[first] = np.flatnonzero(learns)
+    places[~first] = np.flatnonzero(~learns)
+    return places
 
   def _lane_epoch(self, lane: int, epoch: int) -> np.ndarray:
     """Returns one epoch of a lane: a permutation of its records, uint32."""
+    order = self._shuffled(lane, epoch, WINDOWS, RECORDS)
+    every = self._mask_every
+    if every == 1:
+      return order
+    # A cycle of `mask_every` epochs has as many positions that learn masks as
+    # the lane has records: each record gets one, in an order of their own.
+    size = len(order)
+    first, cycle = epoch * size, epoch // every
+    learns = self._learns_masks(lane, first + np.arange(size))
+
+    def learners_before(position: int) -> int:
+      return (position - lane * self.per_lane - 1) // every
+
+    start = learners_before(first) - learners_before(cycle * every * size)
+    own = self._shuffled(lane, cycle, MASK_WINDOWS, MASK_RECORDS)
+    learners = own[start : start + int(learns.sum())]
+    mixed = np.empty_like(order)
+    mixed[learns] = learners
+    mixed[~learns] = order[~np.isin(order, learners)]
+    return mixed
+
+  def _shuffled(
+    self, lane: int, epoch: int, of_windows: int, of_records: int
+  ) -> np.ndarray:
+    """Returns a lane's records, windows and within them permuted, uint32."""
     size = self._bounds[lane + 1] - self._bounds[lane]
     windows = -(-size // self._window)
     window = np.arange(size) * windows // size
-    place = mix(self._seed, lane, epoch, np.arange(windows), WINDOWS)
-    within = mix(self._seed, lane, epoch, window, np.arange(size), RECORDS)
+    place = mix(self._seed, lane, epoch, np.arange(windows), of_windows)
+    within = mix(self._seed, lane, epoch, window, np.arange(size), of_records)
     return np.lexsort((within, place[window])).astype(np.uint32)

@@ -233,7 +233,7 @@ def eval_pairs(
 
 
 def check_lanes(config: Any, process_count: int) -> None:
-  """Raises InputError where the lanes fit not the batch, or the processes."""
+  """Raises InputError if the batch cannot be split over lanes and processes."""
   lanes, batch = config.data.lanes, config.batch_size
   if lanes < 1 or batch % lanes:
     raise InputError(
@@ -244,6 +244,13 @@ def check_lanes(config: Any, process_count: int) -> None:
     raise InputError(
       f"config.data.lanes={lanes} cannot be split over {process_count}"
       " processes; choose a multiple of their number that divides the batch"
+    )
+  every = config.loss.mask_every
+  if batch // process_count % every:
+    raise InputError(
+      f"config.loss.mask_every={every} does not divide the"
+      f" {batch // process_count} pictures of each of {process_count}"
+      " processes; choose a divisor, or a larger batch_size"
     )
 
 
