@@ -16,7 +16,7 @@ class Listed:
 
   def __init__(self, samples, *, has_background):
     self.name, self.class_names = "listed", ("cat", "dog")
-    self.has_background = has_background
+    self.has_background, self.split = has_background, None
     self._samples = samples
 
   def __len__(self):

@@ -61,7 +61,7 @@ class Halves:
 
 
 class Listed:
-  name, class_names = "listed", ("cat", "dog")
+  name, class_names, split = "listed", ("cat", "dog"), None
 
   def __init__(self, samples, has_background=False):
     self._samples = samples

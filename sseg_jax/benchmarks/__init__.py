@@ -1,8 +1,8 @@
 """Readers of benchmarks, and the resolver of their specifications.
 
 A benchmark has `name`, `class_names` (without background), `has_background`,
-`__len__` and `__getitem__(i) -> Sample`; samples are read when asked for. With
-background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored.
+`split`, `__len__` and `__getitem__(i) -> Sample`; samples are read when asked
+for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored.
 """
 
 import os
@@ -61,7 +61,9 @@ def open_benchmark(
       found below `data_root`; `KIND=PATH`; `NAME=PATH` or just a path for a
       folder with `images/`, `labels/` and `classes.txt`.
     data_root: holds `VOCdevkit/` and `coco/`.
-    split: part of the data set; folders have none.
+    split: part of the data set: "train", "val" or another that it has. A
+      folder without splits is opened as a whole for "val", and the `split` of
+      the benchmark is then None; asking it for another is an InputError.
     class_names: instead of the data set's own, in label order.
 
   Returns:
@@ -73,7 +75,7 @@ def open_benchmark(
     reader = CocoObject if name.startswith("coco") else Pascal
     benchmark: Benchmark = reader(root, kind=name, split=split)
   else:
-    benchmark = Folder(path, name=name)
+    benchmark = Folder(path, name=name, split=split)
   if class_names is not None:
     if len(class_names) != len(benchmark.class_names):
       raise InputError(

@@ -38,6 +38,7 @@ class CocoObject:
       split: "val" or "train"; a year other than 2017 is written out, "val2014".
     """
     self.name = kind
+    self.split: str | None = split
     self.class_names = CLASS_NAMES["coco"]
     self.has_background = kind == "coco"
     split = split if split[-1:].isdigit() else f"{split}2017"

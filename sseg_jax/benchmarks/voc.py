@@ -56,6 +56,7 @@ class Pascal:
     """
     layout = _LAYOUTS[kind]
     self.name = kind
+    self.split: str | None = split
     self.class_names = CLASS_NAMES[layout.names]
     self.has_background = layout.has_background
     self.root = _find(Path(root), layout)
