@@ -198,7 +198,7 @@ def compute(run: Run) -> dict[str, Any]:
 
   from sseg_jax import (
     checkpoint,
-    evaluate,
+    evaluation,
     evaluator,
     metrics,
     provenance,
@@ -213,12 +213,14 @@ def compute(run: Run) -> dict[str, Any]:
   workdir = epath.Path(run.workdir)
   train.check(config)
   class_names = train.prepare_data(config, workdir)
-  opened = train.open_benchmarks(config)
+  opened, training = train.open_benchmarks(config)
   output: dict[str, Any] = {}
   if run.row.method == "untrained":
     state = train_step.init_state(train_step.make_setup(config, class_names))
     writer = metrics.MetricWriter(workdir)
-    output = evaluator.Evaluator(config, opened, workdir)(state, 0, writer, 0)
+    scores = evaluator.Evaluator(config, opened, workdir, None, training)
+    output = scores(state, 0, writer, 0)
+    output.pop("stored", None)
     writer.scalars(0, evaluator.flat_scores(output))
     writer.close()
   elif run.row.method == "global_words":
@@ -227,7 +229,7 @@ def compute(run: Run) -> dict[str, Any]:
       loaded.params, loaded.model_state, config, words=run.row.words
     )
     output["benchmarks"] = {
-      benchmark.name: evaluate.evaluate(
+      benchmark.name: evaluation.evaluate(
         segmenter,
         benchmark,
         threshold=config.evaluate.background_threshold,

@@ -9,14 +9,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sseg_jax import checkpoint, default_config, pictures, prompts
-from sseg_jax.errors import InputError
-from sseg_jax.evaluate import choose_threshold
-from sseg_jax.segmenter import (
-  ClassSet,
-  SSegSegmenter,
+from sseg_jax.background import (
+  Threshold,
   apply_threshold,
-  winners,
+  calibrate,
+  check_flag,
+  stored,
 )
+from sseg_jax.errors import InputError
+from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Segmentation:
       the threshold.
     areas: share of the picture for each name.
     threshold: background threshold, or None.
+    threshold_source: where it comes from, in words; None without one.
   """
 
   labels: Int[np.ndarray, "h w"]
@@ -37,6 +39,7 @@ class Segmentation:
   scores: Float[np.ndarray, "h w"]
   areas: dict[str, float]
   threshold: float | None
+  threshold_source: str | None = None
 
 
 class Model:
@@ -47,11 +50,20 @@ class Model:
     segmenter: SSegSegmenter,
     *,
     templates: tuple[str, ...],
-    threshold: float,
+    threshold: float | None,
     step: int,
     metadata: dict[str, Any],
   ):
-    """Holds a segmenter with its defaults; use `load` to make one."""
+    """Holds a segmenter with its defaults; use `load` to make one.
+
+    Args:
+      segmenter: the network.
+      templates: of prompts.
+      threshold: of the background, instead of the checkpoint's; None takes the
+        one stored in `metadata`, and without one finds it for each picture.
+      step: of the checkpoint.
+      metadata: of the checkpoint.
+    """
     self.segmenter = segmenter
     self.templates = templates
     self.threshold = threshold
@@ -72,7 +84,8 @@ class Model:
       image: RGB pixels, uint8 [h, w, 3], or the path of a picture.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
-        None takes the checkpoint's.
+        None takes the checkpoint's, and without one finds it from the scores of
+        this picture (`background.calibrate`).
       background: False gives every pixel a word.
 
     Returns:
@@ -81,19 +94,29 @@ class Model:
     pixels = self._pixels(image)
     class_set = self._class_set(words)
     best, index = winners(self.segmenter, pixels[None], class_set)
-    names, threshold = class_set.names, None
+    names, threshold, source = class_set.names, None, None
     labels = index[0]
     if background:
-      threshold = self.threshold
-      if background_threshold is not None:
-        threshold = float(background_threshold)
+      rule = self._threshold(len(names), background_threshold, best[0])
+      threshold, source = rule.value, rule.source
       names = ("background", *names)
       labels = apply_threshold(best[0], index[0], threshold)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     areas = {
       n: float(k) / labels.size for n, k in zip(names, counts, strict=True)
     }
-    return Segmentation(labels, names, best[0], areas, threshold)
+    return Segmentation(labels, names, best[0], areas, threshold, source)
+
+  def _threshold(
+    self, words: int, given: float | None, best: Float[np.ndarray, "h w"]
+  ) -> Threshold:
+    if given is None:
+      given = self.threshold
+    if given is not None:
+      check_flag(given)
+      return Threshold(float(given), "given")
+    known = stored(self.metadata, "default", words, self.segmenter.combiner)
+    return known or Threshold(calibrate(best), "this picture's scores")
 
   def scores(
     self,
@@ -134,7 +157,7 @@ def load(
     path: work directory, its `checkpoints/`, or one step's folder.
     step: None for the latest.
     templates: a key of `prompts.TEMPLATES`, instead of the checkpoint's.
-    combiner: "mean", "sum" or "hard", instead of the checkpoint's.
+    combiner: one of `default_config.COMBINERS`, instead of the checkpoint's.
     image_size: short side at which pictures are seen, instead of the
       checkpoint's.
   """
@@ -147,11 +170,10 @@ def load(
     combiner=combiner,
     image_size=image_size,
   )
-  threshold, _ = choose_threshold("default", None, loaded.metadata, config)
   return Model(
     segmenter,
     templates=prompts.templates(templates or config.evaluate.templates),
-    threshold=threshold,
+    threshold=config.evaluate.background_threshold,
     step=int(loaded.step),
     metadata=loaded.metadata,
   )

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ from absl import logging
 from etils import epath
 
 from sseg_jax import (
+  background,
   benchmarks,
   errors,
-  evaluate,
+  evaluation,
   sharding,
   stopping,
   train_step,
@@ -31,13 +33,24 @@ class Evaluator:
     held_out: list[benchmarks.Benchmark],
     workdir: epath.Path,
     stop: stopping.Stop | None = None,
+    training: Sequence[benchmarks.Benchmark | None] = (),
   ):
-    """Compiles nothing yet."""
+    """Compiles nothing yet.
+
+    Args:
+      config: the run's fields.
+      held_out: benchmarks that are scored.
+      workdir: where pictures are drawn.
+      stop: asks an evaluation to end.
+      training: for each of `held_out` the training split on which its
+        background threshold is chosen (`benchmarks.open_training`), or None.
+    """
     self._config = config
     self._benchmarks = held_out
     self._workdir = workdir
     self._stop = stop or stopping.Stop()
     self._segmenter: SSegSegmenter | None = None
+    self._training = training or [None] * len(held_out)
 
   def __call__(
     self,
@@ -48,6 +61,7 @@ class Evaluator:
   ) -> dict[str, Any]:
     """Returns results by benchmark, and retrieval; {} in other processes.
 
+    `stored` in it is what a checkpoint keeps of the background thresholds.
     Draws predictions of the first benchmark to WORKDIR/predictions.png.
 
     Args:
@@ -67,26 +81,61 @@ class Evaluator:
       self._segmenter = SSegSegmenter(params, model_state, self._config)
     self._segmenter.set_weights(params, model_state)
     results: dict[str, Any] = {}
+    chosen: dict[str, float] = {}
     for i, benchmark in enumerate(self._benchmarks):
       rows: list[tuple] = []
-      results[benchmark.name] = evaluate.evaluate(
+      name = benchmark.name
+      rule, choice = self._threshold(
+        self._segmenter, benchmark, self._training[i]
+      )
+      results[name] = evaluation.evaluate(
         self._segmenter,
         benchmark,
-        threshold=self._config.evaluate.background_threshold,
+        threshold=rule.value if rule else None,
         templates=self._config.evaluate.templates,
         max_images=max_images,
         observe=functools.partial(self._keep, rows, 8),
       )
+      results[name]["threshold_source"] = rule.source if rule else None
+      results[name]["threshold_choice"] = choice
+      if choice:
+        chosen[name] = choice["threshold"]
       picture = visualize.grid(
         rows, benchmark.class_names, has_background=benchmark.has_background
       )
       writer.images(step, {f"predictions/{benchmark.name}": picture})
       if i == 0:
         self._draw(picture)
-    output: dict[str, Any] = {"benchmarks": results}
+    counts = {b.name: len(b.class_names) for b in self._benchmarks}
+    output: dict[str, Any] = {
+      "benchmarks": results,
+      "stored": background.to_store(
+        chosen, counts, self._config.evaluate.combiner
+      ),
+    }
     if self._config.data.val and self._config.task == "sseg":
       output["retrieval"] = self._retrieval(self._segmenter)
     return output
+
+  def _threshold(
+    self,
+    segmenter: SSegSegmenter,
+    benchmark: benchmarks.Benchmark,
+    training: benchmarks.Benchmark | None,
+  ) -> tuple[background.Threshold | None, dict[str, Any] | None]:
+    """Finds a benchmark's threshold anew: the network has changed."""
+    if not benchmark.has_background:
+      return None, None
+    config = self._config.evaluate
+    return evaluation.find_threshold(
+      segmenter,
+      benchmark,
+      training,
+      fixed=config.background_threshold,
+      templates=config.templates,
+      max_images=config.threshold_images,
+      observe=lambda _: self._stop.check(),
+    )
 
   def _draw(self, picture: np.ndarray) -> None:
     try:
@@ -123,7 +172,7 @@ class Evaluator:
       pairs.append([x[batch["valid"]] for x in jax.device_get(embedded)])
     images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
     rounds = [
-      evaluate.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
+      evaluation.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
     ]
     scores = {name: np.mean([r[name] for r in rounds]) for name in rounds[0]}
     return {k: float(v) for k, v in scores.items()} | {"pairs": len(images)}
@@ -148,7 +197,7 @@ def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
   if config.data.val and config.task == "sseg":
     ones = np.ones((1, 1))
     known += flat_scores(
-      {"benchmarks": {}, "retrieval": evaluate.retrieval(ones, ones)}
+      {"benchmarks": {}, "retrieval": evaluation.retrieval(ones, ones)}
     )
   if name and name not in known:
     raise errors.InputError(

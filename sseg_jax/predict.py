@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sseg_jax import prompts
+from sseg_jax import background, default_config, prompts
 from sseg_jax.errors import InputError, reported
 
 
@@ -22,15 +22,15 @@ def _parser() -> argparse.ArgumentParser:
   add("--checkpoint", required=True, help="work directory or a step's folder")
   add("--image", required=True, nargs="+", type=Path, help="one or more files")
   add("--words", required=True, help='comma-separated, e.g. "cat, sky"')
-  background = parser.add_mutually_exclusive_group()
-  background.add_argument(
+  rule = parser.add_mutually_exclusive_group()
+  rule.add_argument(
     "--background_threshold",
     type=float,
     metavar="T",
-    help="pixels whose best score is below are background; default: the"
-    " checkpoint's",
+    help="pixels whose best score is below are background; default: the one"
+    " stored with the checkpoint, else one from each picture's own scores",
   )
-  background.add_argument(
+  rule.add_argument(
     "--no_background", action="store_true", help="every pixel gets a word"
   )
   add(
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--templates", choices=prompts.TEMPLATES, help="default: the checkpoint's"
   )
-  add("--combiner", choices=("mean", "sum", "hard"))
+  add("--combiner", choices=default_config.COMBINERS)
   add("--image_size", type=int, help="short side at which the picture is seen")
   add("--json", action="store_true", help="print the result as JSON")
   return parser
@@ -54,11 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = _parser().parse_args(argv)
   words = prompts.parse_words(flags.words)
   outputs = _outputs(flags.image, flags.out)
-  if flags.background_threshold is not None and flags.background_threshold < 0:
-    raise InputError(
-      f"background_threshold={flags.background_threshold} is negative; give a"
-      " score, e.g. 0.5"
-    )
+  background.check_flag(flags.background_threshold)
   # Pictures are read before JAX is loaded, so that a bad one is told at once.
   from sseg_jax import pictures
 
@@ -98,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overlay": str(overlay_path),
         "labels": str(labels_path),
         "threshold": found.threshold,
+        "threshold_source": found.threshold_source,
         "areas": found.areas,
       }
     )
@@ -144,7 +141,8 @@ def _print(path: Path, found, overlay_path: Path, labels_path: Path) -> None:
   rule = (
     "no background"
     if found.threshold is None
-    else f"background threshold {found.threshold:g}"
+    else f"background threshold {found.threshold:.3g},"
+    f" from {found.threshold_source}"
   )
   print(f"{path} ({rule})")
   for index, name in enumerate(found.names):

@@ -18,7 +18,6 @@ from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.scoring import apply_threshold, with_background
 from sseg_jax.tokenizer import Tokenizer
 from sseg_jax.windows import PAD, Layout, assemble
 
@@ -26,9 +25,7 @@ __all__ = [
   "ClassSet",
   "SSegSegmenter",
   "Segmenter",
-  "apply_threshold",
   "winners",
-  "with_background",
 ]
 
 REFINEMENTS = ("none", "pseudo_masks")

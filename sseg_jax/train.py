@@ -77,7 +77,7 @@ def train(
   # --- Data -------------------------------------------------------------------
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
   class_names = prepare_data(config, workdir)
-  held_out = open_benchmarks(config)
+  held_out, training = open_benchmarks(config)
   evaluator.check_score(config, held_out)
 
   # --- Model and state --------------------------------------------------------
@@ -144,7 +144,7 @@ def train(
   )
   writer = metrics.MetricWriter(workdir, resume_step=start)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
-  scores = evaluator.Evaluator(config, held_out, workdir, stop)
+  scores = evaluator.Evaluator(config, held_out, workdir, stop, training)
   watchdog = Watchdog(config.watchdog_minutes, start)
   watch = BadSteps(config.max_bad_steps)
   in_flight: collections.deque = collections.deque()
@@ -175,6 +175,7 @@ def train(
       line = evaluator.headline(result)
       logging.info("evaluation at step %d: %s", step, line)
     score = evaluator.best_score(config, result or {})
+    checkpoints.set_thresholds(step, (result or {}).get("stored", {}))
     if checkpoints.rate(step, state, score) and first_process:
       logging.info("step %d stays: %.2f is among the best", step, score)
     # Last: what is not written here is repeated.
@@ -235,6 +236,7 @@ def train(
   watchdog.reset(SLOW)
   try:
     result = scores(state, config.total_steps, writer, 0)
+    checkpoints.set_thresholds(config.total_steps, result.pop("stored", {}))
     if start < config.total_steps or not writer.evaluated:
       writer.scalars(config.total_steps, evaluator.flat_scores(result))
   except stopping.Stopped:
@@ -356,12 +358,24 @@ def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
   return shapes.CLASS_NAMES
 
 
-def open_benchmarks(config: Any) -> list[benchmarks.Benchmark]:
-  """Opens what `config.evaluate.benchmarks` names, none for an empty string."""
+def open_benchmarks(
+  config: Any,
+) -> tuple[list[benchmarks.Benchmark], list[benchmarks.Benchmark | None]]:
+  """Opens what `config.evaluate.benchmarks` names, none for an empty string.
+
+  Returns:
+    The benchmarks that are scored, and for each the training split on which its
+    background threshold is chosen, None where there is none.
+  """
   if not config.evaluate.benchmarks:
-    return []
+    return [], []
   specs = benchmarks.parse_specs(config.evaluate.benchmarks)
-  return [benchmarks.open_benchmark(spec) for spec in specs]
+  held_out = [benchmarks.open_benchmark(spec) for spec in specs]
+  training = [
+    benchmarks.open_training(spec, scored)
+    for spec, scored in zip(specs, held_out, strict=True)
+  ]
+  return held_out, training
 
 
 class BadSteps:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from sseg_jax.background import apply_threshold
 from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
 from sseg_jax.benchmarks.retrieval import retrieval
-from sseg_jax.segmenter import apply_threshold
 
 
 def brute_force_iou(images, classes):

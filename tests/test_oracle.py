@@ -113,7 +113,7 @@ def test_background_is_a_class():
 
 
 def test_has_the_fields_of_an_evaluation():
-  from sseg_jax import evaluate
+  from sseg_jax import evaluation
 
   class Black:
     def scores(self, image, class_set):
@@ -122,7 +122,7 @@ def test_has_the_fields_of_an_evaluation():
   benchmark = Listed([half(8, 8, 0, 1)])
   ours = oracle.score(Halves(), benchmark, image_size=8)
   assert ours.keys() - {"masks_per_image", "mIoU_seeds"} == (
-    evaluate.evaluate(Black(), benchmark).keys()
+    evaluation.evaluate(Black(), benchmark).keys()
   )
 
 

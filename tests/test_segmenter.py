@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sseg_jax import default_config, scoring, segmenter, windows
+from sseg_jax.background import with_background
 from sseg_jax.errors import InputError
 from sseg_jax.models import pooling, sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter, with_background
+from sseg_jax.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")

@@ -87,6 +87,41 @@ def open_benchmark(
   return benchmark
 
 
+def open_training(
+  spec: str,
+  scored: Benchmark,
+  data_root: str | os.PathLike = ".",
+  *,
+  split: str | None = None,
+  class_names: Sequence[str] | None = None,
+) -> Benchmark | None:
+  """Opens the pictures that a background threshold may be chosen on.
+
+  Args:
+    spec: of `scored`, as for `open_benchmark`.
+    scored: the benchmark that the threshold is for.
+    data_root: as for `open_benchmark`.
+    split: None takes "train" where there is one.
+    class_names: as for `open_benchmark`.
+
+  Returns:
+    None without background, or without other labelled pictures than those that
+    are scored; InputError instead if `split` asks for them by name.
+  """
+  if not scored.has_background:
+    return None
+  if split is None and scored.split in (None, "train"):
+    return None
+  try:
+    return open_benchmark(
+      spec, data_root, split=split or "train", class_names=class_names
+    )
+  except InputError:
+    if split is not None:
+      raise
+    return None
+
+
 def class_list(name_or_path: str) -> tuple[str, ...]:
   """Names of a list of `prompts.CLASS_NAMES`, or read from a file.
 

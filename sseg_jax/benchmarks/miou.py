@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from sseg_jax.background import effective_threshold
 from sseg_jax.pictures import IGNORED
-from sseg_jax.scoring import effective_threshold
 
 
 class Confusion:
@@ -87,6 +87,10 @@ class ThresholdConfusions:
     self._counts += np.bincount(pairs, minlength=self._counts.size).reshape(
       self._counts.shape
     )
+
+  def curve(self) -> list[tuple[float, float]]:
+    """Returns (threshold, mIoU in 0..100 or NaN), ascending by threshold."""
+    return [(float(t), self.at(t).mean_iou()) for t in self.thresholds]
 
   def at(self, threshold: float) -> Confusion:
     """Returns the confusion at one of the thresholds, background being 0."""

@@ -81,7 +81,7 @@ def score(
     progress: gets the number of finished pictures and of all.
 
   Returns:
-    The dictionary of `evaluate.evaluate`, with no templates and no threshold,
+    The dictionary of `evaluation.evaluate`, with no templates and no threshold,
     `masks_per_image`: the mean number of segments, and `mIoU_seeds`: that of
     each seed. What else depends on the seed is the first one's, and `mIoU` the
     mean.

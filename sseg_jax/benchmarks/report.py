@@ -31,7 +31,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
   """One line for each benchmark."""
   rows = []
   for name, r in results.items():
-    best = r.get("best_threshold")
+    choice = r.get("threshold_choice")
+    other = choice and choice["without_labels"]
     rows.append(
       (
         name,
@@ -39,9 +40,10 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         _number(r["pixel_accuracy"]),
         str(r["images"]),
         f"{r['images_per_second']:.2f}",
-        "-" if r["threshold"] is None else f"{r['threshold']:g}",
+        "-" if r["threshold"] is None else f"{r['threshold']:.3g}",
         r["threshold_source"] or "-",
-        f"{best['mIoU']:.2f} at {best['threshold']:g}" if best else "-",
+        f"{choice['mIoU']:.2f}" if choice else "-",
+        f"{other['mIoU']:.2f} at {other['threshold']:.3g}" if other else "-",
       )
     )
   header = (
@@ -52,7 +54,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     "images/s",
     "threshold",
     "from",
-    "best of sweep",
+    "mIoU there",
+    "and without labels",
   )
   return table(header, rows)
 
