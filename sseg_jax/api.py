@@ -12,9 +12,9 @@ from sseg_jax import checkpoint, default_config, pictures, prompts
 from sseg_jax.background import (
   Threshold,
   apply_threshold,
-  calibrate,
   check_flag,
   stored,
+  without_labels,
 )
 from sseg_jax.errors import InputError
 from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
@@ -60,7 +60,7 @@ class Model:
       segmenter: the network.
       templates: of prompts.
       threshold: of the background, instead of the checkpoint's; None takes the
-        one stored in `metadata`, and without one finds it for each picture.
+        one stored in `metadata`, and without one finds it without labels.
       step: of the checkpoint.
       metadata: of the checkpoint.
     """
@@ -84,8 +84,8 @@ class Model:
       image: RGB pixels, uint8 [h, w, 3], or the path of a picture.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
-        None takes the checkpoint's, and without one finds it from the scores of
-        this picture (`background.calibrate`).
+        None takes the checkpoint's, and without one finds it without labels
+        (`background.without_labels`).
       background: False gives every pixel a word.
 
     Returns:
@@ -116,7 +116,7 @@ class Model:
       check_flag(given)
       return Threshold(float(given), "given")
     known = stored(self.metadata, "default", words, self.segmenter.combiner)
-    return known or Threshold(calibrate(best), "this picture's scores")
+    return known or without_labels(best, words, self.segmenter.combiner)
 
   def scores(
     self,

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
   from sseg_jax.segmenter import Segmenter
 
 __all__ = [
-  "calibrate_threshold",
   "choose_threshold",
   "evaluate",
   "find_threshold",
+  "guess_threshold",
   "retrieval",
   "spread",
 ]
@@ -48,7 +48,7 @@ def evaluate(
     segmenter: anything with `scores`; see `segmenter.Segmenter`.
     benchmark: see `benchmarks`.
     threshold: background threshold of the reported scores, for instance from
-      `find_threshold`; None finds one without labels (`calibrate_threshold`).
+      `find_threshold`; None finds one without labels (`guess_threshold`).
       Without effect on benchmarks without background.
     thresholds: more of them, for the curve; None takes those that follow from
       the scores of the first pictures.
@@ -74,9 +74,9 @@ def evaluate(
   if benchmark.has_background:
     names = ("background", *benchmark.class_names)
     if threshold is None:
-      bound = calibrate_threshold(
+      bound = guess_threshold(
         segmenter, benchmark, templates=templates, batch_size=batch_size
-      )
+      ).value
   else:
     names = benchmark.class_names
     confusion = Confusion(len(names))
@@ -153,7 +153,7 @@ def find_threshold(
     fixed: a number that a person gave.
     metadata: of the checkpoint (`background.stored`).
     templates: a key of `prompts.TEMPLATES` or templates.
-    max_images: that a choice or a calibration looks at, at most.
+    max_images: that a choice or a guess looks at, at most.
     observe: gets each sample that a choice looks at.
     progress: of a choice.
 
@@ -179,8 +179,7 @@ def find_threshold(
     )
     source = f"chosen on {chosen['images']} pictures of {training.split}"
     return background.Threshold(chosen["threshold"], source), chosen
-  value = calibrate_threshold(segmenter, benchmark, **how)
-  return background.Threshold(value, "scores, without labels"), None
+  return guess_threshold(segmenter, benchmark, **how), None
 
 
 def choose_threshold(
@@ -206,7 +205,7 @@ def choose_threshold(
 
   Returns:
     `threshold` with the highest `mIoU` there, `images`, and for comparison
-    `without_labels`, the same two for `calibrate_threshold`.
+    `without_labels`, the same two for `guess_threshold`.
   """
   from sseg_jax.benchmarks.miou import ThresholdConfusions
 
@@ -225,9 +224,9 @@ def choose_threshold(
     if progress:
       progress(done, len(indices))
   scores = [best for _, best, _ in rows]
-  calibrated = background.calibrate(scores)
+  guessed = _guess(segmenter, benchmark, scores).value
   sweep = ThresholdConfusions(
-    len(benchmark.class_names), (*background.grid(scores), calibrated)
+    len(benchmark.class_names), (*background.grid(scores), guessed)
   )
   for labels, best, index in rows:
     sweep.add(labels, best, index)
@@ -237,21 +236,21 @@ def choose_threshold(
     "mIoU": _rounded(miou),
     "images": len(indices),
     "without_labels": {
-      "threshold": calibrated,
-      "mIoU": _rounded(sweep.at(calibrated).mean_iou()),
+      "threshold": guessed,
+      "mIoU": _rounded(sweep.at(guessed).mean_iou()),
     },
   }
 
 
-def calibrate_threshold(
+def guess_threshold(
   segmenter: "Segmenter",
   benchmark: "Benchmark",
   *,
   templates: str | Sequence[str] = "simple",
   max_images: int = 100,
   batch_size: int = 32,
-) -> float:
-  """Finds a threshold from scores alone (`background.calibrate`).
+) -> background.Threshold:
+  """Finds a threshold from scores alone (`background.without_labels`).
 
   No label is looked at, so the benchmark may be the one that is scored.
   """
@@ -263,7 +262,14 @@ def calibrate_threshold(
     )
     for best in bests
   ]
-  return background.calibrate(scores)
+  return _guess(segmenter, benchmark, scores)
+
+
+def _guess(
+  segmenter: "Segmenter", benchmark: "Benchmark", scores: Sequence[np.ndarray]
+) -> background.Threshold:
+  combiner = getattr(segmenter, "combiner", "")
+  return background.without_labels(scores, len(benchmark.class_names), combiner)
 
 
 def _scored(

@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     type=float,
     metavar="T",
     help="pixels whose best score is below are background; default: the one"
-    " stored with the checkpoint, else one from each picture's own scores",
+    " stored with the checkpoint, else one that fits the number of words",
   )
   rule.add_argument(
     "--no_background", action="store_true", help="every pixel gets a word"

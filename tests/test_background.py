@@ -213,7 +213,7 @@ def test_a_folder_without_splits_has_no_training_pictures(
   assert "has no split='train'" in capsys.readouterr().err
   assert evaluate.main([*argv, "--json"]) == 0
   result = json.loads(capsys.readouterr().out)["mine"]
-  assert result["threshold_source"] == "scores, without labels"
+  assert result["threshold_source"] == "the scores, without labels"
   assert result["mIoU"] == 100 and result["split"] is None
 
 

@@ -148,7 +148,7 @@ def test_threshold_follows_the_scores(scale, factor):
   assert result["mIoU"] == 100
   # Without labels, from the pictures that are scored.
   found, choice = evaluation.find_threshold(segmenter, scored)
-  assert found.source == "scores, without labels" and choice is None
+  assert found.source == "the scores, without labels" and choice is None
   result = evaluation.evaluate(segmenter, scored, threshold=found.value)
   assert result["mIoU"] > 99
 
@@ -172,7 +172,8 @@ def test_threshold_sources():
   assert find(segmenter, scored, metadata=metadata)[0].value == 0.6
   # Chosen with another combiner, it means nothing.
   other = Scaled(1.0, combiner="hard")
-  assert "labels" in find(other, scored, metadata=metadata)[0].source
+  found, _ = find(other, scored, metadata=metadata)
+  assert found == background.Threshold(40 / 41, "the number of words")
   with pytest.raises(InputError, match="=-1.0: give a score"):
     find(segmenter, scored, fixed=-1.0)
 

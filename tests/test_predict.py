@@ -114,7 +114,8 @@ def test_resize_has_half_pixel_centres():
     (["--words=cat,cat"], "repeats number 1"),
     (["--words=cat,,dog"], "word 2 is empty"),
     (["--words= "], "words is empty"),
-    (["--words=cat", "--background_threshold=-1"], "negative"),
+    (["--words=cat", "--background_threshold=-1"], "a score of 0 or more"),
+    (["--words=cat", "--background_threshold=nan"], "a score of 0 or more"),
     (["--words=cat"], "no such picture"),
   ],
 )
