@@ -8,14 +8,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
 from sseg_jax.models.layers import resize_bilinear, resize_labels
-from sseg_jax.scoring import unit
+from sseg_jax.scoring import clamped_scale, unit
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.
@@ -52,10 +51,7 @@ def contrastive(
   """
   image = unit(jnp.where(valid[:, None], image_embedding, 0))
   text = unit(jnp.where(valid[:, None], text_embedding, 0))
-  # Clamped before the exponential: a runaway scale has a zero gradient, not
-  # NaN.
-  log_scale = logit_scale.astype(jnp.float32)
-  scale = jnp.exp(jnp.minimum(log_scale, np.log(np.float32(max_logit_scale))))
+  scale = clamped_scale(logit_scale, max_logit_scale)
   count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
   (image_to_text, image_accuracy), (text_to_image, text_accuracy) = (
     (
