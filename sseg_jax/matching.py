@@ -49,18 +49,6 @@ def cost_matrix(
   return dice * dice_cost + focal * focal_cost
 
 
-def class_cost(
-  class_logits: Float[Array, "*batch n classes"],
-) -> Float[Array, "*batch classes-1 n"]:
-  """Returns minus the probability of each class at each query.
-
-  The last class is "no object" and has no row. To be added to `cost_matrix`
-  when mask j is class j. Source: MaskFormer mask_former/modeling/matcher.py.
-  """
-  probs = jax.nn.softmax(class_logits.astype(jnp.float32), axis=-1)
-  return -jnp.swapaxes(probs[..., :-1], -1, -2)
-
-
 def match(
   cost: Float[Array, "b k n"], valid: Bool[Array, "b k"]
 ) -> Int[Array, "b k"]:

@@ -14,7 +14,6 @@ contrastive = jax.jit(losses.contrastive, static_argnames="max_logit_scale")
 mask_loss = jax.jit(
   losses.mask_loss, static_argnames=("dice_weight", "focal_weight", "k", "size")
 )
-class_loss = jax.jit(losses.class_loss)
 dice = jax.jit(losses.dice)
 focal = jax.jit(losses.focal)
 
@@ -268,38 +267,6 @@ def test_mask_loss_at_a_size_of_its_own(stride):
   expected, of_brought = jax.value_and_grad(brought)(jnp.asarray(logits))
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(gradient, of_brought, rtol=1e-4, atol=1e-6)
-
-
-def test_mask_loss_with_classes_matches_by_class_where_masks_are_alike():
-  logits = np.zeros((1, 1, 3, 4, 4), np.float32)
-  labels = np.repeat([[0], [0], [1], [1]], 4, 1)[None]
-  wanted = 9 * np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32)
-  arguments = (logits, labels, np.ones((1, 2), bool))
-  _, metrics = mask_loss(
-    *arguments, k=2, class_logits=wanted[None, None], **WEIGHTS
-  )
-  assert metrics["class"] < 0.001
-  _, metrics = mask_loss(
-    *arguments, k=2, class_logits=-wanted[None, None], **WEIGHTS
-  )
-  np.testing.assert_allclose(metrics["class"], np.log(2), rtol=1e-3)
-
-
-def test_class_loss_is_the_weighted_mean_over_valid_images():
-  rng = np.random.default_rng(4)
-  logits = rng.normal(size=(2, 3, 3)).astype(np.float32)  # 2 classes
-  index = np.array([[2, 0], [1, 0]])
-  valid = np.array([[True, False], [True, True]])
-  got = class_loss(logits, index, valid, np.array([True, False]))
-  exact = logits[0].astype(np.float64)
-  log_probs = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
-  # Query 2 says class 0; the others, query 0 among them, say "no object".
-  expected = (
-    -(log_probs[2, 0] + 0.1 * (log_probs[0, 2] + log_probs[1, 2])) / 1.2
-  )
-  np.testing.assert_allclose(got, expected, rtol=1e-5)
-  nothing = class_loss(logits, index, valid, np.array([False, False]))
-  assert nothing == 0
 
 
 def test_resize_labels_takes_floor_of_the_scaled_index():

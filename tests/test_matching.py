@@ -61,11 +61,6 @@ def test_cost_matrix_is_float32_and_finite_for_saturated_bfloat16_logits():
   np.testing.assert_allclose(cost, [[[20 * 150 + 1 - 1 / 3]]], rtol=1e-5)
 
 
-def test_class_cost_is_minus_the_probability_without_no_object():
-  cost = matching.class_cost(jnp.log(jnp.array([[0.2, 0.5, 0.3]])))
-  np.testing.assert_allclose(cost, [[-0.2], [-0.5]], rtol=1e-6)
-
-
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_match_is_optimal_for_the_valid_rows(levels):
   rng = np.random.default_rng(levels)

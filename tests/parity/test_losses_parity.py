@@ -160,31 +160,6 @@ def test_costs_assignment_and_losses_are_maskformer_s(seed):
   np.testing.assert_allclose(gradient, theirs["gradient"], **TOLERANCE)
 
 
-def test_class_loss_and_its_gradient():
-  rng = np.random.default_rng(2)
-  logits = rng.normal(size=(2, 5, 4)).astype(np.float32)  # 3 classes
-  index = np.array([[4, 0, 2], [1, 3, 0]])
-  valid = np.array([[1, 0, 1], [1, 1, 1]], bool)
-  target = np.full((2, 5), 3)
-  for i, j in zip(*np.nonzero(valid), strict=True):
-    target[i, index[i, j]] = j
-  tensor = _tensor(logits)
-  expected = functional.cross_entropy(
-    tensor.flatten(0, 1),
-    torch.tensor(target).flatten(),
-    weight=torch.tensor([1.0, 1.0, 1.0, 0.1]),
-  )
-  expected.backward()
-  value, gradient = jax.value_and_grad(losses.class_loss)(
-    jnp.asarray(logits),
-    jnp.asarray(index),
-    jnp.asarray(valid),
-    jnp.ones(2, bool),
-  )
-  np.testing.assert_allclose(value, expected.item(), **TOLERANCE)
-  np.testing.assert_allclose(gradient, tensor.grad.numpy(), **TOLERANCE)
-
-
 @pytest.mark.parametrize("size", [(14, 28), (56, 56), (9, 31), (5, 3), (7, 14)])
 def test_resizing_is_torch_s(size):
   rng = np.random.default_rng(3)
