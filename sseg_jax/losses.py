@@ -80,7 +80,8 @@ def dice(
   are a part of a larger batch. Unsquared denominators, one added to both parts.
   Source: MaskFormer mask_former/modeling/criterion.py.
   """
-  return _mean_of_valid(_dice(mask_logits, masks), valid, count)
+  logits, masks = _only(valid, mask_logits), _only(valid, masks)
+  return _mean_of_valid(_dice(logits, masks), valid, count)
 
 
 def _dice(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
@@ -102,7 +103,8 @@ def focal(
   `masks` are binary; alpha 0.25 weighs them, 0.75 the rest; gamma is 2. Source:
   MaskFormer mask_former/modeling/criterion.py.
   """
-  return _mean_of_valid(_focal(mask_logits, masks), valid, count)
+  logits, masks = _only(valid, mask_logits), _only(valid, masks)
+  return _mean_of_valid(_focal(logits, masks), valid, count)
 
 
 def _focal(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
@@ -169,6 +171,7 @@ def mask_loss(
     logits, index = layer
     # k of n queries are gathered before anything is enlarged.
     matched = jnp.take_along_axis(logits, index[..., None, None], axis=1)
+    matched = _only(valid, matched)
     matched = resize_bilinear(matched.reshape(b, k, h, w), size, _HIGH)
     masks = _one_hot(labels, k)
     return _dice(matched, masks), _focal(matched, masks)
@@ -187,6 +190,14 @@ def _one_hot(labels, k):  # [b, h, w] -> [b, k, h, w]
 
 def _with_layers(x, like):  # [b, ...] -> [1.., b, ...], of like's rank
   return lax.expand_dims(x, range(like.ndim - x.ndim))
+
+
+def _only(valid, x):  # [b, k], [*layers, b, k, h, w]
+  """Clears what is not valid: NaN there would pass into every gradient.
+
+  A `where` after the loss is too late, since its gradient there is 0 * NaN.
+  """
+  return jnp.where(_with_layers(valid[..., None, None], x), x, 0)
 
 
 def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]

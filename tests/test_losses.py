@@ -232,6 +232,37 @@ def test_mask_loss_without_a_valid_mask_is_zero_with_zero_gradient():
   np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
+def test_invalid_masks_reach_neither_losses_nor_gradients(rubbish):
+  logits, _, valid = _masks(n=3)
+  masks = (logits[0] > 1).astype(np.float32)
+  dirty, dirty_masks = logits.copy(), masks.copy()
+  dirty[:, ~valid] = dirty_masks[~valid] = rubbish
+  for function in (dice, focal):
+    one, other = (
+      jax.value_and_grad(lambda x, m, f=function: f(x, m, valid).sum())(x, m)
+      for x, m in ((logits, masks), (dirty, dirty_masks))
+    )
+    np.testing.assert_allclose(other[0], one[0], rtol=1e-6)
+    np.testing.assert_allclose(other[1], one[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
+def test_mask_loss_sees_neither_bad_pictures_nor_bad_queries(rubbish):
+  """A query that is not finite goes to a mask that does not count."""
+  logits, labels, _ = _masks(n=3)
+  valid = np.array([[True, True, False], [False, False, False]])
+  bad = np.array([[False, False, True], [True, True, True]])
+  logits[:, bad] = rubbish
+  value, gradient = jax.value_and_grad(
+    lambda x: mask_loss(x, labels, valid, k=3, **WEIGHTS)[0]
+  )(logits)
+  assert 0 < value < np.inf
+  assert np.isfinite(gradient).all()
+  np.testing.assert_array_equal(gradient[:, bad], 0)
+  assert np.abs(gradient[:, ~bad]).max((2, 3)).min() > 0
+
+
 def test_mask_loss_takes_a_coarser_label_map_at_the_size_of_the_logits():
   logits, labels, valid = _masks()
   coarse = labels[:, :3, :2]  # half the logits' 6x4

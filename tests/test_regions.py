@@ -1,5 +1,6 @@
 """What a mask is embedded from: who owns a pixel, pooling, outlines."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +86,15 @@ def test_place_is_the_centroid_and_the_share_of_the_picture():
     expected = np.concatenate([*parts, [2 * np.sqrt(share)]])
     np.testing.assert_allclose(got[row], expected, atol=1e-5)
   assert not got[2].any()
+
+
+@pytest.mark.parametrize("describe", [pooling.outline, pooling.place])
+def test_an_empty_mask_has_a_finite_gradient(describe):
+  masks = jnp.asarray(
+    np.stack([np.zeros((8, 8)), disk(8, 4, 4, 2)])[None], jnp.float32
+  )
+  slope = jax.jit(jax.grad(lambda m: describe(m).sum()))(masks)
+  assert np.isfinite(slope).all() and np.abs(slope[0, 1]).max() > 0
 
 
 def test_pooling_averages_under_the_mask_at_every_level(rng):
