@@ -161,11 +161,16 @@ def test_an_unknown_refinement_is_named(fake):
     ((375, 500), (448, 597)),  # 597.33
     ((500, 375), (597, 448)),
     ((448, 448), (448, 448)),
+    ((896, 1001), (448, 501)),  # 500.5 rounds up
     ((100, 1000), (205, 2048)),  # the cap; 204.8 rounds up
   ],
 )
 def test_evaluation_size(size, expected):
   assert windows.evaluation_size(*size, 448) == expected
+
+
+def test_evaluation_size_above_the_cap_of_the_long_side():
+  assert windows.evaluation_size(100, 100, 4000) == (4000, 4000)
 
 
 def test_window_starts_shift_the_last_inside():
