@@ -36,6 +36,20 @@ def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
   return x * jax.lax.rsqrt(square)
 
 
+def clamped_scale(
+  logit_scale: Float[Array, ""], max_logit_scale: float
+) -> Float[Array, ""]:
+  """Returns the factor exp(logit_scale), at most `max_logit_scale`; float32.
+
+  The logarithm is clamped, not the factor, since exp overflows float32 above
+  88.7 and its gradient is then NaN. Below the clamp the gradient is that of
+  exp. Above it is zero, as with `torch.clamp(logit_scale.exp(), max=100)` in
+  GroupViT (models/multi_label_contrastive.py).
+  """
+  largest = np.log(np.float32(max_logit_scale))
+  return jnp.exp(jnp.minimum(logit_scale.astype(jnp.float32), largest))
+
+
 def class_probabilities(
   query_embeddings: Float[Array, "b n e"],
   class_embeddings: Float[Array, "c e"],
@@ -48,7 +62,7 @@ def class_probabilities(
   `logit_scale` is the logarithm of the scale, which is clamped here, where it
   is used, as GroupViT does. There is no "no object" class.
   """
-  scale = jnp.minimum(jnp.exp(logit_scale), max_logit_scale)
+  scale = clamped_scale(logit_scale, max_logit_scale)
   cosine = jnp.einsum(
     "bne,ce->bnc",
     unit(query_embeddings),

@@ -143,20 +143,42 @@ def test_majority_takes_away_specks_and_keeps_regions():
 
 
 def test_merge_follows_chains_and_keeps_what_is_apart():
-  centers = jnp.asarray([[[0.0], [1.0], [0.1], [0.2], [0.15]]])
+  # A chain from 0 to 0.4, and two that only a center of no points lies between.
+  centers = jnp.asarray([0.0, 1.0, 0.3, 0.1, 0.4, 0.2, 1.1, 1.2])
   clusters = kmeans.KMeans(
-    labels=jnp.asarray([[0, 1, 2, 3, 2]], jnp.int32),
-    centers=centers,
-    # The last center belongs to nobody, and must not link its neighbours.
-    valid=jnp.asarray([[True, True, True, True, False]]),
+    labels=jnp.asarray([[0, 1, 2, 3, 4, 5, 7]], jnp.int32),
+    centers=centers[None, :, None],
+    valid=jnp.arange(8)[None] != 6,
     inertia=jnp.zeros(1),
   )
   merged = kmeans.merge(clusters, 0.11)
-  assert merged.labels.tolist() == [[0, 1, 0, 0, 0]]
-  assert merged.valid.tolist() == [[True, True, False, False, False]]
+  assert merged.labels.tolist() == [[0, 1, 0, 0, 0, 0, 7]]
+  np.testing.assert_array_equal(np.flatnonzero(merged.valid), [0, 1, 7])
   apart = kmeans.merge(clusters, 0.05)
   assert apart.labels.tolist() == clusters.labels.tolist()
   assert apart.valid.tolist() == clusters.valid.tolist()
+
+
+def test_medians_and_majorities_are_taken_as_often_as_asked(rng):
+  image = jnp.asarray(rng.integers(0, 256, (1, 32, 32, 3), np.uint8))
+
+  def made(**fields):
+    fields = {"k": 4, "stride": 2, "position_weight": 0.0} | fields
+    masks = generator.build(_config(**fields))
+    return masks.generate(masks.frozen, image, _keys(1))[0]
+
+  once = pixels.majority_3x3(made(), 4)
+  np.testing.assert_array_equal(made(majority_passes=1), once)
+  twice = made(majority_passes=2)
+  np.testing.assert_array_equal(twice, pixels.majority_3x3(once, 4))
+  assert (twice != once).any()
+  colours = pixels.features(image, stride=2, position_weight=0.0)[..., :3]
+  for passes in range(3):
+    got = pixels.features(
+      image, stride=2, position_weight=0.0, median_passes=passes
+    )
+    np.testing.assert_allclose(got[..., :3], colours, atol=1e-6)
+    colours = pixels.median_3x3(colours)
 
 
 def test_merged_masks_are_fewer_and_consistent(tiny_config, rng):

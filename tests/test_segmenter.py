@@ -72,13 +72,21 @@ def test_class_embeddings_average_before_they_normalise():
 
 
 def test_class_probabilities_clamp_the_scale():
-  queries = jnp.array([[[2.0, 0.0]]])
-  classes = jnp.eye(2)
-  p = scoring.class_probabilities(
-    queries, classes, jnp.log(1e6), max_logit_scale=2.0
-  )
-  expected = np.exp(2) / (np.exp(2) + 1)
-  np.testing.assert_allclose(p[0, 0, 0], expected, rtol=1e-6)
+  queries, classes = jnp.array([[[2.0, 0.0]]]), jnp.eye(2)
+
+  def first(logit_scale, largest):
+    return scoring.class_probabilities(
+      queries, classes, logit_scale, max_logit_scale=largest
+    )[0, 0, 0]
+
+  # Below the clamp p = sigmoid(exp(x)), whose slope is p (1 - p) exp(x).
+  value, slope = jax.value_and_grad(first)(jnp.log(1.5), 2.0)
+  p = 1 / (1 + np.exp(-1.5))
+  np.testing.assert_allclose([value, slope], [p, p * (1 - p) * 1.5], rtol=1e-5)
+  for huge in (jnp.log(1e6), jnp.float32(100)):  # exp(100) is infinite
+    value, slope = jax.value_and_grad(first)(huge, 2.0)
+    np.testing.assert_allclose(value, 1 / (1 + np.exp(-2)), rtol=1e-6)
+    assert slope == 0
 
 
 @pytest.mark.parametrize("combiner", scoring.COMBINERS)
@@ -154,11 +162,16 @@ def test_an_unknown_refinement_is_named(fake):
     ((375, 500), (448, 597)),  # 597.33
     ((500, 375), (597, 448)),
     ((448, 448), (448, 448)),
+    ((896, 1001), (448, 501)),  # 500.5 rounds up
     ((100, 1000), (205, 2048)),  # the cap; 204.8 rounds up
   ],
 )
 def test_evaluation_size(size, expected):
   assert windows.evaluation_size(*size, 448) == expected
+
+
+def test_evaluation_size_above_the_cap_of_the_long_side():
+  assert windows.evaluation_size(100, 100, 4000) == (4000, 4000)
 
 
 def test_window_starts_shift_the_last_inside():
