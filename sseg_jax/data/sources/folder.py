@@ -1,4 +1,4 @@
-"""Readers of captioned pictures as people have them: folders on disk."""
+"""A folder of pictures and captions -> one item a picture."""
 
 import dataclasses
 import json
