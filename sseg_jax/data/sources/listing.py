@@ -164,6 +164,10 @@ class Listing:
     found = _only(self._by_form.get(_form(name), ()), name)
     return found[0] if len(found) == 1 else None
 
+  def is_written(self, text: str) -> bool:
+    """Whether a text ends as a picture's name does, or is a file's name."""
+    return pictures.has_suffix(text) or text in self.files
+
   def names_picture(self, text: str) -> bool:
     """Whether a cell of a table can be the name of a picture."""
     text = text.strip()

@@ -135,10 +135,14 @@ def _records(
   def of_one_row(first: str, taken: list[str]) -> Iterator[str]:
     """Yields lines to `csv` as it asks for them; `taken` gets the further."""
     yield first
+    names = _plain_cells(first, delimiter)
+    # A list of names without suffixes is known by its files alone.
+    test = listing.is_written
+    if not any(map(test, names)):
+      test = listing.names_picture
     for _, line in itertools.islice(following(), _QUOTED_LINES):
-      if len(cells := line.split(delimiter)) > 1 and any(
-        listing.names_picture(cell.strip().strip('"')) for cell in cells
-      ):
+      cells = _plain_cells(line, delimiter)
+      if len(cells) > 1 and any(map(test, cells)):
         return
       taken.append(line)
       yield line
@@ -171,6 +175,10 @@ def _records(
       cells = line.rstrip("\r\n").split(delimiter)
     if any(cell.strip(" \t\r\n\ufeff") for cell in cells):
       yield number, cells
+
+
+def _plain_cells(line: str, delimiter: str) -> list[str]:
+  return [cell.strip().strip('"') for cell in line.split(delimiter)]
 
 
 def _layout(
