@@ -380,14 +380,18 @@ def test_captions_that_are_not_read_are_told(tmp_path):
   _touch(tmp_path, "a.jpg", "b.jpg")
   _jsonl(tmp_path, {"file_name": "a.jpg", "caption": "one"})
   (tmp_path / "captions.csv").write_text("path,caption\nb.jpg,one")
+  (tmp_path / "b.txt").write_text("two")
   notes = "; ".join(sources.read_items(tmp_path).notes)
   assert "captions.csv were not read" in notes
+  assert ".txt beside pictures were not read" in notes
   assert "do not name: 1 (b.jpg)" in notes
 
 
 def test_nothing_to_read(tmp_path):
   with pytest.raises(InputError, match="no such folder"):
     sources.read_items(tmp_path / "none")
+  with pytest.raises(InputError, match="no such folder"):
+    sources.read_items(tmp_path / ("n" * 300))
   with pytest.raises(InputError, match="no pictures and no captions"):
     sources.read_items(tmp_path)
   _touch(tmp_path, "a.jpg", "x.parquet")
@@ -400,6 +404,8 @@ def test_nothing_to_read(tmp_path):
     sources.read_items(tmp_path, str(tmp_path / "x.parquet"))
   with pytest.raises(InputError, match="this machine"):
     sources.read_items("gs://bucket/photos")
+  with pytest.raises(InputError, match="is a file; give the folder"):
+    sources.read_items(tmp_path / "a.jpg")
 
 
 def test_several_tables_need_a_choice(tmp_path):

@@ -105,7 +105,13 @@ def read_items(
       " here first"
     )
   folder = Path(files.expand(folder))
-  if not folder.is_dir():
+  # The functions of os.path take names too long as missing; Path raises.
+  if os.path.isfile(folder):
+    raise InputError(
+      f"--source={shown(folder)} is a file; give the folder of the pictures,"
+      " and a file of captions as --captions"
+    )
+  if not os.path.isdir(folder):
     raise InputError(f"no such folder of pictures: {shown(folder)}")
   listing = Listing(folder, exclude)
   path = _captions_file(listing, captions)
@@ -132,7 +138,7 @@ def _captions_file(listing: Listing, captions: str | Path) -> Path | None:
     return None if name is None else listing.path(name)
   given = Path(files.expand(captions))
   for path in (given, listing.folder / given):
-    if _is_file(path):
+    if os.path.isfile(path):
       kinds.reader(path)
       folder = os.path.relpath(
         os.path.abspath(path.parent), os.path.abspath(listing.folder)
@@ -144,13 +150,6 @@ def _captions_file(listing: Listing, captions: str | Path) -> Path | None:
     f"no such file of captions: {shown(given)}, neither here nor in"
     f" {shown(listing.folder)}"
   )
-
-
-def _is_file(path: Path) -> bool:
-  try:
-    return path.is_file()
-  except (OSError, ValueError):  # a name too long, or with NUL
-    return False
 
 
 def _find_root(rows: Iterator[Row], listing: Listing) -> Iterator[Row]:

@@ -38,10 +38,10 @@ def canonical(name: object) -> str:
 
 
 def captions_of(value: object) -> list[object]:
-  """Returns the captions in a value: a string, or a list of any depth of two.
+  """Returns the captions in a value: the value itself, or a list's members.
 
-  Members of a list may be objects with a field of `CAPTION_NAMES`, as the
-  `sentences` of Karpathy's splits are.
+  Members may be objects with a field of `CAPTION_NAMES`, as the `sentences` of
+  Karpathy's splits are.
   """
   values = value if isinstance(value, list) else [value]
   found: list[object] = []

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sseg_jax import pictures
 from sseg_jax.data.sources import json_file, sidecar, tables
 from sseg_jax.data.sources.listing import Listing
 from sseg_jax.data.sources.rows import Row, few, shown
@@ -142,6 +143,8 @@ def _take(chosen: str | None, found: list[str], listing: Listing) -> str | None:
     listing.notes.append(
       f"captions in {few(left)} were not read; choose with --captions"
     )
+  if chosen and sidecar.exist(listing):
+    listing.notes.append("the .txt beside pictures were not read")
   return chosen
 
 
@@ -149,7 +152,7 @@ def _rest(listing: Listing) -> str:
   """Returns which suffixes a source has beside pictures."""
   counts: dict[str, int] = {}
   for name in listing.files:
-    if name not in listing.pictures:
+    if not pictures.has_suffix(name):
       suffix = _suffix(name) or "no suffix"
       counts[suffix] = counts.get(suffix, 0) + 1
   if not counts:

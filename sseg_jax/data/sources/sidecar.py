@@ -4,6 +4,7 @@ import codecs
 import os
 from collections.abc import Iterator
 
+from sseg_jax import pictures
 from sseg_jax.data.sources.listing import Listing
 from sseg_jax.data.sources.rows import Row, clean_all, few, split_lines
 
@@ -14,6 +15,8 @@ _DATA = (".json", ".npy", ".npz", ".md", ".csv", ".tsv", ".jsonl", ".xml")
 
 def exist(listing: Listing) -> bool:
   """Whether any picture has such a file."""
+  if not any(name.lower().endswith(SUFFIXES) for name in listing.files):
+    return False
   return any(_beside(name, listing) for name in listing.pictures)
 
 
@@ -91,7 +94,7 @@ def _alone(used: set[str], listing: Listing) -> Iterator[Row]:
   for text in unused:
     stem = os.path.splitext(text)[0]
     found = beside.get(stem, []) + beside.get(f"images/{stem}", [])
-    found = [name for name in found if name not in listing.pictures]
+    found = [name for name in found if not pictures.has_suffix(name)]
     if not found:
       lonely.append(text)
     for name in found:

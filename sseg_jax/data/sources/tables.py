@@ -194,7 +194,7 @@ def _layout(
     {*known} & {*json_rows.CAPTION_NAMES},
   )
   data = any(pictures.has_suffix(c.strip()) or is_url(c) for c in first) or (
-    not all(named) and any(map(listing.holds, first))
+    not any(named) and any(map(listing.holds, first))
   )
   if not data and (
     any(named) or any(any(map(listing.names_picture, c)) for c in body)
@@ -325,7 +325,8 @@ def _without_header(
   lasts = [row[-1] for row in usual]
   if name and sum(map(listing.names_picture, lasts)) >= scores[name][1]:
     name = -1  # whatever number of cells the caption was cut to
-  columns = [i for i in range(narrow) if i != (name % narrow)]
+  at = narrow - 1 if name < 0 else name
+  columns = [i for i in range(narrow) if i != at]
   ignored = frozenset(
     i for i in columns if all(_is_no_text(row[i]) for row in usual)
   )
