@@ -229,7 +229,9 @@ def test_json_lines_called_json(tmp_path):
   assert len(sources.read_items(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("text", ["7", "null", '{"x": 1}', "[]", "", "{}"])
+@pytest.mark.parametrize(
+  "text", ["7", "null", '{"x": 1}', "[]", "", "{}", '[{"image": "a.jpg"', "["]
+)
 def test_json_without_captions(tmp_path, text):
   _touch(tmp_path, "a.jpg")
   (tmp_path / "captions.json").write_text(text)
@@ -449,6 +451,37 @@ def test_a_name_finds_its_file(tmp_path, file, name):
   _jsonl(tmp_path, {"file_name": name, "caption": "one"})
   (item,) = sources.read_items(tmp_path)
   assert item.image == tmp_path / file
+
+
+@pytest.mark.parametrize(
+  ("start", "files"),
+  [
+    ("/home/other/photos/", ""),
+    ("/home/other/photos/", "images/"),
+    ("C:\\Users\\me\\", ""),
+    ("photos/", ""),  # relative to the folder above the source
+    ("", "train/deep/"),
+    ("x/", "y/z/"),
+  ],
+)
+def test_names_of_another_place(tmp_path, start, files):
+  names = ["a.jpg", "sub/a.jpg", "b.jpg"]
+  _touch(tmp_path, *(files + name for name in names), "other/b.jpg")
+  rows = [{"file_name": start + n, "caption": n} for n in [*names, "c.jpg"]]
+  _jsonl(tmp_path, *rows, {"file_name": "/else/where/a.jpg", "caption": "x"})
+  found = sources.read_items(tmp_path)
+  assert {
+    i.image.relative_to(tmp_path).as_posix(): i.captions for i in found
+  } == {files + name: (name,) for name in names}
+  assert [reason for reason, _ in found.rejected] == ["missing_image"] * 2
+  assert len(found.notes) >= 1
+
+
+def test_names_that_fit_several_folders(tmp_path):
+  _touch(tmp_path, "x/0.jpg", "x/1.jpg", "y/0.jpg", "y/1.jpg")
+  _jsonl(tmp_path, *({"image": f"{i}.jpg", "text": "one"} for i in (0, 1)))
+  with pytest.raises(InputError, match="missing_image: 2"):
+    sources.read_items(tmp_path)
 
 
 def test_similar_names_are_not_confused(tmp_path):

@@ -65,6 +65,7 @@ def test_one_bad_row_is_counted_and_named(folder, line, reason, name):
       "columns found: path, tags, x; expected",
     ),
     ("a\tb\n9\t8\n", "missing_image: 2"),
+    ("bild\ttitel\n9.jpg\tone\n", "missing_image: 2 .bild, 9.jpg."),
     ("", "holds no captions"),
     ("a cat\thttp://x/0.jpg\na dog\thttps://x/1.jpg", "URLs.*img2dataset"),
     ("http://x/0.jpg\ta cat\n", "URLs .column 1.*img2dataset"),
@@ -189,7 +190,6 @@ def test_many_columns_without_names_need_names(folder):
     ("image\tfile_name\tcaption", "7\t0.jpg\tone"),
     ("id\timage\tcaption", "7\t0.jpg\tone"),
     ("image\tphoto_id\tcaption", "7\t0.jpg\tone"),  # a number called image
-    ("bild\ttitel", "0.jpg\tone"),
     ("id\tblip_caption", "0\tone"),  # names without a suffix
     ("\ufefffile_name\tcaption", "0.jpg\tone"),
     (" file_name \t caption ", " 0.jpg \t one "),
@@ -200,6 +200,15 @@ def test_columns_as_people_name_them(folder, header, row):
   assert [item.captions for item in found] == [("one",)]
   assert found.items[0].image == folder / "0.jpg"
   assert not found.rejected
+
+
+def test_a_first_row_that_looks_like_names(folder):
+  """Names without a suffix, and a caption that is a column's usual name."""
+  found = _read(folder, "0\tphoto\n1\ta bus\n")
+  assert [item.captions for item in found] == [("photo",), ("a bus",)]
+  (folder / "image.jpg").write_bytes(b"x")
+  found = _read(folder, "image\tlegend\n0.jpg\ta bus\n")
+  assert [item.captions for item in found] == [("a bus",)]
 
 
 def test_several_columns_of_captions(folder):

@@ -120,7 +120,7 @@ def read_items(
     rows = sidecar.read(listing)
   else:
     place = shown(path, 1000)
-    rows = _find_root(kinds.reader(path)(path, listing), listing)
+    rows = _find_move(kinds.reader(path)(path, listing), listing)
   merged = _Merged(listing)
   for row in rows:
     merged.add(row)
@@ -152,16 +152,20 @@ def _captions_file(listing: Listing, captions: str | Path) -> Path | None:
   )
 
 
-def _find_root(rows: Iterator[Row], listing: Listing) -> Iterator[Row]:
-  """Lets names be relative to the folder where most of the first ones are."""
+def _find_move(rows: Iterator[Row], listing: Listing) -> Iterator[Row]:
+  """Lets names be relative to where most of the first ones are found."""
   first = list(itertools.islice(rows, _SAMPLE))
   names = [row.name for row in first if row.name]
   hits = sum(listing.find(name).path is not None for name in names)
   if names and 2 * hits < len(names):
-    root = listing.find_root(names)
-    if root and root not in listing.roots:
-      listing.roots.append(root)
-      listing.notes.append(f"the pictures were found in {shown(root)}/")
+    move = listing.find_move(names)
+    if move is not None:
+      start, place = (shown(part) + "/" if part else "" for part in move)
+      listing.notes.append(
+        f"{start} at the names' start was taken for {place or 'the source'}"
+        if start
+        else f"the pictures were found in {place}"
+      )
   yield from first
   yield from rows
 

@@ -19,13 +19,18 @@ def read(path: Path, listing: Listing) -> Iterator[Row]:
   Raises:
     InputError: neither JSON nor JSON lines, or none of these.
   """
-  if json_lines.is_lines(path) and path.suffix.lower() != ".json":
+  if path.suffix.lower() != ".json" and json_lines.is_lines(path):
     yield from json_lines.read(path, listing)
     return
   text = "".join(line for _, line in lines(path))
   try:
     data = json.loads(text)
-  except (ValueError, RecursionError):
+  except (ValueError, RecursionError) as error:
+    if not json_lines.has_objects(path):
+      raise InputError(
+        f"{shown(path)} is not JSON ({shown(error)}); expected a JSON document,"
+        f" or lines of it, each with {json_rows.EXPECTED}"
+      ) from None
     yield from json_lines.read(path, listing)
     return
   del text

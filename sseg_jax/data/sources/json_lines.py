@@ -1,5 +1,6 @@
 """JSON lines: one object a line (`captions.jsonl`, `metadata.jsonl`)."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,3 +36,16 @@ def is_lines(path: Path) -> bool:
         return False
       return isinstance(row, dict) and not {"images", "annotations"} & set(row)
   return True
+
+
+def has_objects(path: Path) -> bool:
+  """Whether one of the first lines is an object, or none is written at all."""
+  some = False
+  for _, line in itertools.islice(lines(path), 100):
+    some |= bool(line.strip())
+    try:
+      if isinstance(json.loads(line), dict):
+        return True
+    except (ValueError, RecursionError):
+      continue
+  return not some

@@ -50,6 +50,7 @@ class Listing:
     links: whether there were links.
     notes: sentences for the user.
     roots: folders, below the source, that names are relative to, in this order.
+    move: what `find_move` found.
   """
 
   def __init__(self, folder: Path, exclude: Iterable[str | Path] = ()):
@@ -57,6 +58,7 @@ class Listing:
     self.links = False
     self.notes: list[str] = []
     self.roots = ["", "images"]
+    self.move: tuple[str, str] | None = None
     self._real = os.path.realpath(folder)
     self._exclude = {os.path.realpath(place) for place in exclude}
     names: list[str] = []
@@ -193,18 +195,15 @@ class Listing:
     outside = False
     forms = _spellings(name)
     for number, form in enumerate(forms):
-      if os.path.isabs(form):
-        if os.path.isfile(form):
-          return self._absolute(form)
-        continue
+      if os.path.isabs(form) and os.path.isfile(form):
+        return self._absolute(form)
       for below, key in self._below(form):
         if below is None:
           outside = True
         elif below in self.files:
           return Match(self.path(below), key, respelled=number > 0)
-    relative = [form for form in forms if not os.path.isabs(form)]
     for table in (self._by_form, self._by_stem):
-      for form in relative:
+      for form in forms:
         for below, key in self._below(form):
           found = table.get(_form(below), ()) if below else ()
           found = _only(found, below or "")
@@ -213,7 +212,7 @@ class Listing:
           if found:
             return Match(None, key, "ambiguous_name")
     if self.links:  # a folder that is listed by another of its names
-      for form in relative:
+      for form in forms:
         for below, key in self._below(form):
           if below and os.path.isfile(self.path(below)):
             return Match(self.path(below), key)
@@ -235,28 +234,54 @@ class Listing:
 
     None for a name that leads outside.
     """
-    key = encodable(os.path.normpath(form).replace(os.sep, "/"))
+    if os.path.isabs(form):
+      return  # its leading slash is undone by another of `_spellings`
+    name = os.path.normpath(form).replace(os.sep, "/")
+    key = encodable(name)
     for root in self.roots:
       below = os.path.normpath(os.path.join(root, form)).replace(os.sep, "/")
       leads_out = below == ".." or below.startswith("../")
       yield (None if leads_out else below), key
+    if self.move is not None:
+      start, place = (f"{part}/" if part else "" for part in self.move)
+      if name.startswith(start) and not name.startswith("../"):
+        below = place + name.removeprefix(start)
+        yield below, encodable(below if start else name)
 
-  def find_root(self, names: Iterable[str]) -> str | None:
-    """Returns the only folder in which most of the names are files.
+  def find_move(self, names: Iterable[str]) -> tuple[str, str] | None:
+    """Finds the folder that most of the names are relative to.
 
-    For lists whose names are relative to a folder that they do not tell, such
-    as COCO's, whose pictures lie in `val2017/`. None where no folder holds more
-    than half of the names, or where several do.
+    For lists whose names begin with folders of another machine
+    (`/home/me/photos/a.jpg`), or with none though the pictures lie in one (of
+    COCO in `val2017/`). `find` uses what is found.
+
+    Returns:
+      The names' first folders and the folder of the source in whose place they
+      stand, both possibly ""; None where no pair fits more than half of the
+      names, or where several do equally well.
     """
-    names = [_spellings(name)[-1] for name in names]
-    counts: collections.Counter[str] = collections.Counter()
+    names = [os.path.normpath(_spellings(name)[-1]) for name in names]
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for name in names:
-      name = os.path.normpath(name).replace(os.sep, "/")
-      for below in self._by_base.get(_form(name.rpartition("/")[2]), ()):
-        if _form(f"/{below}").endswith(_form(f"/{name}")):
-          counts[below[: -len(name)].rstrip("/")] += 1
-    best = [root for root, count in counts.items() if 2 * count > len(names)]
-    return best[0] if len(best) == 1 else None
+      parts = name.replace(os.sep, "/").split("/")
+      for below in self._by_base.get(_form(parts[-1]), ()):
+        places = below.split("/")
+        same = 1
+        while same < min(len(parts), len(places)) and (
+          _form(parts[-same - 1]) == _form(places[-same - 1])
+        ):
+          same += 1
+        counts["/".join(parts[:-same]), "/".join(places[:-same])] += 1
+    # Of pairs that fit equally often, the one that takes least off the names.
+    best = sorted(
+      (-count, pair[0].count("/") + bool(pair[0]), pair)
+      for pair, count in counts.items()
+      if 2 * count > len(names)
+    )
+    if not best or (len(best) > 1 and best[0][:2] == best[1][:2]):
+      return None
+    self.move = best[0][2]
+    return self.move
 
 
 def _holds(test) -> bool:

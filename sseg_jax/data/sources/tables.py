@@ -189,16 +189,23 @@ def _layout(
 ) -> _Layout:
   first, body = sample[0][1], [cells for _, cells in sample[1:]]
   known = [json_rows.canonical(cell) for cell in first]
-  named = (
-    {*known} & {*json_rows.FILE_NAMES},
-    {*known} & {*json_rows.CAPTION_NAMES},
+  named = {*known} & {*json_rows.FILE_NAMES, *json_rows.CAPTION_NAMES} or any(
+    re.fullmatch(r"\s*\w*caption\w*\s*", cell, re.IGNORECASE) for cell in first
   )
   data = any(pictures.has_suffix(c.strip()) or is_url(c) for c in first) or (
-    not any(named) and any(map(listing.holds, first))
+    any(
+      listing.holds(cell)
+      for cell, name in zip(first, known, strict=True)
+      if name not in {*json_rows.FILE_NAMES, *json_rows.CAPTION_NAMES}
+    )
   )
-  if not data and (
-    any(named) or any(any(map(listing.names_picture, c)) for c in body)
-  ):
+  # Of two columns that nobody knows, the first line is a row as well as not:
+  # it is taken for one, and counted. More columns cannot be guessed.
+  unknown = len(first) > 2 and 2 * sum(
+    len(cells) == len(first) and any(map(listing.names_picture, cells))
+    for cells in body
+  ) > len(body)
+  if not data and (named or unknown):
     return _with_header(first, known, body, path, listing)
   return _without_header([first, *body], delimiter, path, listing)
 
