@@ -134,6 +134,12 @@ def test_quotes_of_tables_without_quoting(folder, texts, delimiter):
   assert _captions(found) == expected
 
 
+def test_quotes_with_backslashes(folder):
+  text = 'image,caption\n0.jpg,"a \\"b\\", and c"\n1.jpg,d\n'
+  found = _read(folder, text, "captions.csv")
+  assert _captions(found) == {"0.jpg": ('a "b", and c',), "1.jpg": ("d",)}
+
+
 def test_a_quote_that_is_never_closed_costs_one_row(folder):
   lines = ["file_name\tcaption", '0.jpg\t"never closed']
   lines += [f"{i}.jpg\tnumber {i}" for i in (1, 2, 3)] * 100
