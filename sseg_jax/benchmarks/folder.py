@@ -7,8 +7,6 @@ from sseg_jax import pictures, prompts
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-
 
 # Sub-folders that are taken for splits, and what else they may be called.
 _SPLITS = {
@@ -63,13 +61,11 @@ class Folder:
       raise InputError(f"{listing}: lists background alone; add the classes")
     self.name = name or self.root.resolve().name
     self._images = sorted(
-      path
-      for path in self._pictures.iterdir()
-      if path.suffix.lower() in _SUFFIXES
+      path for path in self._pictures.iterdir() if pictures.has_suffix(path)
     )
     if not self._images:
       raise InputError(
-        f"{self._pictures}: no pictures; put .png, .jpg or .webp there"
+        f"{self._pictures}: no pictures; put PNG or JPEG files there"
       )
     stems: dict[str, Path] = {}
     for path in self._images:
