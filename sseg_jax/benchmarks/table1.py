@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import benchmarks, visualize
+from sseg_jax import benchmarks, files, visualize
 from sseg_jax.benchmarks import oracle, report
 from sseg_jax.benchmarks.table1_rows import (
   GROUPS,
@@ -272,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for spec in benchmarks.parse_specs(flags.benchmarks)
   ]
   if flags.out:
+    flags.out = Path(files.expand(flags.out))
     try:
       flags.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
