@@ -153,7 +153,7 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
         f"weights={text}: the rows have {len(networks)} networks; give each its"
         " own, as " + ",".join(f"{name}=PATH" for name in sorted(networks))
       )
-    return dict.fromkeys(networks, text)
+    return dict.fromkeys(networks, files.expand(text))
   found = {}
   for part in filter(None, text.split(",")):
     name, _, source = part.partition("=")
@@ -162,7 +162,7 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
         f"weights: {part!r} is not GENERATOR=PATH of one of"
         f" {', '.join(sorted(networks)) or 'no network'}"
       )
-    found[name] = source
+    found[name] = files.expand(source)
   return found
 
 
