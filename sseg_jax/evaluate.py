@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sseg_jax import background, default_config, prompts
+from sseg_jax import background, default_config, files, prompts
 from sseg_jax.errors import InputError, reported
 from sseg_jax.evaluation import evaluate, find_threshold, spread
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--image_size", type=int, help="short side and window")
   add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
   add("--per_class", action="store_true", help="print IoU of each class")
-  add("--out", type=Path, help="folder for result.json, pictures and curves")
+  add("--out", type=_folder, help="folder for result.json, pictures and curves")
   add("--pictures", type=int, default=8, help="samples in the picture grid")
   add("--json", action="store_true", help="print the result as JSON")
   return parser
@@ -196,6 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.per_class:
       print("\n" + report.per_class(results))
   return 0
+
+
+def _folder(text: str) -> Path:
+  return Path(files.expand(text))
 
 
 def make_folder(path: Path) -> None:

@@ -139,6 +139,10 @@ def _renamed(names: Sequence[str], renames: dict[str, str]) -> tuple[str, ...]:
   return tuple(renames.get(name, name) for name in names)
 
 
+# What the first line of a class list may be called where label 0 is no class;
+# the last two are labelme's.
+BACKGROUND = ("background", "bg", "_background_", "__background__")
+
 # "voc", "context" and "coco" are spelt as GroupViT, OVSegmentor and SegCLIP
 # prompt with them (GroupViT, segmentation/datasets); the "_original" lists are
 # mmsegmentation's, which TCL uses. None holds the background.
@@ -214,6 +218,33 @@ def read_class_list(path: str | os.PathLike) -> tuple[str, ...]:
     )
   _refuse_duplicates(names, lambda i: f"{path}:{i + 1}")
   return names
+
+
+def without_background(
+  names: tuple[str, ...], place: object
+) -> tuple[tuple[str, ...], bool]:
+  """Takes the background off the front of a class list.
+
+  Args:
+    names: as `read_class_list` returns them.
+    place: names the list in messages.
+
+  Returns:
+    The other names, and whether the first one was `background`, in any
+    capitals, or another of `BACKGROUND`. InputError if there is no other name,
+    or if it stands further down, where it would be looked for as a thing.
+  """
+  has_background = names[0].lower() in BACKGROUND
+  classes = names[1:] if has_background else names
+  if not classes:
+    raise InputError(f"{place}: lists background alone; add the classes")
+  for i, name in enumerate(names[1:], 2):
+    if name.lower() in BACKGROUND:
+      raise InputError(
+        f"{place}:{i}: {name!r} must be the first line, as the background is"
+        " label 0; move it there and renumber the labels, or use another word"
+      )
+  return classes, has_background
 
 
 def _refuse_duplicates(names: Sequence[str], place) -> None:

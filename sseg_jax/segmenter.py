@@ -18,7 +18,7 @@ from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.tokenizer import Tokenizer
+from sseg_jax.tokenizer import Tokenizer, check_distinct
 from sseg_jax.windows import PAD, Layout, assemble
 
 __all__ = [
@@ -193,7 +193,9 @@ class SSegSegmenter:
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     """Returns the class embeddings, computed once for each class set."""
     if class_set not in self._embeddings:
-      tokens = _without_padding(self._tokenizer(class_set.prompts))
+      tokens = self._tokenizer(class_set.prompts)
+      check_distinct(class_set.names, tokens)
+      tokens = _without_padding(tokens)
       parts = []
       for first in range(0, len(tokens), _TEXT_CHUNK):
         chunk = tokens[first : first + _TEXT_CHUNK]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sseg_jax.errors import InputError
 from sseg_jax.palette import palette
-from sseg_jax.pictures import IGNORED
+from sseg_jax.pictures import ignored_label
 
 _INK = (32, 32, 36)
 _PALE = (120, 120, 128)
@@ -22,11 +22,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def colourize(
   labels: Int[np.ndarray, "h w"], colours: UInt8[np.ndarray, "c 3"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Paints a label map; 255 becomes light grey."""
-  table = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
-  table[: len(colours)] = colours
-  table[IGNORED] = _IGNORED_COLOUR
-  return table[labels]
+  """Paints a label map; labels without a colour become light grey."""
+  count = len(colours)
+  table = np.concatenate([colours, np.array([_IGNORED_COLOUR], np.uint8)])
+  return table[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
 def overlay(
@@ -190,15 +189,17 @@ def grid(
     pairs: samples beside each other; by default 2 for four samples or more.
   """
   names = (("background",) if has_background else ()) + tuple(class_names)
-  present = np.zeros(256, bool)
+  present: set[int] = set()
   for _, truth, guess in rows:
-    present[np.unique(truth)] = present[np.unique(guess)] = True
-  shown = [i for i in range(len(names)) if present[i]]
+    present.update(np.unique(truth).tolist(), np.unique(guess).tolist())
+  shown = sorted(i for i in present if 0 <= i < len(names))
   if has_background and 0 not in shown:
     shown.insert(0, 0)
   # Colours go to the classes that occur, so that few classes differ clearly.
   colours = np.zeros((len(names), 3), np.uint8)
-  colours[shown] = palette(len(shown), has_background=has_background)
+  distinct = palette(min(len(shown), 255), has_background=has_background)
+  # Above 255 classes at once, colours repeat.
+  colours[shown] = distinct[np.arange(len(shown)) % max(1, len(distinct))]
   pairs = pairs or (2 if len(rows) >= 4 else 1)
   gap, head = 8, 34
   wide = 3 * cell + 2 * gap
@@ -235,7 +236,7 @@ def grid(
         canvas.paste(small, (x + (cell - w) // 2, y + (height - h) // 2))
     y += height + gap
   entries = [(tuple(colours[i].tolist()), names[i], "") for i in shown]
-  if present[IGNORED]:
+  if ignored_label(len(names)) in present:
     entries.append((_IGNORED_COLOUR, "ignored", ""))
   return beside(np.asarray(canvas), legend(entries, height=canvas.height))
 

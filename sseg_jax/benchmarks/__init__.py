@@ -2,14 +2,15 @@
 
 A benchmark has `name`, `class_names` (without background), `has_background`,
 `split`, `__len__` and `__getitem__(i) -> Sample`; samples are read when asked
-for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored.
+for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored,
+or 65535 where there are more than 255 labels (`pictures.ignored_label`).
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sseg_jax import prompts
+from sseg_jax import files, prompts
 from sseg_jax.benchmarks.coco import CocoObject
 from sseg_jax.benchmarks.folder import Folder
 from sseg_jax.benchmarks.sample import Benchmark, Sample
@@ -71,7 +72,8 @@ def open_benchmark(
   """
   name, path = _name_and_path(spec)
   if name in KINDS:
-    root = Path(path) if path else Path(data_root) / KINDS[name]
+    default = Path(files.expand(data_root)) / KINDS[name]
+    root = Path(path) if path else default
     reader = CocoObject if name.startswith("coco") else Pascal
     benchmark: Benchmark = reader(root, kind=name, split=split)
   else:
@@ -125,24 +127,36 @@ def open_training(
 def class_list(name_or_path: str) -> tuple[str, ...]:
   """Names of a list of `prompts.CLASS_NAMES`, or read from a file.
 
-  A first line `background` in the file is dropped, as folders have it.
+  A first line `background` in the file is dropped, as folders have it, however
+  it is written there.
   """
   if name_or_path in prompts.CLASS_NAMES:
     return prompts.CLASS_NAMES[name_or_path]
-  names = prompts.read_class_list(name_or_path)
-  return names[1:] if names[0] == "background" else names
+  path = files.expand(name_or_path)
+  return prompts.without_background(prompts.read_class_list(path), path)[0]
 
 
 def _name_and_path(spec: str) -> tuple[str, str]:
-  name, equals, path = spec.partition("=")
-  if equals:
-    if not name or not path:
-      raise InputError(f"benchmark {spec!r}: give NAME=PATH")
-    return name, path
   if spec in KINDS:
     return spec, ""
-  if not Path(spec).is_dir():
+  whole = Path(files.expand(spec))
+  if _is_dir(whole):  # which may have "=" in its name
+    return whole.resolve().name, str(whole)
+  name, equals, path = spec.partition("=")
+  if not equals:
     raise InputError(
       f"benchmark {spec!r} is neither a folder nor one of {', '.join(KINDS)}"
     )
-  return Path(spec).resolve().name, spec
+  if not name or not path:
+    raise InputError(f"benchmark {spec!r}: give NAME=PATH")
+  if not name.isprintable() or "/" in name or os.sep in name:
+    # Results are files with this name.
+    raise InputError(f"benchmark {spec!r}: {name!r} cannot name a file")
+  return name, files.expand(path)
+
+
+def _is_dir(path: Path) -> bool:
+  try:
+    return path.is_dir()
+  except (OSError, ValueError):  # too long a name, or NUL in it
+    return False

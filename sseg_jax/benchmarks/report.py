@@ -77,6 +77,9 @@ def draw(
 ) -> None:
   """Writes `predictions_<name>.png` and, with background, `curve_<name>.png`.
 
+  The scores are worth more than these: what cannot be drawn or written is told
+  in one line, and the rest goes on.
+
   Args:
     out: an existing folder.
     benchmark: what was evaluated.
@@ -88,7 +91,10 @@ def draw(
     picture = visualize.grid(
       rows, benchmark.class_names, has_background=benchmark.has_background
     )
-    visualize.save(out / f"predictions_{name}.png", picture)
+    try:
+      visualize.save(out / f"predictions_{name}.png", picture)
+    except InputError as error:
+      print(f"no pictures of {name}: {error}", file=sys.stderr)
   if benchmark.has_background:
     points = result["curve"]
     x = [point["threshold"] for point in points]
@@ -103,8 +109,7 @@ def draw(
         y="mIoU",
         mark=(t, result["mIoU"], f"{result['mIoU']:.2f} at {t:g}"),
       )
-    except InputError as error:
-      # The scores are worth more than the curve: go on without it.
+    except (InputError, OSError) as error:
       print(f"no curve of {name}: {error}", file=sys.stderr)
 
 
@@ -118,13 +123,14 @@ def masks(
     rows: order of the columns.
     cell: height and width of a picture here, its ratio dropped.
   """
-  colours = palette(64, has_background=False)
+  # Of more segments than 255, some share a colour.
+  colours = palette(255, has_background=False)
   lines = []
   for sample, found in samples.values():
     image = _nearest(sample.image, cell)
     parts = [image]
     for row in rows:
-      labels = _nearest(found[row], cell)
+      labels = _nearest(found[row], cell) % len(colours)
       parts.append(
         visualize.overlay(image, labels, colours, has_background=False)
       )
