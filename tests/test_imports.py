@@ -44,6 +44,7 @@ ORDER = (
     "default_config",
     "palette",
     "pictures",
+    "picture_bytes",
     "scoring",
     "best",
     "files",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_evaluate import save_checkpoint
 
-from sseg_jax import pictures, predict
+from sseg_jax import predict
 from sseg_jax.errors import InputError
 
 
@@ -27,82 +27,6 @@ def test_help_needs_no_jax():
   )
   assert "--words" in done.stdout
   assert time.perf_counter() - start < 3
-
-
-# ---------------------------------------------------------- reading pictures
-
-
-def grey_ramp(h=4, w=8):
-  return np.tile(np.linspace(0, 255, w).astype(np.uint8), (h, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "1", "LA", "RGBA"])
-def test_modes(tmp_path, mode):
-  path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
-  Image.fromarray(grey_ramp(16, 32)).convert("RGB").convert(mode).save(path)
-  image = pictures.read_image(path)
-  assert image.shape == (16, 32, 3) and image.dtype == np.uint8
-  assert image[:, :4].mean() < 60 and image[:, -4:].mean() > 195
-
-
-def test_sixteen_bit_grey_is_scaled(tmp_path):
-  path = tmp_path / "x.png"
-  Image.fromarray(grey_ramp().astype(np.uint16) * 257).save(path)
-  np.testing.assert_array_equal(pictures.read_image(path)[..., 0], grey_ramp())
-
-
-def test_transparent_pixels_become_white(tmp_path):
-  path = tmp_path / "x.png"
-  Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(path)
-  assert (pictures.read_image(path) == 255).all()
-
-
-def test_exif_rotation_is_applied(tmp_path):
-  path = tmp_path / "x.jpg"
-  image = Image.new("RGB", (40, 20))
-  exif = Image.Exif()
-  exif[0x0112] = 6  # turned by a quarter
-  image.save(path, exif=exif)
-  assert pictures.read_image(path).shape == (40, 20, 3)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_broken_pictures_are_named(tmp_path, content):
-  path = tmp_path / "x.png"
-  path.write_bytes(content)
-  with pytest.raises(InputError, match="x.png: cannot be read"):
-    pictures.read_image(path)
-
-
-def test_truncated_picture(tmp_path):
-  path = tmp_path / "x.png"
-  noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-  Image.fromarray(noise).save(path)
-  path.write_bytes(path.read_bytes()[:1000])
-  with pytest.raises(InputError, match="x.png: cannot be read"):
-    pictures.read_image(path)
-
-
-def test_huge_picture(tmp_path, monkeypatch):
-  monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
-  path = tmp_path / "x.png"
-  Image.new("L", (10, 10)).save(path)
-  with pytest.raises(InputError, match="10x10 pixels are more than 99"):
-    pictures.read_image(path)
-
-
-def test_missing_picture(tmp_path):
-  with pytest.raises(InputError, match="absent.png: no such picture"):
-    pictures.read_image(tmp_path / "absent.png")
-
-
-def test_resize_has_half_pixel_centres():
-  row = np.array([[[0], [4]]], np.uint8)
-  got = pictures.resize(row, 1, 4)[0, :, 0]
-  np.testing.assert_allclose(got, [0, 1, 3, 4])
-  # No antialias: every second pair is averaged, the rest is not looked at.
-  ramp = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-  np.testing.assert_allclose(pictures.resize(ramp, 1, 2)[0, :, 0], [1.5, 5.5])
 
 
 # --------------------------------------------------------------- the command
