@@ -194,6 +194,11 @@ class SSegSegmenter:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self._model_state, tokens)
 
+  def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
+    """Returns the tokenizer's ids of every class in every template."""
+    tokens = self._tokenizer(class_set.prompts)
+    return tokens.reshape(len(class_set.names), -1, tokens.shape[-1])
+
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     """Returns the class embeddings, computed once for each class set."""
     if class_set not in self._embeddings:

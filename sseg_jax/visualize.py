@@ -321,9 +321,12 @@ def is_ours(path: str | os.PathLike) -> bool:
 
 def _write(path: str | os.PathLike, image: Image.Image) -> None:
   options: dict[str, Any] = {}
-  if os.path.splitext(path)[1].lower() == ".png":
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix == ".png":
     options["pnginfo"] = info = PngImagePlugin.PngInfo()
     info.add_text("Software", _SOFTWARE)
+  elif suffix in (".jpg", ".jpeg", ".webp"):
+    options["quality"] = 95  # the default blurs outlines and letters
   try:
     image.save(path, **options)
   except (OSError, ValueError) as error:
