@@ -81,7 +81,8 @@ class Model:
     """Gives each pixel of a picture one of the words, or background.
 
     Args:
-      image: RGB pixels, uint8 [h, w, 3], or the path of a picture.
+      image: RGB pixels, uint8 [h, w, 3], or the path of a picture, which is
+        scaled down if it has more than `pictures.MAX_PIXELS`.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
         None takes the checkpoint's, and without one finds it without labels
@@ -92,7 +93,7 @@ class Model:
       The segmentation. InputError for a bad picture or bad words.
     """
     pixels = self._pixels(image)
-    class_set = self._class_set(words)
+    class_set = self.class_set(words, background=background)
     best, index = winners(self.segmenter, pixels[None], class_set)
     names, threshold, source = class_set.names, None, None
     labels = index[0]
@@ -124,7 +125,7 @@ class Model:
     words: str | Sequence[str],
   ) -> Float[np.ndarray, "h w c"]:
     """Scores of every word at every pixel."""
-    return self.segmenter.scores(self._pixels(image), self._class_set(words))
+    return self.segmenter.scores(self._pixels(image), self.class_set(words))
 
   def _pixels(self, image) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
@@ -139,8 +140,27 @@ class Model:
       raise InputError(f"image has shape {pixels.shape}; it has no pixels")
     return pixels
 
-  def _class_set(self, words) -> ClassSet:
-    return ClassSet(prompts.parse_words(words), self.templates)
+  def class_set(
+    self, words: str | Sequence[str], *, background: bool = False
+  ) -> ClassSet:
+    """Returns words as this model takes them.
+
+    InputError for bad words (see `prompts.parse_words`) and for two that are
+    the same to the model, which reads so many tokens of a text and no case.
+    """
+    names = prompts.parse_words(words, background=background)
+    class_set = ClassSet(names, self.templates)
+    rows = self.segmenter.tokens(class_set)  # [c, t, l]
+    seen: dict[bytes, str] = {}
+    for name, row in zip(names, rows, strict=True):
+      other = seen.setdefault(row.tobytes(), name)
+      if other != name:
+        raise InputError(
+          f"words: {other!r} and {name!r} are the same to this model, which"
+          f" reads {rows.shape[-1] - 2} tokens of a prompt; change or shorten"
+          " one"
+        )
+    return class_set
 
 
 def load(
@@ -161,7 +181,7 @@ def load(
     image_size: short side at which pictures are seen, instead of the
       checkpoint's.
   """
-  loaded = checkpoint.load(path, step=step)
+  loaded = checkpoint.load(os.path.expanduser(path), step=step)
   config = default_config.completed(loaded.config)
   segmenter = SSegSegmenter(
     loaded.params,

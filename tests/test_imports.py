@@ -45,6 +45,7 @@ ORDER = (
     "default_config",
     "palette",
     "pictures",
+    "picture_bytes",
     "scoring",
     "background",
     "best",
