@@ -153,8 +153,8 @@ def decode(data: bytes, name: object, *, short_side: int = 0) -> Picture:
       value allows; those with negative or larger values are stretched from
       their lowest to their highest value.
   *   Of an animation or several pages the first is taken.
-  *   Sides are halved until there are at most `MAX_PIXELS` pixels, and
-      `MAX_SIDE` in a line.
+  *   Sides are halved until there are at most `MAX_PIXELS` pixels and at most
+      `MAX_SIDE` pixels a side.
   *   A JPEG that lacks nothing but its end marker is taken; one with fewer
       pixels than it states is not.
 

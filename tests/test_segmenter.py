@@ -377,3 +377,32 @@ def test_zero_embeddings_have_finite_gradients():
 
   embeddings = jnp.zeros((1, 2, 4)).at[0, 1].set(1.0)
   assert jnp.isfinite(jax.grad(best)(embeddings)).all()
+
+
+def test_parts_of_a_vocabulary_are_made_one_by_one(monkeypatch):
+  """Hundreds of words for a large picture do not fit a host together."""
+  live = []
+
+  def assemble(masks, p, count, *args, **kwargs):
+    live.append(int(count))
+    best = np.full((1, 4, 4), float(np.asarray(p)[0, 0, 0]), np.float32)
+    return best, np.zeros((1, 4, 4), np.int32)
+
+  monkeypatch.setattr(segmenter, "assemble", assemble)
+  model = SSegSegmenter.__new__(SSegSegmenter)
+  model.combiner = "hard"
+  layout = windows.Layout.of(4, 4, image_size=32, stride=16)
+  probabilities = jnp.array([0.1, 0.3, 0.2])[None, None]
+  masks = jnp.zeros((1, 1, 4, 4))
+
+  def run(*args, **kwargs):
+    yield model._parts(
+      masks, probabilities, layout, ((), ()), chunk=1, images=1, reduce=True
+    )
+
+  next(next(run()))
+  assert live == [1]
+  monkeypatch.setattr(model, "_run", run, raising=False)
+  images = np.zeros((1, 4, 4, 3), np.uint8)
+  best, index = model.winners_many(images, ClassSet(("a", "b", "c")))
+  assert (index == 1).all() and best.max() == np.float32(0.3)
