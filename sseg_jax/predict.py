@@ -94,16 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"{len(words)} words do not fit the 8 bits of a palette: labels are"
       " written as grey PNGs of 16 bits, without colours"
     )
-  if has_background and len(words) == 1:
-    _say(
-      "a single word is compared with no other and takes every pixel; add words"
-      " for what else is in the picture"
-    )
   results: list[dict] = []
   images = _read(flags.image, results)
   first = next(images, None)
   if first is None:
     return _end(results, flags.json)
+  if has_background and len(words) == 1:
+    _say(
+      "a single word is compared with no other and takes every pixel; add words"
+      " for what else is in the picture"
+    )
 
   from sseg_jax import api, visualize
 

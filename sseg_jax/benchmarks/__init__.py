@@ -6,6 +6,7 @@ for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored,
 or 65535 where there are more than 255 labels (`pictures.ignored_label`).
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from sseg_jax.benchmarks.voc import Pascal
 from sseg_jax.errors import InputError
 
 __all__ = ["KINDS", "Benchmark", "Sample", "open_benchmark", "parse_specs"]
+
+_log = logging.getLogger(__name__)
 
 # Kind -> folder below the data root. A number in the name: without background.
 KINDS = {
@@ -108,7 +111,8 @@ def open_training(
 
   Returns:
     None without background, or without other labelled pictures than those that
-    are scored; InputError instead if `split` asks for them by name.
+    are scored: why they cannot be read is logged. InputError instead if `split`
+    asks for them by name.
   """
   if not scored.has_background:
     return None
@@ -118,9 +122,14 @@ def open_training(
     return open_benchmark(
       spec, data_root, split=split or "train", class_names=class_names
     )
-  except InputError:
+  except InputError as error:
     if split is not None:
       raise
+    _log.warning(
+      "%s: its background threshold is not chosen on train (%s)",
+      scored.name,
+      error,
+    )
     return None
 
 
