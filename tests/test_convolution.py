@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sseg_jax.models import convolution
+from sseg_jax.models.kernels import convolution
 
 
 def conv(size, stride, padding, dtype=jnp.float32, **options):

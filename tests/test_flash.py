@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
-from sseg_jax.models import flash, vit
+from sseg_jax.models import vit
+from sseg_jax.models.kernels import flash
 from sseg_jax.pseudo_masks import tokens as tokens_module
 
 

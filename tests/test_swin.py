@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import flash, swin, windows
+from sseg_jax.models import swin, windows
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.kernels import flash
 from sseg_jax.models.swin import SWIN_SIZES, Swin
 
 TINY = dict(embed_dim=8, depths=(2, 2), num_heads=(1, 2), window=3)

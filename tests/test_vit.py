@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import flash, positions, vit, vit_weights
+from sseg_jax.models import positions, vit, vit_weights
+from sseg_jax.models.kernels import flash
 
 TINY = dict(patch=4, width=16, depth=3, num_heads=2, grid=6)
 

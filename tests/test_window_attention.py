@@ -12,7 +12,8 @@ from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
 from sseg_jax import sharding
-from sseg_jax.models import sseg, swin, window_attention, windows
+from sseg_jax.models import sseg, swin, windows
+from sseg_jax.models.kernels import window_attention
 
 DIM, HEADS, WINDOW = 16, 2, 3
 

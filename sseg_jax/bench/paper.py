@@ -19,7 +19,8 @@ from scipy import optimize
 
 from sseg_jax import default_config, sharding, train_step
 from sseg_jax.bench.timing import Case
-from sseg_jax.models import flash, vit
+from sseg_jax.models import vit
+from sseg_jax.models.kernels import flash
 from sseg_jax.models.swin import SWIN_SIZES
 from sseg_jax.plan import networks
 from sseg_jax.pseudo_masks import tokens

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
-from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
   "conv_tiny": {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)},

@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.models import remat
-from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.kernels.convolution import conv_general_dilated
 from sseg_jax.models.layers import fan_in_uniform
 from sseg_jax.models.transformer import EncoderLayer, sine_positions
 

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
-from sseg_jax.models.convolution import conv_general_dilated
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 RESNET_SIZES: dict[str, dict[str, Any]] = {
   "resnet50": {"depths": (3, 4, 6, 3)},

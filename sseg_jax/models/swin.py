@@ -18,8 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import flash, remat, windows
+from sseg_jax.models import remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
 
 PATCH = 4
@@ -129,7 +130,7 @@ class WindowAttention(nnx.Module):
 
   def _attend_in_kernel(self, qkv, table, *, regions):
     # Here, since Pallas takes a while to import.
-    from sseg_jax.models import window_attention
+    from sseg_jax.models.kernels import window_attention
 
     kinds, kind_of = None, None
     if regions is not None:

@@ -19,8 +19,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import flash, positions, remat
+from sseg_jax.models import positions, remat
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
 
 # What can be read off a block: its output after the final norm, or a part of

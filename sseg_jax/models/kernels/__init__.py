@@ -1,0 +1,1 @@
+"""Computations written by hand, where XLA's own are slower."""
