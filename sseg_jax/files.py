@@ -1,11 +1,23 @@
-"""Small files that stay whole when the process is killed.
+"""Paths as a user gives them; small files that stay whole when killed.
 
 Paths are of `pathlib` or `epath`. Nothing but the standard library is needed.
 """
 
 import json
 import logging
+import os
 from typing import Any
+
+
+def expand(path: str | os.PathLike) -> str:
+  """Returns a path with a leading `~` or `~user` replaced by that home folder.
+
+  A shell does this only for a `~` that starts a word, so not in
+  `--workdir=~/run`, and never in a config file. A path with a scheme
+  (`gs://BUCKET/run`), "" and the name of an unknown user stay as they are.
+  """
+  text = os.fspath(path)
+  return text if "://" in text else os.path.expanduser(text)
 
 
 def write_text(path: Any, text: str) -> None:
