@@ -12,9 +12,29 @@ from PIL import Image, ImageOps
 
 from sseg_jax.errors import InputError
 
+# Names that end so, in capitals as well, are pictures: the ending of every
+# format that `read` takes, as far as this Pillow was built with its decoder.
+# .heic and .heif count where a plug-in registered them with Pillow.
+# fmt: off
+SUFFIXES = tuple(
+  suffix
+  for suffix in (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib",
+    ".gif", ".tif", ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx",
+    ".j2c", ".jpc", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga",
+    ".qoi", ".heic", ".heif",
+  )
+  if suffix in Image.registered_extensions()
+)
+# fmt: on
 IGNORED = 255  # label of pixels left out of every score
 # Above this the class scores of one picture no longer fit a common host.
 MAX_PIXELS = 2**25
+
+
+def has_suffix(path: str | os.PathLike) -> bool:
+  """Whether a name ends like a picture's, in small or capital letters."""
+  return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:

@@ -7,8 +7,6 @@ from sseg_jax import pictures, prompts
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-
 
 class Folder:
   """`images/*.{png,jpg,jpeg,webp}`, `labels/<same stem>.png`, `classes.txt`.
@@ -37,11 +35,11 @@ class Folder:
     self._images = sorted(
       path
       for path in (self.root / "images").iterdir()
-      if path.suffix.lower() in _SUFFIXES
+      if pictures.has_suffix(path)
     )
     if not self._images:
       raise InputError(
-        f"{self.root / 'images'}: no pictures; put .png, .jpg or .webp there"
+        f"{self.root / 'images'}: no pictures; put PNG or JPEG files there"
       )
     stems: dict[str, Path] = {}
     for path in self._images:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sseg_jax.errors import InputError
+from sseg_jax.pictures import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _PATH_COLUMNS = ("filepath", "file_name", "filename", "file", "path", "image")
 _CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 
