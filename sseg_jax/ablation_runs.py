@@ -212,14 +212,16 @@ def compute(run: Run) -> dict[str, Any]:
   config = run.config.copy_and_resolve_references()
   workdir = epath.Path(run.workdir)
   train.check(config)
-  class_names = train.prepare_data(config, workdir)
+  class_names = train.prepare_data(config, workdir).class_names
   opened = train.open_benchmarks(config)
   output: dict[str, Any] = {}
   if run.row.method == "untrained":
     state = train_step.init_state(train_step.make_setup(config, class_names))
     writer = metrics.MetricWriter(workdir)
-    output = evaluator.Evaluator(config, opened, workdir)(state, 0, writer, 0)
+    scores = evaluator.Evaluator(config, opened, workdir)
+    output = scores(state, 0, writer, 0)
     writer.scalars(0, evaluator.flat_scores(output))
+    scores.draw()
     writer.close()
   elif run.row.method == "global_words":
     loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")

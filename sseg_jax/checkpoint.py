@@ -13,7 +13,7 @@ The newest are kept, and those with the best scores (`best`).
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +53,8 @@ class Checkpoints:
     every_minutes: and this long after the last save; 0 switches that off.
     metadata: written into each checkpoint as JSON: `config`, class of the
       model, thresholds. Versions of the packages are added.
+    before_save: is called before anything is written; raises where this process
+      must not write, as `lease.Lease.check` does.
 
   Attributes:
     metadata: as given; may be replaced between saves.
@@ -68,6 +70,7 @@ class Checkpoints:
     every_minutes: float,
     metadata: Mapping[str, Any],
     keep_best: int = 0,
+    before_save: Callable[[], None] = lambda: None,
   ):
     if keep < 1:
       raise InputError(f"checkpoint.keep is {keep}; keep at least 1")
@@ -83,6 +86,8 @@ class Checkpoints:
     self._every_seconds = 60 * every_minutes
     self._last_save = time.monotonic()
     self._saving = -1
+    self._before_save = before_save
+    self._found: int | None = None
     self._best = best.Best(self._directory, keep_best)
     policies = ocp.checkpoint_managers
     self._manager = ocp.CheckpointManager(
@@ -118,6 +123,7 @@ class Checkpoints:
       state: any pytree of arrays; copied before the call returns.
     """
     self._last_save = time.monotonic()
+    self._before_save()
     if step in self._manager.all_steps():
       return
     self._manager.wait_until_finished()  # errors of the last save show here
@@ -154,11 +160,34 @@ class Checkpoints:
       self._best.write()
     return kept
 
+  def find(self) -> dict[str, Any]:
+    """Returns the metadata of the checkpoint to go on from; {} without one.
+
+    It is that of the latest whole one; damaged ones are reported. `restore`
+    goes on from what is found here. Call it in every process.
+
+    Raises:
+      InputError: if there are checkpoints, and none is whole.
+    """
+    self.wait()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
+      return {}
+    # One process reads the files over and tells the others.
+    whole = (
+      _latest_whole(self._directory, steps) if _is_first_process() else None
+    )
+    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
+    if step < 0:
+      raise InputError(_none_whole(self._directory, steps))
+    self._found = step
+    return _metadata(self._directory / str(step))
+
   def restore(self, abstract_state: Any) -> Any | None:
     """Returns the latest whole checkpoint, or None if there is none at all.
 
     A damaged one is reported, set aside as `DIRECTORY.damaged/STEP` and the one
-    before it taken.
+    before it taken. Looks for it unless `find` did so before.
 
     Args:
       abstract_state: pytree of the structure wanted, of arrays or of
@@ -170,22 +199,17 @@ class Checkpoints:
       InputError: if no checkpoint is whole, or the latest whole one is not of
         this model; the message names the first array that differs.
     """
-    self.wait()
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if not steps:
+    if self._found is None:
+      self.find()
+    if self._found is None:
       return None
-    # One process reads the files over and tells the others.
-    whole = (
-      _latest_whole(self._directory, steps) if _is_first_process() else None
-    )
-    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
-    if step < 0:
-      raise InputError(_none_whole(self._directory, steps))
+    step, self._found = self._found, None
     folder = self._directory / str(step)
     state = named_arrays.restore(folder, abstract_state)
     self.restored = _metadata(folder)
-    for damaged in (s for s in steps if s > step):
-      self._set_aside(damaged)
+    for later in sorted(self._manager.all_steps()):
+      if later > step:  # damaged
+        self._set_aside(later)
     self._manager.reload()
     self._last_save = time.monotonic()
     return state
