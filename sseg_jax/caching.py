@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import ablation_runs
+from sseg_jax import config_files, files
 from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
@@ -102,6 +102,7 @@ def add_pseudo_masks(
       f"process_index={process_index}: must be 0 to process_count - 1 ="
       f" {process_count - 1}"
     )
+  source, out = files.expand(source), files.expand(out)
   if _place(source) == _place(out):
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
@@ -274,9 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name, low in (("image_size", 0), ("first_id", 0), ("batch_size", 1)):
     if args[name] < low:
       raise InputError(f"--{name}={args[name]}: must be at least {low}")
-  config = ablation_runs.overridden(
-    ablation_runs.load_config(args.pop("config")),
-    ablation_runs.parse_settings(args.pop("set")),
+  config = config_files.overridden(
+    config_files.load(args.pop("config")),
+    config_files.parse_settings(args.pop("set")),
   )
   report = add_pseudo_masks(args.pop("records"), config=config, **args)
   print(json.dumps(dataclasses.asdict(report)) if as_json else report)

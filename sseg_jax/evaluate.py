@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sseg_jax import prompts
+from sseg_jax import files, prompts
 from sseg_jax.benchmarks.retrieval import retrieval
 from sseg_jax.errors import InputError, reported
 
@@ -186,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
   add("--image_size", type=int, help="short side and window")
   add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
   add("--per_class", action="store_true", help="print IoU of each class")
-  add("--out", type=Path, help="folder for result.json, pictures and curves")
+  add(
+    "--out", type=files.path, help="folder for result.json, pictures and curves"
+  )
   add("--pictures", type=int, default=8, help="samples in the picture grid")
   add("--json", action="store_true", help="print the result as JSON")
   return parser

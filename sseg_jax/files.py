@@ -27,6 +27,11 @@ def expand(path: str | os.PathLike) -> str:
   return text if "://" in text else os.path.expanduser(text)
 
 
+def path(text: str | os.PathLike) -> pathlib.Path:
+  """Returns a local path, as `expand`: the type of a command's flag."""
+  return pathlib.Path(expand(text))
+
+
 def unwritable(
   field: str, folder: str | os.PathLike, error: OSError
 ) -> InputError | Unavailable:
@@ -39,10 +44,10 @@ def unwritable(
   """
   name = os.fspath(folder)
   if "://" not in name:
-    for path in (pathlib.Path(name), *pathlib.Path(name).parents):
-      if path.exists() and not path.is_dir():
+    for part in (pathlib.Path(name), *pathlib.Path(name).parents):
+      if part.exists() and not part.is_dir():
         return InputError(
-          f"{field}={name}: {path} is a file; give a folder, or the name of one"
+          f"{field}={name}: {part} is a file; give a folder, or the name of one"
           " to make"
         )
   reason = error.strerror or str(error).partition("\n")[0]

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from sseg_jax import (
   benchmarks,
   changes,
-  default_config,
+  config_check,
   errors,
   evaluator,
   files,
@@ -32,7 +32,6 @@ from sseg_jax import (
 )
 from sseg_jax.checkpoint import Checkpoints
 from sseg_jax.compiled_step import CompiledStep
-from sseg_jax.models import backbones
 from sseg_jax.watchdog import SLOW, Watchdog
 
 # Steps that may be under way at once: enough to hide the host's work, and few
@@ -63,7 +62,7 @@ def train(
   """
   stop = stop or stopping.Stop().listen()
   workdir = epath.Path(files.expand(workdir))
-  check(config)
+  config_check.check(config)
   with (
     lease.held_by_first(
       workdir,
@@ -339,44 +338,6 @@ def step_and_stop(
   asked = batch.pop("stop")  # [devices]
   state, metrics = train_step.train_step(setup, state, frozen, batch)
   return state, metrics | {"stop": asked.max()}
-
-
-def check(config: Any) -> None:
-  """Raises InputError for values that cannot work together."""
-  if config.task not in train_step.LOSSES:
-    raise errors.InputError(
-      f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
-    )
-  default_config.check_batch(config)
-  for name in (
-    "total_steps",
-    "accumulate_steps",
-    "image_size",
-    "log_every_steps",
-    "max_bad_steps",
-  ):
-    if config[name] < 1:
-      raise errors.InputError(f"{name}={config[name]} must be at least 1")
-  largest = backbones.LARGEST_STRIDE
-  if config.image_size % largest:
-    raise errors.InputError(
-      f"image_size={config.image_size} is not a multiple of {largest}, the"
-      " backbone's largest stride"
-    )
-  if config.pseudo_masks.k > config.model.num_queries:
-    raise errors.InputError(
-      f"pseudo_masks.k={config.pseudo_masks.k} is more than"
-      f" model.num_queries={config.model.num_queries}: each mask needs a query"
-    )
-  if config.data.source not in ("records", "shapes"):
-    raise errors.InputError(
-      f"data.source={config.data.source!r} is not one of records, shapes"
-    )
-  if config.data.source == "records" and config.task == "supervised":
-    raise errors.InputError(
-      'task="supervised" needs class names, which only data.source="shapes"'
-      " has yet"
-    )
 
 
 class Data(NamedTuple):
