@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import config_files, files
+from sseg_jax import config_files, files, lease
 from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
@@ -130,7 +130,30 @@ def add_pseudo_masks(
     tf.io.gfile.makedirs(out)
   except tf.errors.OpError as error:
     raise InputError(f"out={out} cannot be made: {error.message}") from error
-  label = _Labeller(made, image_size, config.seed, batch_size)
+  # Of this process's share of the shards: others may write theirs meanwhile.
+  with lease.Lease(out, f"lease-{process_index}.json", field="out"):
+    return _write_shards(
+      read,
+      out,
+      _Labeller(made, image_size, config.seed, batch_size),
+      info,
+      first_id,
+      range(process_index, len(read.shards), process_count),
+      start,
+    )
+
+
+def _write_shards(
+  read: manifest.Manifest,
+  out: str,
+  label: "_Labeller",
+  info: dict[str, Any],
+  first_id: int,
+  mine: range,
+  start: float,
+) -> Report:
+  """Writes those of the shards `mine` that are missing, then the manifest."""
+  tf = import_tensorflow()
   total = written = kept = 0
   starts = itertools.accumulate(
     (s.count for s in read.shards), initial=first_id
@@ -138,7 +161,7 @@ def add_pseudo_masks(
   marks = [_fingerprint(info, shard) for shard in read.shards]
   numbered = enumerate(zip(read.shards, starts, marks, strict=False))
   for number, (shard, first, mark) in numbered:
-    if number % process_count != process_index:
+    if number not in mine:
       continue
     if pseudo_labels.finished_shard(out, shard.file, mark):
       kept += 1

@@ -68,7 +68,7 @@ ORDER = (
   {"errors"},
 )
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "pictures", "files", "errors")
+_FOR_DATA = ("tokenizer", "pictures", "files", "lease", "errors")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
