@@ -134,7 +134,7 @@ def compute(run: Run) -> dict[str, Any]:
   from sseg_jax import (
     checkpoint,
     config_check,
-    evaluate,
+    evaluation,
     evaluator,
     metrics,
     provenance,
@@ -149,13 +149,14 @@ def compute(run: Run) -> dict[str, Any]:
   workdir = epath.Path(run.workdir)
   config_check.check(config)
   class_names = train.prepare_data(config, workdir).class_names
-  opened = train.open_benchmarks(config)
+  opened, training = train.open_benchmarks(config)
   output: dict[str, Any] = {}
   if run.row.method == "untrained":
     state = train_step.init_state(train_step.make_setup(config, class_names))
     writer = metrics.MetricWriter(workdir)
-    scores = evaluator.Evaluator(config, opened, workdir)
+    scores = evaluator.Evaluator(config, opened, workdir, None, training)
     output = scores(state, 0, writer, 0)
+    output.pop("stored", None)
     writer.scalars(0, evaluator.flat_scores(output))
     scores.draw()
     writer.close()
@@ -165,7 +166,7 @@ def compute(run: Run) -> dict[str, Any]:
       loaded.params, loaded.model_state, config, words=run.row.words
     )
     output["benchmarks"] = {
-      benchmark.name: evaluate.evaluate(
+      benchmark.name: evaluation.evaluate(
         segmenter,
         benchmark,
         threshold=config.evaluate.background_threshold,

@@ -9,14 +9,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sseg_jax import checkpoint, default_config, pictures, prompts
-from sseg_jax.errors import InputError
-from sseg_jax.evaluate import choose_threshold
-from sseg_jax.segmenter import (
-  ClassSet,
-  SSegSegmenter,
+from sseg_jax.background import (
+  Threshold,
   apply_threshold,
-  winners,
+  check_flag,
+  stored,
+  without_labels,
 )
+from sseg_jax.errors import InputError
+from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Segmentation:
       the threshold.
     areas: share of the picture for each name.
     threshold: background threshold, or None.
+    threshold_source: where it comes from, in words; None without one.
   """
 
   labels: Int[np.ndarray, "h w"]
@@ -37,6 +39,7 @@ class Segmentation:
   scores: Float[np.ndarray, "h w"]
   areas: dict[str, float]
   threshold: float | None
+  threshold_source: str | None = None
 
 
 class Model:
@@ -47,11 +50,20 @@ class Model:
     segmenter: SSegSegmenter,
     *,
     templates: tuple[str, ...],
-    threshold: float,
+    threshold: float | None,
     step: int,
     metadata: dict[str, Any],
   ):
-    """Holds a segmenter with its defaults; use `load` to make one."""
+    """Holds a segmenter with its defaults; use `load` to make one.
+
+    Args:
+      segmenter: the network.
+      templates: of prompts.
+      threshold: of the background, instead of the checkpoint's; None takes the
+        one stored in `metadata`, and without one finds it without labels.
+      step: of the checkpoint.
+      metadata: of the checkpoint.
+    """
     self.segmenter = segmenter
     self.templates = templates
     self.threshold = threshold
@@ -69,31 +81,43 @@ class Model:
     """Gives each pixel of a picture one of the words, or background.
 
     Args:
-      image: RGB pixels, uint8 [h, w, 3], or the path of a picture.
+      image: RGB pixels, uint8 [h, w, 3], or the path of a picture, which is
+        scaled down if it has more than `pictures.MAX_PIXELS`.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
-        None takes the checkpoint's.
+        None takes the checkpoint's, and without one finds it without labels
+        (`background.without_labels`).
       background: False gives every pixel a word.
 
     Returns:
       The segmentation. InputError for a bad picture or bad words.
     """
     pixels = self._pixels(image)
-    class_set = self._class_set(words)
+    class_set = self.class_set(words, background=background)
     best, index = winners(self.segmenter, pixels[None], class_set)
-    names, threshold = class_set.names, None
+    names, threshold, source = class_set.names, None, None
     labels = index[0]
     if background:
-      threshold = self.threshold
-      if background_threshold is not None:
-        threshold = float(background_threshold)
+      rule = self._threshold(len(names), background_threshold, best[0])
+      threshold, source = rule.value, rule.source
       names = ("background", *names)
       labels = apply_threshold(best[0], index[0], threshold)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     areas = {
       n: float(k) / labels.size for n, k in zip(names, counts, strict=True)
     }
-    return Segmentation(labels, names, best[0], areas, threshold)
+    return Segmentation(labels, names, best[0], areas, threshold, source)
+
+  def _threshold(
+    self, words: int, given: float | None, best: Float[np.ndarray, "h w"]
+  ) -> Threshold:
+    if given is None:
+      given = self.threshold
+    if given is not None:
+      check_flag(given)
+      return Threshold(float(given), "given")
+    known = stored(self.metadata, "default", words, self.segmenter.combiner)
+    return known or without_labels(best, words, self.segmenter.combiner)
 
   def scores(
     self,
@@ -101,7 +125,7 @@ class Model:
     words: str | Sequence[str],
   ) -> Float[np.ndarray, "h w c"]:
     """Scores of every word at every pixel."""
-    return self.segmenter.scores(self._pixels(image), self._class_set(words))
+    return self.segmenter.scores(self._pixels(image), self.class_set(words))
 
   def _pixels(self, image) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
@@ -116,8 +140,27 @@ class Model:
       raise InputError(f"image has shape {pixels.shape}; it has no pixels")
     return pixels
 
-  def _class_set(self, words) -> ClassSet:
-    return ClassSet(prompts.parse_words(words), self.templates)
+  def class_set(
+    self, words: str | Sequence[str], *, background: bool = False
+  ) -> ClassSet:
+    """Returns words as this model takes them.
+
+    InputError for bad words (see `prompts.parse_words`) and for two that are
+    the same to the model, which reads so many tokens of a text and no case.
+    """
+    names = prompts.parse_words(words, background=background)
+    class_set = ClassSet(names, self.templates)
+    rows = self.segmenter.tokens(class_set)  # [c, t, l]
+    seen: dict[bytes, str] = {}
+    for name, row in zip(names, rows, strict=True):
+      other = seen.setdefault(row.tobytes(), name)
+      if other != name:
+        raise InputError(
+          f"words: {other!r} and {name!r} are the same to this model, which"
+          f" reads {rows.shape[-1] - 2} tokens of a prompt; change or shorten"
+          " one"
+        )
+    return class_set
 
 
 def load(
@@ -134,11 +177,11 @@ def load(
     path: work directory, its `checkpoints/`, or one step's folder.
     step: None for the latest.
     templates: a key of `prompts.TEMPLATES`, instead of the checkpoint's.
-    combiner: "mean", "sum" or "hard", instead of the checkpoint's.
+    combiner: one of `default_config.COMBINERS`, instead of the checkpoint's.
     image_size: short side at which pictures are seen, instead of the
       checkpoint's.
   """
-  loaded = checkpoint.load(path, step=step)
+  loaded = checkpoint.load(os.path.expanduser(path), step=step)
   config = default_config.completed(loaded.config)
   segmenter = SSegSegmenter(
     loaded.params,
@@ -147,11 +190,10 @@ def load(
     combiner=combiner,
     image_size=image_size,
   )
-  threshold, _ = choose_threshold("default", None, loaded.metadata, config)
   return Model(
     segmenter,
     templates=prompts.templates(templates or config.evaluate.templates),
-    threshold=threshold,
+    threshold=config.evaluate.background_threshold,
     step=int(loaded.step),
     metadata=loaded.metadata,
   )

@@ -47,6 +47,7 @@ class Report:
     missing: shards that other processes have yet to write.
     unreadable: records whose picture does not decode; they get empty masks.
     seconds: wall clock.
+    examples: the first keys of unreadable records.
   """
 
   records: int
@@ -55,6 +56,7 @@ class Report:
   missing: int
   unreadable: int
   seconds: float
+  examples: tuple[str, ...] = ()
 
   def __str__(self) -> str:
     """Returns the report as a line to print."""
@@ -63,6 +65,9 @@ class Report:
       f"{self.records} records in {self.written} shards, {rate:.1f}/s;"
       f" {self.kept} shards were there, {self.unreadable} pictures unreadable"
     )
+    if self.examples:
+      more = ", …" if self.unreadable > len(self.examples) else ""
+      text += f" ({', '.join(self.examples)}{more})"
     if self.missing:
       return f"{text}; {self.missing} shards are left to other processes"
     return f"{text}; the data set is complete"
@@ -97,6 +102,7 @@ def add_pseudo_masks(
       settings, and for pictures that the generator cannot take.
   """
   start = time.monotonic()
+  source, out = files.expand(source), files.expand(out)
   if not 0 <= process_index < process_count:
     raise InputError(
       f"process_index={process_index}: must be 0 to process_count - 1 ="
@@ -192,7 +198,13 @@ def _write_shards(
     pseudo_labels.finish(out, read, whole, info)
   missing = len(shards) - len(whole)
   return Report(
-    total, written, kept, missing, label.unreadable, time.monotonic() - start
+    total,
+    written,
+    kept,
+    missing,
+    label.unreadable,
+    time.monotonic() - start,
+    tuple(label.examples),
   )
 
 
@@ -208,6 +220,7 @@ class _Labeller:
     self, made: generator.PseudoMasks, image_size: int, seed: int, batch: int
   ):
     self.unreadable = 0
+    self.examples: list[str] = []
     self._size, self._batch = image_size, batch
     self._frozen = jax.device_put(made.frozen)
     root = jax.random.key(seed)
@@ -229,6 +242,8 @@ class _Labeller:
         picture = pseudo_labels.whole_picture(record.image, self._size)
         if picture is None:
           self.unreadable += 1
+          if len(self.examples) < 3:
+            self.examples.append(record.key.decode("utf-8", "replace"))
         else:
           images[i] = picture
       ids = (first + np.arange(self._batch)).astype(np.uint32)

@@ -7,6 +7,8 @@ of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
 
 with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
 and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
+Background thresholds are found after a checkpoint is saved: `thresholds.json`
+beside these holds what is newer than the metadata's, and is read as part of it.
 The newest are kept, and those with the best scores (`best`).
 """
 
@@ -26,6 +28,10 @@ from jax.experimental import multihost_utils
 from sseg_jax import best, files, integrity, named_arrays, provenance
 from sseg_jax.errors import InputError
 
+# Written beside the manifest, which does not cover it: it may change later.
+_THRESHOLDS_FILE = "thresholds.json"
+_THRESHOLDS = ("thresholds", "thresholds_of")
+
 # With several processes the clock of the first decides for all, and asking it
 # is a round trip between hosts: once in so many steps is enough for minutes.
 _CLOCK_EVERY_STEPS = 20
@@ -39,6 +45,7 @@ class Loaded(NamedTuple):
   model_state: dict
   step: int
   metadata: dict[str, Any]
+  folder: epath.Path | None = None
 
 
 class Checkpoints:
@@ -78,6 +85,7 @@ class Checkpoints:
       raise InputError(f"checkpoint.keep_best is {keep_best}; 0 keeps none")
     self.metadata = dict(metadata)
     self.restored: dict[str, Any] = {}
+    self._thresholds: dict[str, Any] = {}
     self._json_metadata()  # what JSON cannot hold shows at the start
     if "://" not in str(directory):  # Orbax refuses relative paths
       directory = os.path.abspath(directory)
@@ -185,6 +193,23 @@ class Checkpoints:
     self._found = step
     return _metadata(self._directory / str(step))
 
+  def set_thresholds(self, step: int, thresholds: Mapping[str, Any]) -> None:
+    """Stores background thresholds with `step`, if saved, and all later ones.
+
+    Args:
+      step: whose scores they were found on.
+      thresholds: of `background.to_store`; {} changes nothing. Those of the
+        first process count.
+    """
+    if not thresholds:
+      return
+    self._before_save()
+    self._thresholds = dict(thresholds)
+    self._manager.wait_until_finished()
+    folder = self._directory / str(step)
+    if _is_first_process() and step in self._manager.all_steps():
+      _write_thresholds(folder, thresholds)
+
   def restore(self, abstract_state: Any) -> Any | None:
     """Returns the latest whole checkpoint, or None if there is none at all.
 
@@ -209,6 +234,9 @@ class Checkpoints:
     folder = self._directory / str(step)
     state = named_arrays.restore(folder, abstract_state)
     self.restored = _metadata(folder)
+    self._thresholds = {
+      name: self.restored[name] for name in _THRESHOLDS if name in self.restored
+    }
     for later in sorted(self._manager.all_steps()):
       if later > step:  # damaged
         self._set_aside(later)
@@ -233,7 +261,11 @@ class Checkpoints:
     return bool(_from_first_process(np.int32(overdue)))
 
   def _json_metadata(self) -> dict[str, Any]:
-    metadata = {**self.metadata, "versions": provenance.versions()}
+    metadata = {
+      **self.metadata,
+      **self._thresholds,
+      "versions": provenance.versions(),
+    }
     return json.loads(json.dumps(metadata))
 
   def _write_manifest(self) -> None:
@@ -297,7 +329,54 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
     model_state=tree.get("model_state", {}),
     step=whole,
     metadata=metadata,
+    folder=folder,
   )
+
+
+def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
+  """Stores background thresholds with a checkpoint that was loaded.
+
+  Args:
+    loaded: of `load`; what it stores for other benchmarks stays.
+    thresholds: of `background.to_store`; {} changes nothing.
+
+  Returns:
+    Whether they are stored; a folder that cannot be written to is told in the
+    log.
+  """
+  if not thresholds or loaded.folder is None:
+    return False
+  old = loaded.metadata
+  if (
+    old.get("thresholds_of", {}).get("combiner")
+    != (thresholds["thresholds_of"]["combiner"])
+  ):
+    old = {}
+  counts = {
+    **old.get("thresholds_of", {}).get("classes", {}),
+    **thresholds["thresholds_of"]["classes"],
+  }
+  merged = {
+    "thresholds": {**old.get("thresholds", {}), **thresholds["thresholds"]},
+    "thresholds_of": {**thresholds["thresholds_of"], "classes": counts},
+  }
+  try:
+    _write_thresholds(loaded.folder, merged)
+  except OSError as error:
+    logging.warning(
+      "%s: the background thresholds cannot be stored there (%s)",
+      loaded.folder,
+      error,
+    )
+    return False
+  return True
+
+
+def _write_thresholds(
+  folder: epath.Path, thresholds: Mapping[str, Any]
+) -> None:
+  text = json.dumps(thresholds, indent=1) + "\n"
+  files.write_text(folder / _THRESHOLDS_FILE, text)
 
 
 def _find(path: epath.Path) -> dict[int, epath.Path]:
@@ -399,7 +478,11 @@ def _none_whole(directory: object, steps: list[int]) -> str:
 
 
 def _metadata(folder: epath.Path) -> dict[str, Any]:
-  return json.loads((folder / "metadata" / "metadata").read_text())
+  metadata = json.loads((folder / "metadata" / "metadata").read_text())
+  newer = files.read_json(folder / _THRESHOLDS_FILE)
+  if isinstance(newer, dict):
+    metadata |= {name: newer[name] for name in _THRESHOLDS if name in newer}
+  return metadata
 
 
 def _is_first_process() -> bool:

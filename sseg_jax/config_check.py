@@ -214,6 +214,7 @@ RULES: dict[str, Rule] = {
   "evaluate.combiner": _one_of(*scoring.COMBINERS),
   "evaluate.refine": _one_of(*segmenter.REFINEMENTS),
   "evaluate.background_threshold": _NOT_NEGATIVE,
+  "evaluate.threshold_images": _at_least(0),
   "evaluate.templates": _one_of(*prompts.TEMPLATES),
   "evaluate.retrieval_size": _at_least(0),
   "evaluate.retrieval_captions": _at_least(1),
@@ -251,9 +252,13 @@ def _wrong(config: Any, name: str) -> str | None:
     return f"{name}: there is no such field; {config_files.hint(name)}"
   try:
     # JSON has lists where a config has tuples.
-    value = config_files.convert(name, _value(config, name), kind)
+    value = config_files.convert(
+      name, _value(config, name), kind, name in config_files.optional()
+    )
   except InputError as error:
     return str(error)
+  if value is None:
+    return None
   rule = RULES[name]
   finite = kind is not float or math.isfinite(value)
   if finite and rule.fits(value):
@@ -266,8 +271,12 @@ def _wrong(config: Any, name: str) -> str | None:
 def _types() -> dict[str, type]:
   """Returns the type of each field by its dotted name."""
   default = default_config.get_config()
-  names = config_files.names(default)
-  return {name: type(_value(default, name)) for name in names}
+  found = {}
+  for name in config_files.names(default):
+    *path, last = name.split(".")
+    part = _value(default, ".".join(path)) if path else default
+    found[name] = part.get_type(last)
+  return found
 
 
 def _value(config: Any, name: str) -> Any:

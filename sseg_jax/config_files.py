@@ -7,6 +7,7 @@ All commands that take `--config` read it here, and the overrides given as
 import ast
 import copy
 import difflib
+import functools
 import importlib.util
 import os
 import traceback
@@ -136,7 +137,8 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
       for part in path:
         node = node[part]
       # Not the old value: it may follow from one that is wrong.
-      node[name] = convert(field, value, node.get_type(name))
+      kind = node.get_type(name)
+      node[name] = convert(field, value, kind, field in optional())
     except InputError as error:
       wrong.append(str(error))
     except (KeyError, AttributeError, TypeError):
@@ -149,17 +151,34 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def convert(field: str, value: Any, kind: type) -> Any:
+@functools.cache
+def optional() -> frozenset[str]:
+  """Returns the fields that may be None, as they are by default."""
+  default = default_config.get_config()
+  found = []
+  for name in names(default):
+    value: Any = default
+    for part in name.split("."):
+      value = value[part]
+    if value is None:
+      found.append(name)
+  return frozenset(found)
+
+
+def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
   """Returns a value as the type of its field.
 
   Args:
     field: its name, for messages.
     value: of that type, or a text that stands for it.
     kind: of the field: bool, int, float, str or tuple.
+    or_none: whether None, as a text "none", is a value as well.
 
   Raises:
     InputError: if the value is none of that type.
   """
+  if or_none and (value is None or str(value).lower() == "none"):
+    return None
   try:
     if kind is bool and isinstance(value, str):
       return _bool(value)
@@ -182,6 +201,7 @@ def convert(field: str, value: Any, kind: type) -> Any:
   except OverflowError:
     pass
   wanted = _KINDS.get(kind, "left as it is: it is a group of fields")
+  wanted += " or none" if or_none else ""
   raise InputError(f"{field}={shown(value, True)}: must be {wanted}")
 
 

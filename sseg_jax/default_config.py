@@ -9,14 +9,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from sseg_jax.errors import InputError
+
+# Values of `evaluate.combiner`; see scoring.py.
+COMBINERS = ("mean", "sum", "hard", "smallest")
+# Until 2026 the default threshold, GroupViT's for VOC. The scores of most
+# combiners never reach it.
+_OLD_THRESHOLD = 0.95
 
 
 def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """Returns a stored configuration with the fields that are newer than it.
 
-  They get their defaults, which leave its network as it was without them.
+  They get their defaults, which leave its network as it was without them. A
+  background threshold that was only the old default is left out.
   """
 
   def merge(default, stored):
@@ -30,7 +38,10 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
       },
     }
 
-  return ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
+  config = ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
+  if config.evaluate.background_threshold == _OLD_THRESHOLD:
+    config.evaluate.background_threshold = None
+  return config
 
 
 def check_batch(c: ml_collections.ConfigDict) -> None:
@@ -292,11 +303,15 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.max_images = 0  # of each benchmark between steps; 0: all
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
-  c.evaluate.combiner = "mean"  # or "sum", "hard", "smallest" (scoring.py)
+  c.evaluate.combiner = "mean"  # one of COMBINERS
   # "pseudo_masks": the generator clusters the test picture as well, and masks
   # are snapped to the clusters; not of the paper. "none" leaves masks alone.
   c.evaluate.refine = "none"
-  c.evaluate.background_threshold = 0.95  # default until one is chosen
+  # A pixel whose best score is below is background. None: chosen for each
+  # benchmark on pictures of its training split, or without labels where it has
+  # none (background.py), and stored with the checkpoint.
+  c.evaluate.background_threshold = config_dict.placeholder(float)
+  c.evaluate.threshold_images = 100  # pictures it is chosen on
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
   # Scores are the mean over so many rankings, each with one caption a picture.

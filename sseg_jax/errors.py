@@ -1,6 +1,7 @@
 """The exceptions that a user is told in one line, and how commands do it."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -28,10 +29,14 @@ def reported(main: Callable[..., int | None]) -> Callable[..., int]:
 
   @functools.wraps(main)
   def wrapper(*args, **kwargs) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      # A name that is not text (or not in the terminal's letters) is printed
+      # as \udce9, as standard error does it.
+      sys.stdout.reconfigure(errors="backslashreplace")
     try:
       return main(*args, **kwargs) or 0
     except (InputError, Unavailable) as error:
-      print(f"error: {error}", file=sys.stderr)
+      print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
       return 2 if isinstance(error, InputError) else 1
 
   return wrapper

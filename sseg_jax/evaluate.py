@@ -1,153 +1,28 @@
-"""Open-vocabulary evaluation: a segmenter, benchmarks, and their scores.
+"""Scores a checkpoint on benchmarks: the command.
 
 `python -m sseg_jax.evaluate --checkpoint=DIR --benchmarks=voc --data_root=DIR`
 
 With `--oracle`, generators of pseudo-masks instead; see `benchmarks/table1.py`.
-
-On a first read, go straight to `evaluate`. Training calls it between steps.
+What is done is in `evaluation.py`.
 """
 
 import argparse
-import itertools
+import hashlib
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sseg_jax import files, prompts
-from sseg_jax.benchmarks.retrieval import retrieval
+from sseg_jax import background, default_config, files, prompts
 from sseg_jax.errors import InputError, reported
+from sseg_jax.evaluation import evaluate, find_threshold, spread
 
 if TYPE_CHECKING:
-  from sseg_jax.benchmarks import Benchmark, Sample
-  from sseg_jax.segmenter import Segmenter
-
-__all__ = ["THRESHOLDS", "choose_threshold", "evaluate", "retrieval"]
-
-# Dense where a softmax over few classes has most of its values.
-THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(20)) + (0.97, 0.99, 0.999)
-
-
-def evaluate(
-  segmenter: "Segmenter",
-  benchmark: "Benchmark",
-  *,
-  threshold: float = 0.95,
-  thresholds: Sequence[float] = THRESHOLDS,
-  templates: str | Sequence[str] = "simple",
-  max_images: int = 0,
-  batch_size: int = 32,
-  observe: Callable[["Sample", np.ndarray], None] | None = None,
-  progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-  """Scores a segmenter on a benchmark, all thresholds in one pass.
-
-  Args:
-    segmenter: anything with `scores`; see `segmenter.Segmenter`.
-    benchmark: see `benchmarks`.
-    threshold: background threshold of the reported scores; without effect on
-      benchmarks without background.
-    thresholds: more of them, for the curve.
-    templates: a key of `prompts.TEMPLATES` or templates.
-    max_images: 0 for all; else that many, spread evenly over the benchmark.
-    batch_size: pictures of one size scored at once, at most.
-    observe: gets each sample with its predicted labels.
-    progress: gets the number of finished pictures and of all.
-
-  Returns:
-    A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
-    images seconds images_per_second templates threshold`; per-class IoU in
-    0..100 in label order, None for classes that never occur. With background
-    also `curve` (a list of threshold and mIoU) and `best_threshold`, which is
-    chosen on this very benchmark: report it only for a training split.
-  """
-  from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
-  from sseg_jax.segmenter import ClassSet, apply_threshold, winners
-
-  if isinstance(templates, str):
-    templates = prompts.templates(templates)
-  class_set = ClassSet(benchmark.class_names, tuple(templates))
-  indices = _spread(len(benchmark), max_images)
-  if benchmark.has_background:
-    names = ("background", *benchmark.class_names)
-    sweep = ThresholdConfusions(
-      len(benchmark.class_names), (*thresholds, threshold)
-    )
-  else:
-    names = benchmark.class_names
-    confusion = Confusion(len(names))
-  start, done = time.perf_counter(), 0
-  for samples in _batches((benchmark[i] for i in indices), batch_size):
-    images = np.stack([sample.image for sample in samples])
-    bests, indexes = winners(segmenter, images, class_set)
-    for sample, best, index in zip(samples, bests, indexes, strict=True):
-      if benchmark.has_background:
-        sweep.add(sample.labels, best, index)
-      else:
-        confusion.add(sample.labels, index)
-      if observe:
-        observe(
-          sample,
-          apply_threshold(best, index, threshold)
-          if benchmark.has_background
-          else index,
-        )
-    done += len(samples)
-    if progress:
-      progress(done, len(indices))
-  seconds = time.perf_counter() - start
-  if benchmark.has_background:
-    confusion = sweep.at(threshold)
-  result: dict[str, Any] = {
-    "benchmark": benchmark.name,
-    "mIoU": _rounded(confusion.mean_iou()),
-    "per_class": {
-      name: _rounded(100 * float(iou))
-      for name, iou in zip(names, confusion.iou(), strict=True)
-    },
-    "pixel_accuracy": _rounded(confusion.pixel_accuracy()),
-    "images": len(indices),
-    "seconds": round(seconds, 3),
-    "images_per_second": round(len(indices) / seconds, 3),
-    "templates": list(templates),
-    "threshold": None,
-  }
-  if benchmark.has_background:
-    curve = [
-      {"threshold": float(t), "mIoU": _rounded(sweep.at(t).mean_iou())}
-      for t in sweep.thresholds
-    ]
-    result["threshold"] = float(threshold)
-    result["curve"] = curve
-    result["best_threshold"] = max(curve, key=lambda point: point["mIoU"] or 0)
-  return result
-
-
-def _spread(size: int, wanted: int) -> list[int]:
-  if not 0 < wanted < size:
-    return list(range(size))
-  return [i * size // wanted for i in range(wanted)]
-
-
-def _batches(
-  samples: Iterator["Sample"], batch_size: int
-) -> Iterator[list["Sample"]]:
-  """Groups neighbours of one size."""
-  for _, group in itertools.groupby(samples, lambda s: s.image.shape):
-    while batch := list(itertools.islice(group, batch_size)):
-      yield batch
-
-
-def _rounded(value: float) -> float | None:
-  return round(value, 2) if math.isfinite(value) else None
-
-
-# ------------------------------------------------------------------ command
+  from sseg_jax.benchmarks import Sample
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,22 +48,33 @@ def _parser() -> argparse.ArgumentParser:
     help="prompt with these names: a file with one a line, in label order, or"
     f" one of {', '.join(prompts.CLASS_NAMES)}",
   )
-  add("--background_threshold", type=float, help="default: the checkpoint's")
+  add(
+    "--background_threshold",
+    type=float,
+    metavar="T",
+    help="pixels whose best score is below are background; default: the one"
+    " stored with the checkpoint, else one chosen on the training split",
+  )
   add(
     "--choose_threshold_split",
     metavar="SPLIT",
-    help="choose the threshold on this split first, e.g. train",
+    help="choose the threshold anew, on this split, e.g. train; never on the"
+    " pictures that are scored",
+  )
+  add(
+    "--threshold_images",
+    type=int,
+    metavar="N",
+    help="pictures that a threshold is chosen on; default: the checkpoint's",
   )
   add(
     "--templates", choices=prompts.TEMPLATES, help="default: the checkpoint's"
   )
-  add("--combiner", choices=("mean", "sum", "hard"))
+  add("--combiner", choices=default_config.COMBINERS)
   add("--image_size", type=int, help="short side and window")
   add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
   add("--per_class", action="store_true", help="print IoU of each class")
-  add(
-    "--out", type=files.path, help="folder for result.json, pictures and curves"
-  )
+  add("--out", type=_folder, help="folder for result.json, pictures and curves")
   add("--pictures", type=int, default=8, help="samples in the picture grid")
   add("--json", action="store_true", help="print the result as JSON")
   return parser
@@ -209,17 +95,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   if flags.max_images < 0:
     raise InputError(f"max_images={flags.max_images}: give 0 for all, or more")
+  background.check_flag(flags.background_threshold)
   specs = benchmarks.parse_specs(flags.benchmarks)
   names = benchmarks.class_list(flags.classes) if flags.classes else None
-  opened = {
-    split: [
-      benchmarks.open_benchmark(
-        spec, flags.data_root, split=split, class_names=names
-      )
-      for spec in specs
-    ]
-    for split in {flags.split, flags.choose_threshold_split or flags.split}
-  }
+  choose_on = flags.choose_threshold_split
+  if choose_on == flags.split:
+    raise InputError(
+      f"choose_threshold_split={choose_on} is the split that is scored; a"
+      " threshold comes from other pictures, e.g. of train"
+    )
+  opened = [
+    benchmarks.open_benchmark(
+      spec, flags.data_root, split=flags.split, class_names=names
+    )
+    for spec in specs
+  ]
+  training = [
+    benchmarks.open_training(
+      spec,
+      scored,
+      flags.data_root,
+      split=choose_on,
+      class_names=names,
+    )
+    for spec, scored in zip(specs, opened, strict=True)
+  ]
   if flags.out:
     make_folder(flags.out)
   loaded = checkpoint.load(flags.checkpoint)
@@ -232,35 +132,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     image_size=flags.image_size,
   )
   templates = flags.templates or config.evaluate.templates
-  results = {}
-  for i, benchmark in enumerate(opened[flags.split]):
+  results: dict[str, dict] = {}
+  chosen: dict[str, float] = {}
+  fixed = flags.background_threshold
+  if fixed is None and not choose_on:
+    fixed = config.evaluate.background_threshold
+  for benchmark, of_training in zip(opened, training, strict=True):
     name = benchmark.name
-    threshold, source = choose_threshold(
-      name, flags.background_threshold, loaded.metadata, config
-    )
-    if flags.choose_threshold_split and benchmark.has_background:
-      chosen = evaluate(
+    apart = _Apart(name)
+    rule, choice = None, None
+    if benchmark.has_background:
+      rule, choice = find_threshold(
         segmenter,
-        opened[flags.choose_threshold_split][i],
+        benchmark,
+        of_training,
+        fixed=fixed,
+        metadata={} if choose_on else loaded.metadata,
         templates=templates,
-        max_images=flags.max_images,
-        progress=_progress(f"{name} {flags.choose_threshold_split}"),
-      )["best_threshold"]
-      threshold = chosen["threshold"]
-      source = f"best on {flags.choose_threshold_split}"
+        max_images=flags.threshold_images or config.evaluate.threshold_images,
+        observe=apart.choose,
+        progress=_progress(f"{name}, threshold"),
+      )
+    if choice:
+      chosen[name] = choice["threshold"]
     examples: list = []
     keep = _Keeper(len(benchmark), flags.max_images, flags.pictures, examples)
+
+    def observe(sample, predicted, apart=apart, keep=keep) -> None:
+      apart.score(sample)
+      if flags.out:
+        keep(sample, predicted)
+
     result = evaluate(
       segmenter,
       benchmark,
-      threshold=threshold,
+      threshold=rule.value if rule else None,
       templates=templates,
       max_images=flags.max_images,
-      observe=keep if flags.out else None,
+      observe=observe,
       progress=_progress(name),
     )
-    result["threshold_source"] = source if benchmark.has_background else None
-    result["split"] = flags.split
+    result["threshold_source"] = rule.source if rule else None
+    result["threshold_choice"] = choice
+    result["split"] = benchmark.split
     result["combiner"] = segmenter.combiner
     result["image_size"] = segmenter.image_size
     result["checkpoint"] = str(flags.checkpoint)
@@ -270,6 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       report.draw(flags.out, benchmark, result, examples)
   if flags.out:
     (flags.out / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+  if not (flags.combiner or flags.image_size or flags.templates):
+    counts = {b.name: len(b.class_names) for b in opened}
+    checkpoint.add_thresholds(
+      loaded, background.to_store(chosen, counts, segmenter.combiner)
+    )
   if flags.json:
     print(json.dumps(results))
   else:
@@ -279,25 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def choose_threshold(
-  name: str, flag: float | None, metadata: dict, config: Any
-) -> tuple[float, str]:
-  """Background threshold for a benchmark, and where it comes from.
-
-  The flag, else the checkpoint's map `thresholds` (its `default` for benchmarks
-  it does not name), else the configuration.
-  """
-  if flag is not None:
-    if not flag >= 0:
-      raise InputError(
-        f"background_threshold={flag} is negative; give a score, e.g. 0.5"
-      )
-    return flag, "flag"
-  thresholds = metadata.get("thresholds") or {}
-  for key in (name, "default"):
-    if key in thresholds:
-      return float(thresholds[key]), f"checkpoint ({key})"
-  return float(config.evaluate.background_threshold), "config"
+def _folder(text: str) -> Path:
+  return Path(files.expand(text))
 
 
 def make_folder(path: Path) -> None:
@@ -315,7 +217,7 @@ class _Keeper:
 
   def __init__(self, size: int, max_images: int, wanted: int, kept: list):
     seen = min(size, max_images or size)
-    self._wanted = set(_spread(seen, wanted)) if wanted else set()
+    self._wanted = set(spread(seen, wanted)) if wanted else set()
     self._kept = kept
     self._count = 0
 
@@ -323,6 +225,30 @@ class _Keeper:
     if self._count in self._wanted:
       self._kept.append((sample.image, sample.labels, predicted))
     self._count += 1
+
+
+class _Apart:
+  """Refuses to score a picture that the threshold was chosen on."""
+
+  def __init__(self, name: str):
+    self._name = name
+    self._chosen: dict[bytes, str] = {}
+
+  def choose(self, sample: "Sample") -> None:
+    """Takes a picture that the threshold is chosen on."""
+    self._chosen[self._digest(sample)] = sample.id
+
+  def score(self, sample: "Sample") -> None:
+    """Raises InputError if it is one of those."""
+    if self._chosen and (same := self._chosen.get(self._digest(sample))):
+      raise InputError(
+        f"{self._name}: picture {sample.id} is scored, and the background"
+        f" threshold was chosen on it ({same}); take it out of one of the two"
+        " splits, or give --background_threshold"
+      )
+
+  def _digest(self, sample: "Sample") -> bytes:
+    return hashlib.sha256(sample.image.tobytes()).digest()
 
 
 def _progress(name: str) -> Callable[[int, int], None]:

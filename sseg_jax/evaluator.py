@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,10 @@ from absl import logging
 from etils import epath
 
 from sseg_jax import (
+  background,
   benchmarks,
   errors,
-  evaluate,
+  evaluation,
   sharding,
   stopping,
   train_step,
@@ -32,13 +33,24 @@ class Evaluator:
     held_out: list[benchmarks.Benchmark],
     workdir: epath.Path,
     stop: stopping.Stop | None = None,
+    training: Sequence[benchmarks.Benchmark | None] = (),
   ):
-    """Compiles nothing yet."""
+    """Compiles nothing yet.
+
+    Args:
+      config: the run's fields.
+      held_out: benchmarks that are scored.
+      workdir: where pictures are drawn.
+      stop: asks an evaluation to end.
+      training: for each of `held_out` the training split on which its
+        background threshold is chosen (`benchmarks.open_training`), or None.
+    """
     self._config = config
     self._benchmarks = held_out
     self._workdir = workdir
     self._stop = stop or stopping.Stop()
     self._segmenter: SSegSegmenter | None = None
+    self._training = training or [None] * len(held_out)
     self._undrawn: list[Callable[[], None]] = []
 
   def __call__(
@@ -50,6 +62,7 @@ class Evaluator:
   ) -> dict[str, Any]:
     """Returns results by benchmark, and retrieval; {} in other processes.
 
+    `stored` in it is what a checkpoint keeps of the background thresholds.
     Pictures of it are made by `draw`, once the results are written.
 
     Args:
@@ -69,24 +82,59 @@ class Evaluator:
       self._segmenter = SSegSegmenter(params, model_state, self._config)
     self._segmenter.set_weights(params, model_state)
     results: dict[str, Any] = {}
+    chosen: dict[str, float] = {}
     self._undrawn = []
     for i, benchmark in enumerate(self._benchmarks):
       rows: list[tuple] = []
-      results[benchmark.name] = evaluate.evaluate(
+      name = benchmark.name
+      rule, choice = self._threshold(
+        self._segmenter, benchmark, self._training[i]
+      )
+      results[name] = evaluation.evaluate(
         self._segmenter,
         benchmark,
-        threshold=self._config.evaluate.background_threshold,
+        threshold=rule.value if rule else None,
         templates=self._config.evaluate.templates,
         max_images=max_images,
         observe=functools.partial(self._keep, rows, 8),
       )
+      results[name]["threshold_source"] = rule.source if rule else None
+      results[name]["threshold_choice"] = choice
+      if choice:
+        chosen[name] = choice["threshold"]
       self._undrawn.append(
         functools.partial(self._draw, i == 0, benchmark, rows, step, writer)
       )
-    output: dict[str, Any] = {"benchmarks": results}
+    counts = {b.name: len(b.class_names) for b in self._benchmarks}
+    output: dict[str, Any] = {
+      "benchmarks": results,
+      "stored": background.to_store(
+        chosen, counts, self._config.evaluate.combiner
+      ),
+    }
     if self._config.data.val and self._config.task == "sseg":
       output["retrieval"] = self._retrieval(self._segmenter)
     return output
+
+  def _threshold(
+    self,
+    segmenter: SSegSegmenter,
+    benchmark: benchmarks.Benchmark,
+    training: benchmarks.Benchmark | None,
+  ) -> tuple[background.Threshold | None, dict[str, Any] | None]:
+    """Finds a benchmark's threshold anew: the network has changed."""
+    if not benchmark.has_background:
+      return None, None
+    config = self._config.evaluate
+    return evaluation.find_threshold(
+      segmenter,
+      benchmark,
+      training,
+      fixed=config.background_threshold,
+      templates=config.templates,
+      max_images=config.threshold_images,
+      observe=lambda _: self._stop.check(),
+    )
 
   def draw(self) -> None:
     """Draws predictions of the last evaluation, for TensorBoard.
@@ -147,7 +195,7 @@ class Evaluator:
       pairs.append([x[batch["valid"]] for x in jax.device_get(embedded)])
     images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
     rounds = [
-      evaluate.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
+      evaluation.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
     ]
     scores = {name: np.mean([r[name] for r in rounds]) for name in rounds[0]}
     return {k: float(v) for k, v in scores.items()} | {"pairs": len(images)}
@@ -172,7 +220,7 @@ def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
   if config.data.val and config.task == "sseg":
     ones = np.ones((1, 1))
     known += flat_scores(
-      {"benchmarks": {}, "retrieval": evaluate.retrieval(ones, ones)}
+      {"benchmarks": {}, "retrieval": evaluation.retrieval(ones, ones)}
     )
   if name and name not in known:
     raise errors.InputError(

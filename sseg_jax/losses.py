@@ -1,4 +1,4 @@
-"""The losses: contrastive, masks (dice and focal) and, supervised, class.
+"""The losses: contrastive and of masks (dice and focal).
 
 All are computed in float32 and normalised by counts over the whole batch they
 are given: under `jax.jit` with shardings that is the global batch.
@@ -8,14 +8,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
 from sseg_jax.models.layers import resize_bilinear, resize_labels
-from sseg_jax.scoring import unit
+from sseg_jax.scoring import clamped_scale, unit
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.
@@ -24,8 +23,6 @@ _EXCLUDED = -1e9
 # Of the products that enlarge masks. On TPUs logits keep 16 of their bits, more
 # than the products before left them, in half of the passes.
 _HIGH = lax.Precision.HIGH
-
-NO_OBJECT_WEIGHT = 0.1  # MaskFormer, mask_former/config.py
 
 
 def contrastive(
@@ -52,10 +49,7 @@ def contrastive(
   """
   image = unit(jnp.where(valid[:, None], image_embedding, 0))
   text = unit(jnp.where(valid[:, None], text_embedding, 0))
-  # Clamped before the exponential: a runaway scale has a zero gradient, not
-  # NaN.
-  log_scale = logit_scale.astype(jnp.float32)
-  scale = jnp.exp(jnp.minimum(log_scale, np.log(np.float32(max_logit_scale))))
+  scale = clamped_scale(logit_scale, max_logit_scale)
   count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
   (image_to_text, image_accuracy), (text_to_image, text_accuracy) = (
     (
@@ -86,7 +80,8 @@ def dice(
   are a part of a larger batch. Unsquared denominators, one added to both parts.
   Source: MaskFormer mask_former/modeling/criterion.py.
   """
-  return _mean_of_valid(_dice(mask_logits, masks), valid, count)
+  logits, masks = _only(valid, mask_logits), _only(valid, masks)
+  return _mean_of_valid(_dice(logits, masks), valid, count)
 
 
 def _dice(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
@@ -108,7 +103,8 @@ def focal(
   `masks` are binary; alpha 0.25 weighs them, 0.75 the rest; gamma is 2. Source:
   MaskFormer mask_former/modeling/criterion.py.
   """
-  return _mean_of_valid(_focal(mask_logits, masks), valid, count)
+  logits, masks = _only(valid, mask_logits), _only(valid, masks)
+  return _mean_of_valid(_focal(logits, masks), valid, count)
 
 
 def _focal(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
@@ -122,35 +118,6 @@ def _focal(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
   return loss.mean((-2, -1))
 
 
-def class_loss(
-  class_logits: Float[Array, "*layers b n classes"],
-  index: Int[Array, "*layers b classes-1"],
-  valid: Bool[Array, "b classes-1"],
-  image_valid: Bool[Array, "b"],
-) -> Float[Array, "*layers"]:
-  """Returns the cross-entropy of the queries' classes, for the supervised task.
-
-  Query `index[..., j]` should say class j where `valid`; every other query
-  should say "no object", the last class, with weight 0.1. The mean is weighted,
-  and over the queries of valid images. Source: MaskFormer
-  mask_former/modeling/criterion.py.
-  """
-  logits = class_logits.astype(jnp.float32)
-  mine = index[..., None, :] == lax.broadcasted_iota(
-    jnp.int32, (*logits.shape[:-1], 1), logits.ndim - 2
-  )
-  mine &= _with_layers(valid[:, None, :], mine)  # [*layers, b, n, c]
-  matched = mine.any(-1)  # [*layers, b, n]
-  target = jnp.where(matched, jnp.argmax(mine, axis=-1), logits.shape[-1] - 1)
-  log_probs = jax.nn.log_softmax(logits, axis=-1)
-  loss = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
-  weight = jnp.where(matched, 1.0, NO_OBJECT_WEIGHT)
-  weight = jnp.where(_with_layers(image_valid[:, None], weight), weight, 0.0)
-  total = weight.sum((-2, -1))
-  # At least one no-object query's weight, for a batch without a valid image.
-  return (weight * loss).sum((-2, -1)) / jnp.maximum(total, NO_OBJECT_WEIGHT)
-
-
 def mask_loss(
   mask_logits: Float[Array, "layers b n h w"],
   labels: Int[Array, "b H W"],
@@ -161,8 +128,6 @@ def mask_loss(
   k: int,
   size: tuple[int, int] | None = None,
   count: Float[Array, ""] | None = None,
-  class_logits: Float[Array, "layers b n k+1"] | None = None,
-  image_valid: Bool[Array, "b"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Returns the mask loss summed over layers, and the last layer's parts.
 
@@ -172,10 +137,6 @@ def mask_loss(
   left unmatched are not penalised.
   `count` is the number of valid masks to divide by, where these pictures are a
   part of a larger batch.
-
-  With `class_logits` (the supervised task: mask j is class j) the class joins
-  the matching and the loss with weight 1; `image_valid` then marks the images
-  that count.
 
   Source: S-Seg §3.4, Eq. 1; MaskFormer
   mask_former/modeling/{matcher,criterion}.py.
@@ -191,8 +152,6 @@ def mask_loss(
     ),
     lax.stop_gradient(flat),
   )  # [layers, b, k, n]
-  if class_logits is not None:
-    cost += matching.class_cost(lax.stop_gradient(class_logits))
   # All layers in one call: the solver's steps are paid once, not once a layer.
   # The batch axis stays in front, so that merging the two moves nothing between
   # chips.
@@ -212,6 +171,7 @@ def mask_loss(
     logits, index = layer
     # k of n queries are gathered before anything is enlarged.
     matched = jnp.take_along_axis(logits, index[..., None, None], axis=1)
+    matched = _only(valid, matched)
     matched = resize_bilinear(matched.reshape(b, k, h, w), size, _HIGH)
     masks = _one_hot(labels, k)
     return _dice(matched, masks), _focal(matched, masks)
@@ -221,12 +181,6 @@ def mask_loss(
   )
   loss = (dice_weight * dice_losses + focal_weight * focal_losses).sum()
   metrics = {"dice": dice_losses[-1], "focal": focal_losses[-1]}
-  if class_logits is not None:
-    if image_valid is None:
-      image_valid = jnp.ones(b, bool)
-    class_losses = class_loss(class_logits, index, valid, image_valid)
-    loss += class_losses.sum()
-    metrics["class"] = class_losses[-1]
   return loss, metrics
 
 
@@ -236,6 +190,14 @@ def _one_hot(labels, k):  # [b, h, w] -> [b, k, h, w]
 
 def _with_layers(x, like):  # [b, ...] -> [1.., b, ...], of like's rank
   return lax.expand_dims(x, range(like.ndim - x.ndim))
+
+
+def _only(valid, x):  # [b, k], [*layers, b, k, h, w]
+  """Clears what is not valid: NaN there would pass into every gradient.
+
+  A `where` after the loss is too late, since its gradient there is 0 * NaN.
+  """
+  return jnp.where(_with_layers(valid[..., None, None], x), x, 0)
 
 
 def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]

@@ -13,9 +13,6 @@ from jaxtyping import Array, Bool, Float, Int
 FOCAL_ALPHA = 0.25  # MaskFormer, mask_former/modeling/{matcher,criterion}.py
 FOCAL_GAMMA = 2
 
-# Costs are clipped here so that sums of potentials stay inside float32.
-_LARGEST_COST = 1e30
-
 
 def cost_matrix(
   mask_logits: Float[Array, "*layers b n h w"],
@@ -52,18 +49,6 @@ def cost_matrix(
   return dice * dice_cost + focal * focal_cost
 
 
-def class_cost(
-  class_logits: Float[Array, "*batch n classes"],
-) -> Float[Array, "*batch classes-1 n"]:
-  """Returns minus the probability of each class at each query.
-
-  The last class is "no object" and has no row. To be added to `cost_matrix`
-  when mask j is class j. Source: MaskFormer mask_former/modeling/matcher.py.
-  """
-  probs = jax.nn.softmax(class_logits.astype(jnp.float32), axis=-1)
-  return -jnp.swapaxes(probs[..., :-1], -1, -2)
-
-
 def match(
   cost: Float[Array, "b k n"], valid: Bool[Array, "b k"]
 ) -> Int[Array, "b k"]:
@@ -71,9 +56,15 @@ def match(
 
   The assignment is exact for the valid rows; invalid rows then take queries
   that are left over, so that the k indices of a problem always differ. Ties are
-  broken arbitrarily. A cost of NaN or infinity never reaches the solver: it
-  becomes a finite cost beyond any sum of the problem's other costs, and is
-  taken only where nothing else is left.
+  broken arbitrarily. A cost of NaN or of either infinity is taken as rarely as
+  possible; of the assignments that take the fewest, the one with the least sum
+  of the other costs is found.
+
+  Exact means: computed in float64, the sum of the finite costs is the least
+  one, up to a few float32 roundings of its excess over the sum of the rows'
+  least costs. So the result depends neither on the scale of the costs nor on
+  large ones that the best assignment does not take. Where costs that are not
+  finite must be taken, the roundings are those of the largest finite cost.
 
   Shortest augmenting paths (Jonker and Volgenant, 1987), all problems in
   lockstep. Row r needs at most r + 1 steps, so every loop has a trip count
@@ -86,7 +77,12 @@ def match(
   b, k, n = cost.shape
   if k > n:
     raise ValueError(f"{k} masks need as many queries, there are {n}")
-  cost = _finite(jnp.where(valid[..., None], cost.astype(jnp.float32), 0))
+  # Distances and potentials are pairs: how many costs are not finite, and the
+  # sum of the others. The first part decides, the second decides between
+  # equals. A large number in place of infinity would cost the sum its digits.
+  cost, row_least = _above_least(
+    jnp.where(valid[..., None], cost.astype(jnp.float32), 0)
+  )
   rows, columns = jnp.arange(k)[None], jnp.arange(n)[None]
 
   # Batched gathers: table [b, m, ...] and index [b] -> [b, ...].
@@ -99,14 +95,37 @@ def match(
     def step(_, search):
       row, distance, reached, previous, visited, sink = search
       searching = sink < 0
-      reduced = at(cost, row) - at(row_potential, row)[:, None]
-      reduced = reached[:, None] + reduced - column_potential
-      better = (reduced < distance) & ~visited & searching[:, None]
-      distance = jnp.where(better, reduced, distance)
+      of_row = at(cost, row)
+      finite = of_row < jnp.inf
+      of_row = (
+        jnp.where(finite, 0.0, 1.0),
+        jnp.where(finite, of_row, -at(row_least, row)[:, None]),
+      )
+      number, total = (
+        so_far[:, None] + (c - at(u, row)[:, None]) - v
+        for so_far, c, u, v in zip(
+          reached, of_row, row_potential, column_potential, strict=True
+        )
+      )
+      better = (number < distance[0]) | (
+        (number == distance[0]) & (total < distance[1])
+      )
+      better &= ~visited & searching[:, None]
+      distance = (
+        jnp.where(better, number, distance[0]),
+        jnp.where(better, total, distance[1]),
+      )
       previous = jnp.where(better, row[:, None], previous)
-      frontier = jnp.where(visited, jnp.inf, distance)
-      nearest = jnp.argmin(frontier, axis=-1)
-      reached = jnp.where(searching, frontier.min(-1), reached)
+      number = jnp.where(visited, jnp.inf, distance[0])
+      least = number.min(-1)
+      total = jnp.where(number == least[:, None], distance[1], jnp.inf)
+      smallest = total.min(-1)
+      # XLA is slow at argmin on a CPU.
+      nearest = jnp.where(total == smallest[:, None], columns, n).min(-1)
+      reached = (
+        jnp.where(searching, least, reached[0]),
+        jnp.where(searching, smallest, reached[1]),
+      )
       owner = at(row_of, nearest)
       sink = jnp.where(searching & (owner < 0), nearest, sink)
       searching &= owner >= 0
@@ -116,8 +135,8 @@ def match(
 
     start = (
       jnp.full(b, r),
-      jnp.full((b, n), jnp.inf),
-      jnp.zeros(b),
+      (jnp.full((b, n), jnp.inf), jnp.full((b, n), jnp.inf)),
+      (jnp.zeros(b), jnp.zeros(b)),
       jnp.full((b, n), -1),
       jnp.zeros((b, n), bool),
       jnp.full(b, -1),
@@ -127,10 +146,16 @@ def match(
     )
 
     # New potentials keep reduced costs non-negative, and zero where assigned.
-    change = jnp.where(visited, reached[:, None] - distance, 0)
     owned = row_of[:, None, :] == rows[..., None]  # [b, k, n]
-    row_change = jnp.where(owned, change[:, None, :], 0).sum(-1)
-    row_change += jnp.where(rows == r, reached[:, None], 0)
+
+    def changes(reached, distance):
+      change = jnp.where(visited, reached[:, None] - distance, 0)
+      of_rows = jnp.where(owned, change[:, None, :], 0).sum(-1)
+      return of_rows + jnp.where(rows == r, reached[:, None], 0), change
+
+    row_change, column_change = zip(
+      *map(changes, reached, distance), strict=True
+    )
 
     # Walk the path back, each row on it moving over to its new column.
     def back(_, walk):
@@ -148,8 +173,8 @@ def match(
       0, r + 1, back, (row_of, column_of, sink)
     )
     new = (
-      row_potential + row_change,
-      column_potential - change,
+      jax.tree.map(jnp.add, row_potential, row_change),
+      jax.tree.map(jnp.subtract, column_potential, column_change),
       new_row_of,
       new_column_of,
     )
@@ -158,8 +183,8 @@ def match(
     )
 
   state = (
-    jnp.zeros((b, k)),
-    jnp.zeros((b, n)),
+    (jnp.zeros((b, k)), jnp.zeros((b, k))),
+    (jnp.zeros((b, n)), jnp.zeros((b, n))),
     jnp.full((b, n), -1),
     jnp.full((b, k), -1),
   )
@@ -183,9 +208,20 @@ def _over_pixels(masks, values):
   )
 
 
-def _finite(cost: Float[Array, "b k n"]) -> Float[Array, "b k n"]:
-  """Replaces what is not finite by more than all finite costs together."""
+def _above_least(
+  cost: Float[Array, "b k n"],
+) -> tuple[Float[Array, "b k n"], Float[Array, "b k"]]:
+  """Returns costs above their row's least one, and that one.
+
+  What is not finite becomes infinity. Subtracting a number from a whole row
+  changes no assignment, and sums of smaller numbers have smaller roundings. The
+  result is scaled by a power of two where sums would overflow float32, or
+  differences underflow.
+  """
   finite = jnp.isfinite(cost)
-  cost = jnp.clip(cost, -_LARGEST_COST, _LARGEST_COST)
-  size = jnp.where(finite, jnp.abs(cost), 0).max((-2, -1), keepdims=True)
-  return jnp.where(finite, cost, (2 * cost.shape[-2] + 1) * (size + 1))
+  largest = jnp.where(finite, jnp.abs(cost), 0).max((-2, -1), keepdims=True)
+  scale = jnp.where(largest < 2.0**-20, 2.0**100, 1.0)
+  cost = cost * jnp.where(largest > 2.0**110, 2.0**-20, scale)
+  least = jnp.where(finite, cost, jnp.inf).min(-1)
+  least = jnp.where(finite.any(-1), least, 0)
+  return jnp.where(finite, cost - least[..., None], jnp.inf), least

@@ -5,8 +5,6 @@ import functools
 import numpy as np
 from jaxtyping import UInt8
 
-from sseg_jax.errors import InputError
-
 
 @functools.cache
 def _palette() -> UInt8[np.ndarray, "256 3"]:
@@ -54,10 +52,11 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 def palette(
   classes: int, *, has_background: bool
 ) -> UInt8[np.ndarray, "classes 3"]:
-  """Colours of labels 0..classes-1; black for label 0 if it is background."""
-  if classes > 255:
-    raise InputError(
-      f"{classes} classes do not fit a palette of 256 colours; use fewer words"
-    )
-  start = 0 if has_background else 1
-  return _palette()[start : start + classes]
+  """Colours of labels 0..classes-1; black for label 0 if it is background.
+
+  Of more than 255 classes (with background, 256) some share their colours.
+  """
+  table = _palette()
+  labels = np.arange(classes) + (not has_background)
+  labels[labels > 255] = (labels[labels > 255] - 1) % 255 + 1
+  return table[labels]

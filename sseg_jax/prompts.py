@@ -5,6 +5,7 @@ protocols, since a renamed class changes the score of every system.
 """
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,6 +140,10 @@ def _renamed(names: Sequence[str], renames: dict[str, str]) -> tuple[str, ...]:
   return tuple(renames.get(name, name) for name in names)
 
 
+# What the first line of a class list may be called where label 0 is no class;
+# the last two are labelme's.
+BACKGROUND = ("background", "bg", "_background_", "__background__")
+
 # "voc", "context" and "coco" are spelt as GroupViT, OVSegmentor and SegCLIP
 # prompt with them (GroupViT, segmentation/datasets); the "_original" lists are
 # mmsegmentation's, which TCL uses. None holds the background.
@@ -166,15 +171,22 @@ def templates(name: str) -> tuple[str, ...]:
   return TEMPLATES[name]
 
 
-def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
+def parse_words(
+  words: str | Sequence[str], *, background: bool = False
+) -> tuple[str, ...]:
   """Cleans class names; a string is split at its commas.
 
-  Surrounding and repeated blanks are dropped. InputError for an empty word and
-  for one that occurs twice (compared without case).
+  Surrounding and repeated blanks are dropped, and marks without a width around
+  a word. InputError for an empty word, one that occurs twice (compared without
+  case), one that holds what is no text, and with `background`, where pixels of
+  no word are called so, for the word "background".
   """
   if isinstance(words, str):
     words = words.split(",")
-  names = tuple(" ".join(word.split()) for word in words)
+  for number, word in enumerate(words, 1):
+    if not isinstance(word, str):
+      raise InputError(f"words: word {number} is {word!r}, not a text")
+  names = tuple(_trimmed(word) for word in words)
   if not any(names):
     raise InputError("words is empty; give at least one, e.g. 'cat, sky'")
   if "" in names:
@@ -182,8 +194,33 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
       f"words={', '.join(words)!r}: word {names.index('') + 1} is empty; remove"
       " a comma"
     )
+  for number, name in enumerate(names, 1):
+    _refuse_no_text(name, f"words: word {number}")
+    if background and name.casefold() == "background":
+      raise InputError(
+        f"words: word {number} is {name!r}, as pixels of no word are called;"
+        " leave it out, or let every pixel have a word (--no_background)"
+      )
   _refuse_duplicates(names, lambda i: f"words: word {i + 1}")
   return names
+
+
+def _trimmed(word: str) -> str:
+  word = " ".join(word.split())
+  marks = {c for c in word if unicodedata.category(c) == "Cf"}
+  return word.strip("".join(marks) + " ")
+
+
+def _refuse_no_text(name: str, place: str) -> None:
+  """InputError for control characters and for bytes that were not UTF-8."""
+  for character in name:
+    kind = unicodedata.category(character)
+    if kind in ("Cc", "Cs"):
+      what = "a control character" if kind == "Cc" else "not UTF-8"
+      raise InputError(
+        f"{place}, {name!a}, holds U+{ord(character):04X}, which is {what};"
+        " type it anew"
+      )
 
 
 def read_class_list(path: str | os.PathLike) -> tuple[str, ...]:
@@ -212,8 +249,37 @@ def read_class_list(path: str | os.PathLike) -> tuple[str, ...]:
       f"{path}:{names.index('') + 1}: empty line; remove it, since a line's"
       " number is its class's label"
     )
+  for number, name in enumerate(names, 1):
+    _refuse_no_text(name, f"{path}:{number}: the name")
   _refuse_duplicates(names, lambda i: f"{path}:{i + 1}")
   return names
+
+
+def without_background(
+  names: tuple[str, ...], place: object
+) -> tuple[tuple[str, ...], bool]:
+  """Takes the background off the front of a class list.
+
+  Args:
+    names: as `read_class_list` returns them.
+    place: names the list in messages.
+
+  Returns:
+    The other names, and whether the first one was `background`, in any
+    capitals, or another of `BACKGROUND`. InputError if there is no other name,
+    or if it stands further down, where it would be looked for as a thing.
+  """
+  has_background = names[0].lower() in BACKGROUND
+  classes = names[1:] if has_background else names
+  if not classes:
+    raise InputError(f"{place}: lists background alone; add the classes")
+  for i, name in enumerate(names[1:], 2):
+    if name.lower() in BACKGROUND:
+      raise InputError(
+        f"{place}:{i}: {name!r} must be the first line, as the background is"
+        " label 0; move it there and renumber the labels, or use another word"
+      )
+  return classes, has_background
 
 
 def _refuse_duplicates(names: Sequence[str], place) -> None:

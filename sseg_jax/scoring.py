@@ -1,18 +1,16 @@
 """The method at test: from query embeddings and masks to labels.
 
 Pure functions, without geometry and without weights: `class_probabilities` says
-what each query is, `combine` what each pixel is, `apply_threshold` which pixels
+what each query is, `combine` what each pixel is. `background` says which pixels
 are background.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sseg_jax.default_config import COMBINERS
 from sseg_jax.errors import InputError
-
-COMBINERS = ("mean", "sum", "hard", "smallest")
 
 
 def class_embeddings(
@@ -38,6 +36,20 @@ def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
   return x * jax.lax.rsqrt(square)
 
 
+def clamped_scale(
+  logit_scale: Float[Array, ""], max_logit_scale: float
+) -> Float[Array, ""]:
+  """Returns the factor exp(logit_scale), at most `max_logit_scale`; float32.
+
+  The logarithm is clamped, not the factor, since exp overflows float32 above
+  88.7 and its gradient is then NaN. Below the clamp the gradient is that of
+  exp. Above it is zero, as with `torch.clamp(logit_scale.exp(), max=100)` in
+  GroupViT (models/multi_label_contrastive.py).
+  """
+  largest = np.log(np.float32(max_logit_scale))
+  return jnp.exp(jnp.minimum(logit_scale.astype(jnp.float32), largest))
+
+
 def class_probabilities(
   query_embeddings: Float[Array, "b n e"],
   class_embeddings: Float[Array, "c e"],
@@ -50,7 +62,7 @@ def class_probabilities(
   `logit_scale` is the logarithm of the scale, which is clamped here, where it
   is used, as GroupViT does. There is no "no object" class.
   """
-  scale = jnp.minimum(jnp.exp(logit_scale), max_logit_scale)
+  scale = clamped_scale(logit_scale, max_logit_scale)
   cosine = jnp.einsum(
     "bne,ce->bnc",
     unit(query_embeddings),
@@ -107,38 +119,6 @@ def in_front(mask_logits: Float[Array, "b n h w"]) -> Int[Array, "b h w"]:
   rank = rank + jax.nn.sigmoid(mask_logits) / 2
   rank = jnp.where(inside.any(1, keepdims=True), rank, mask_logits)
   return jnp.argmax(rank, axis=1)
-
-
-def with_background(
-  scores: Float[np.ndarray, "h w c"], threshold: float
-) -> Int[np.ndarray, "h w"]:
-  """Labels of an image: background 0, classes 1..c, by `apply_threshold`."""
-  return apply_threshold(scores.max(-1), scores.argmax(-1), threshold)
-
-
-def apply_threshold(
-  best: Float[np.ndarray, "h w"],
-  index: Int[np.ndarray, "h w"],
-  threshold: float,
-) -> Int[np.ndarray, "h w"]:
-  """The background rule, on the winning score and class of each pixel.
-
-  A pixel is background if its best score is below t = min(threshold, best score
-  in the image). So the surest pixel of an image is never background, and an
-  image is never all background: GroupViT's rule
-  (segmentation/evaluation/group_vit_seg.py), taken here over the whole image.
-  """
-  return np.where(
-    best >= effective_threshold(best, threshold), index + 1, 0
-  ).astype(np.int32)
-
-
-def effective_threshold(
-  best: Float[np.ndarray, "h w"], threshold: float | Float[np.ndarray, "t"]
-) -> Float[np.ndarray, "..."]:
-  """Caps a threshold (or several) at the best score in the image."""
-  capped = np.minimum(np.asarray(threshold, best.dtype), best.max())
-  return np.asarray(capped)
 
 
 def unknown_combiner(combiner: str) -> InputError:

@@ -7,6 +7,7 @@ and the baselines share this path.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,17 +19,14 @@ from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.scoring import apply_threshold, with_background
-from sseg_jax.tokenizer import Tokenizer
+from sseg_jax.tokenizer import Tokenizer, check_distinct
 from sseg_jax.windows import PAD, Layout, assemble
 
 __all__ = [
   "ClassSet",
   "SSegSegmenter",
   "Segmenter",
-  "apply_threshold",
   "winners",
-  "with_background",
 ]
 
 REFINEMENTS = ("none", "pseudo_masks")
@@ -193,10 +191,17 @@ class SSegSegmenter:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self._model_state, tokens)
 
+  def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
+    """Returns the tokenizer's ids of every class in every template."""
+    tokens = self._tokenizer(class_set.prompts)
+    return tokens.reshape(len(class_set.names), -1, tokens.shape[-1])
+
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     """Returns the class embeddings, computed once for each class set."""
     if class_set not in self._embeddings:
-      tokens = _without_padding(self._tokenizer(class_set.prompts))
+      tokens = self._tokenizer(class_set.prompts)
+      check_distinct(class_set.names, tokens)
+      tokens = _without_padding(tokens)
       parts = []
       for first in range(0, len(tokens), _TEXT_CHUNK):
         chunk = tokens[first : first + _TEXT_CHUNK]
@@ -234,9 +239,8 @@ class SSegSegmenter:
     """Best score of each pixel and its class, without moving all scores."""
     bests, indices = [], []
     for parts in self._run(images, class_set, reduce=True):
-      best, index = parts[0][0]
-      before = parts[0][1]
-      for (part_best, part_index), count in parts[1:]:
+      (best, index), before = next(parts)
+      for (part_best, part_index), count in parts:
         index = np.where(part_best > best, part_index + before, index)
         best = np.maximum(best, part_best)
         before += count
@@ -245,12 +249,14 @@ class SSegSegmenter:
     return np.concatenate(bests), np.concatenate(indices)
 
   def _run(self, images, class_set: ClassSet, *, reduce: bool):
-    """Yields for each group of images the parts of the vocabulary."""
+    """Yields for each group of images an iterator of the vocabulary's parts.
+
+    Each part is made when it is asked for: those of hundreds of words for a
+    large picture would not fit a common host together.
+    """
     layout = Layout.of(
       *images.shape[1:3], image_size=self.image_size, stride=self.stride
     )
-    h, w = layout.picture
-    starts = np.array(layout.starts, np.int32)
     tables = layout.tables()
     embeddings = self.encode_classes(class_set)
     # How much fits on the device at once, in images and in classes.
@@ -260,7 +266,8 @@ class SSegSegmenter:
     )
     chunk = min(_CLASS_CHUNK, max(8, _SCORE_VALUES // pixels // 8 * 8))
     group = min(
-      _WINDOW_PIXELS // (len(starts) * layout.window[0] * layout.window[1]),
+      _WINDOW_PIXELS
+      // (len(layout.starts) * layout.window[0] * layout.window[1]),
       _SCORE_VALUES // (pixels * min(chunk, len(class_set.names))),
     )
     group = max(1, group)
@@ -275,26 +282,46 @@ class SSegSegmenter:
         self._params["logit_scale"],
         max_logit_scale=float(self.config.loss.max_logit_scale),
       )
-      parts = []
-      for c in range(0, len(class_set.names), chunk):
-        p = probabilities[..., c : c + chunk]
-        count = p.shape[-1]
-        p = jnp.pad(p, ((0, 0), (0, 0), (0, -count % 8)))
-        out = assemble(
-          masks,
-          p,
-          jnp.int32(count),
-          starts,
-          *tables,
-          images=len(some),
-          window=layout.window,
-          canvas=layout.canvas,
-          combiner=self.combiner,
-          reduce=reduce,
-        )
-        cropped = jax.tree.map(lambda x: np.asarray(x)[:, :h, :w], out)
-        parts.append((cropped, count))
-      yield parts
+      yield self._parts(
+        masks,
+        probabilities,
+        layout,
+        tables,
+        chunk=chunk,
+        images=len(some),
+        reduce=reduce,
+      )
+
+  def _parts(
+    self,
+    masks: Array,
+    probabilities: Array,
+    layout: Layout,
+    tables: Any,
+    *,
+    chunk: int,
+    images: int,
+    reduce: bool,
+  ) -> Iterator[tuple[Any, int]]:
+    """Yields scores or winners of `chunk` classes at a time, and how many."""
+    h, w = layout.picture
+    for c in range(0, probabilities.shape[-1], chunk):
+      p = probabilities[..., c : c + chunk]
+      count = p.shape[-1]
+      p = jnp.pad(p, ((0, 0), (0, 0), (0, -count % 8)))
+      out = assemble(
+        masks,
+        p,
+        jnp.int32(count),
+        np.array(layout.starts, np.int32),
+        *tables,
+        images=images,
+        window=layout.window,
+        canvas=layout.canvas,
+        combiner=self.combiner,
+        reduce=reduce,
+      )
+      yield jax.tree.map(lambda x: np.asarray(x)[:, :h, :w], out), count
 
   def _encode(self, windows):
     """Encodes windows in batches whose sizes are powers of two."""

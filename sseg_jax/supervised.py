@@ -26,7 +26,8 @@ def loss(
   true masks, by the cross-entropy of each one's class. Elsewhere they are
   taught pixel by pixel, by the cross-entropy of the very scores that inference
   takes its labels from (the "mean" combiner). So nothing but the teacher
-  differs.
+  differs. Ignored pixels have no cross-entropy; in the mask loss they belong to
+  no mask, as in MaskFormer.
 
   Args:
     config: fields as in `default_config.py`.
@@ -86,7 +87,9 @@ def loss(
     max_logit_scale=weights.max_logit_scale,
   )
   if by_regions:
-    log_p = _log(class_probabilities(image.part_embeddings))  # [b, k, c]
+    # Cleared before the logarithm: NaN would pass into every gradient.
+    parts = jnp.where(counted[..., None], image.part_embeddings, 0)
+    log_p = _log(class_probabilities(parts))  # [b, k, c]
     # The j-th mask is of the j-th class present.
     names = jnp.argsort(~present, 1, stable=True)[:, :k]
     names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
@@ -94,11 +97,14 @@ def loss(
     words = -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
     total = weights.mask * mask + weights.contrastive * words
     return total, metrics | {"loss/mask": mask, "loss/region": words}
-  probabilities = class_probabilities(image.query_embeddings)
-  scores = scoring.combine(image.mask_logits[-1], probabilities, "mean")
+  valid = batch["valid"][:, None, None]
+  queries = jnp.where(valid, image.query_embeddings, 0)
+  mask_logits = jnp.where(valid[..., None], image.mask_logits[-1], 0)
+  probabilities = class_probabilities(queries)
+  scores = scoring.combine(mask_logits, probabilities, "mean")
   _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
   small = losses.resize_labels(jnp.where(known, labels, -1), (h, w))
-  seen = (small >= 0) & batch["valid"][:, None, None]
+  seen = (small >= 0) & valid
   log_p = jnp.take_along_axis(
     _log(scores), jnp.maximum(small, 0)[..., None], -1
   )[..., 0]

@@ -35,6 +35,29 @@ def clean(text: str) -> str:
   return " ".join(text.split()).lower()
 
 
+def check_distinct(
+  names: Sequence[str], tokens: Int32[np.ndarray, "ct l"]
+) -> None:
+  """InputError if two names have become the same tokens in every template.
+
+  The second of them would never be found.
+
+  Args:
+    names: c class names.
+    tokens: rows of the tokenizer, those of one name beside each other.
+  """
+  rows = tokens.reshape(len(names), -1)
+  first: dict[bytes, str] = {}
+  for name, row in zip(names, rows, strict=True):
+    other = first.setdefault(row.tobytes(), name)
+    if other is not name:
+      raise InputError(
+        f"the names {other!r} and {name!r} are the same to the text tower,"
+        f" which reads {tokens.shape[1]} tokens at most, without capitals;"
+        " shorten them so that they differ, or leave one out"
+      )
+
+
 class Tokenizer:
   """Turns texts into `[START, ids…, END, 0…]` rows of one length.
 

@@ -122,7 +122,7 @@ def _train(
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
   data = prepare_data(config, workdir)
   changes.check_records(found, data.records, config, workdir)
-  held_out = open_benchmarks(config)
+  held_out, training = open_benchmarks(config)
   evaluator.check_score(config, held_out)
 
   # --- Model and state --------------------------------------------------------
@@ -204,7 +204,7 @@ def _train(
   writer = metrics.MetricWriter(workdir, resume_step=start)
   closing.callback(writer.close)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
-  scores = evaluator.Evaluator(config, held_out, workdir, stop)
+  scores = evaluator.Evaluator(config, held_out, workdir, stop, training)
   watchdog = Watchdog(config.watchdog_minutes, start)
   closing.callback(watchdog.close)
   watch = BadSteps(config.max_bad_steps)
@@ -236,6 +236,7 @@ def _train(
       line = evaluator.headline(result)
       logging.info("evaluation at step %d: %s", step, line)
     score = evaluator.best_score(config, result or {})
+    checkpoints.set_thresholds(step, (result or {}).get("stored", {}))
     if checkpoints.rate(step, state, score) and first_process:
       logging.info("step %d stays: %.2f is among the best", step, score)
     # Last but for pictures: what is not written here is repeated.
@@ -296,6 +297,7 @@ def _train(
   watchdog.reset(SLOW)
   try:
     result = scores(state, last, writer, 0)
+    checkpoints.set_thresholds(last, result.pop("stored", {}))
     if start < last or not writer.evaluated:
       writer.scalars(last, evaluator.flat_scores(result))
   except stopping.Stopped:
@@ -410,12 +412,24 @@ def _manifest(field: str, folder: str) -> Any:
     ) from None
 
 
-def open_benchmarks(config: Any) -> list[benchmarks.Benchmark]:
-  """Opens what `config.evaluate.benchmarks` names, none for an empty string."""
+def open_benchmarks(
+  config: Any,
+) -> tuple[list[benchmarks.Benchmark], list[benchmarks.Benchmark | None]]:
+  """Opens what `config.evaluate.benchmarks` names, none for an empty string.
+
+  Returns:
+    The benchmarks that are scored, and for each the training split on which its
+    background threshold is chosen, None where there is none.
+  """
   if not config.evaluate.benchmarks:
-    return []
+    return [], []
   specs = benchmarks.parse_specs(config.evaluate.benchmarks)
-  return [benchmarks.open_benchmark(spec) for spec in specs]
+  held_out = [benchmarks.open_benchmark(spec) for spec in specs]
+  training = [
+    benchmarks.open_training(spec, scored)
+    for spec, scored in zip(specs, held_out, strict=True)
+  ]
+  return held_out, training
 
 
 class BadSteps:

@@ -2,31 +2,34 @@
 
 import errno
 import os
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from sseg_jax.errors import InputError
 from sseg_jax.palette import palette
-from sseg_jax.pictures import IGNORED
+from sseg_jax.pictures import ignored_label
 
 _INK = (32, 32, 36)
 _PALE = (120, 120, 128)
 _PAPER = (255, 255, 255)
 _IGNORED_COLOUR = (224, 224, 224)
+_BAND_PIXELS = 2**20
+_SOFTWARE = "sseg_jax"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def colourize(
   labels: Int[np.ndarray, "h w"], colours: UInt8[np.ndarray, "c 3"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Paints a label map; 255 becomes light grey."""
-  table = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
-  table[: len(colours)] = colours
-  table[IGNORED] = _IGNORED_COLOUR
-  return table[labels]
+  """Paints a label map; labels without a colour become light grey."""
+  count = len(colours)
+  table = np.concatenate([colours, np.array([_IGNORED_COLOUR], np.uint8)])
+  return table[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
 def overlay(
@@ -38,6 +41,32 @@ def overlay(
   opacity: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:
   """Lays colours over a picture, with outlines; background stays, dimmed."""
+  edge = _edges(labels, max(1, round(min(labels.shape) / 300)))
+  out = np.empty_like(image)
+  # In bands, since the mixing takes ten times the picture's memory.
+  rows = max(1, _BAND_PIXELS // labels.shape[1])
+  for top in range(0, len(labels), rows):
+    band = slice(top, top + rows)
+    out[band] = _mixed(
+      image[band],
+      labels[band],
+      edge[band],
+      colours,
+      has_background=has_background,
+      opacity=opacity,
+    )
+  return out
+
+
+def _mixed(
+  image: np.ndarray,
+  labels: np.ndarray,
+  edge: np.ndarray,
+  colours: np.ndarray,
+  *,
+  has_background: bool,
+  opacity: float,
+) -> np.ndarray:
   picture = image.astype(np.float32)
   painted = colourize(labels, colours).astype(np.float32)
   mixed = picture + (painted - picture) * opacity
@@ -45,7 +74,6 @@ def overlay(
     grey = picture.mean(-1, keepdims=True)
     dimmed = 0.6 * (0.5 * picture + 0.5 * grey)
     mixed = np.where((labels == 0)[..., None], dimmed, mixed)
-  edge = _edges(labels, max(1, round(min(labels.shape) / 300)))
   mixed[edge] = 0.25 * mixed[edge] + 0.75 * 255
   return np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
@@ -156,9 +184,10 @@ def annotated(
   Small pictures are enlarged, so that letters and masks match in size.
   """
   factor = max(1, -(-360 // max(image.shape[:2])))
-  image, labels = (
-    x.repeat(factor, 0).repeat(factor, 1) for x in (image, labels)
-  )
+  if factor > 1:
+    image, labels = (
+      x.repeat(factor, 0).repeat(factor, 1) for x in (image, labels)
+    )
   shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
   entries = [
     (tuple(colour.tolist()), name, f"{100 * share:.1f} %")
@@ -190,15 +219,17 @@ def grid(
     pairs: samples beside each other; by default 2 for four samples or more.
   """
   names = (("background",) if has_background else ()) + tuple(class_names)
-  present = np.zeros(256, bool)
+  present: set[int] = set()
   for _, truth, guess in rows:
-    present[np.unique(truth)] = present[np.unique(guess)] = True
-  shown = [i for i in range(len(names)) if present[i]]
+    present.update(np.unique(truth).tolist(), np.unique(guess).tolist())
+  shown = sorted(i for i in present if 0 <= i < len(names))
   if has_background and 0 not in shown:
     shown.insert(0, 0)
   # Colours go to the classes that occur, so that few classes differ clearly.
   colours = np.zeros((len(names), 3), np.uint8)
-  colours[shown] = palette(len(shown), has_background=has_background)
+  distinct = palette(min(len(shown), 255), has_background=has_background)
+  # Above 255 classes at once, colours repeat.
+  colours[shown] = distinct[np.arange(len(shown)) % max(1, len(distinct))]
   pairs = pairs or (2 if len(rows) >= 4 else 1)
   gap, head = 8, 34
   wide = 3 * cell + 2 * gap
@@ -235,7 +266,7 @@ def grid(
         canvas.paste(small, (x + (cell - w) // 2, y + (height - h) // 2))
     y += height + gap
   entries = [(tuple(colours[i].tolist()), names[i], "") for i in shown]
-  if present[IGNORED]:
+  if ignored_label(len(names)) in present:
     entries.append((_IGNORED_COLOUR, "ignored", ""))
   return beside(np.asarray(canvas), legend(entries, height=canvas.height))
 
@@ -247,7 +278,11 @@ def _fit(size: tuple[int, int], cell: int) -> tuple[int, int]:
 
 
 def save(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
-  """Writes a picture; InputError names a path that cannot be written."""
+  """Writes a picture in the format that the name ends in.
+
+  InputError names a path that cannot be written. A PNG is marked, see
+  `is_ours`.
+  """
   _write(path, Image.fromarray(image))
 
 
@@ -256,7 +291,14 @@ def save_labels(
   labels: Int[np.ndarray, "h w"],
   colours: UInt8[np.ndarray, "c 3"],
 ) -> None:
-  """Writes labels as a palette PNG whose indices are the labels."""
+  """Writes a label map as a PNG whose values are the labels.
+
+  With at most 255 colours the values are indices of a palette. More classes
+  make a grey PNG of 16 bits, without colours.
+  """
+  if len(colours) > IGNORED:
+    _write(path, Image.fromarray(labels.astype(np.uint16)))
+    return
   # A palette given to a grey image makes it one of mode P, values unchanged.
   image = Image.fromarray(labels.astype(np.uint8))
   table = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
@@ -265,9 +307,27 @@ def save_labels(
   _write(path, image)
 
 
-def _write(path: str | os.PathLike, image: Image.Image) -> None:
+def is_ours(path: str | os.PathLike) -> bool:
+  """Whether a file is a PNG that `save` or `save_labels` wrote."""
   try:
-    image.save(path)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      with Image.open(path, formats=["PNG"]) as image:
+        return image.info.get("Software") == _SOFTWARE
+  except Exception:  # not a picture, or a broken one
+    return False
+
+
+def _write(path: str | os.PathLike, image: Image.Image) -> None:
+  options: dict[str, Any] = {}
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix == ".png":
+    options["pnginfo"] = info = PngImagePlugin.PngInfo()
+    info.add_text("Software", _SOFTWARE)
+  elif suffix in (".jpg", ".jpeg", ".webp"):
+    options["quality"] = 95  # the default blurs outlines and letters
+  try:
+    image.save(path, **options)
   except (OSError, ValueError) as error:
     full = isinstance(error, OSError) and error.errno in _FULL
     remedy = "make room there" if full else "give another --out"

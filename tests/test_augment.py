@@ -45,21 +45,41 @@ def test_boxes_lie_inside_and_follow_scale_and_ratio(tf):
   assert abs(flip.mean() - 0.5) < 5 * 0.5 / np.sqrt(1000)
 
 
+def test_every_place_and_ratio_is_drawn_as_often(tf):
+  box, _ = _crops(
+    tf, (10, 11), _seeds(tf, 1000), scale=(81 / 110,) * 2, ratio=(1.0, 1.0)
+  )
+  assert (box[:, 2:] == 9).all()
+  for starts, places in ((box[:, 0], 2), (box[:, 1], 3)):
+    rates = [(starts == i).mean() for i in range(places)]
+    assert sum(rates) == pytest.approx(1)
+    # Five standard deviations.
+    np.testing.assert_allclose(rates, 1 / places, atol=5 * 0.5 / 1000**0.5)
+  box, _ = _crops(tf, (900, 900), _seeds(tf, 2000), scale=(0.3, 0.4))
+  ratio = np.log(box[:, 3] / box[:, 2])  # uniform, as torchvision draws it
+  assert abs(ratio.mean()) < 5 * np.log(4 / 3) / np.sqrt(3 * 2000)
+
+
 @pytest.mark.parametrize("flip", [0.0, 1.0, 0.2])
 def test_flip_rate(tf, flip):
   _, flipped = _crops(tf, (32, 32), _seeds(tf, 1000), flip=flip)
   assert abs(flipped.mean() - flip) <= 5 * np.sqrt(flip * (1 - flip) / 1000)
 
 
-@pytest.mark.parametrize("size", [(10, 400), (400, 10), (1, 1)])
-def test_extreme_shapes_fall_back_to_the_centre(tf, size):
+@pytest.mark.parametrize(
+  ("size", "central"),
+  [
+    # torchvision: round to the ratio, then (height - h) // 2, (width - w) // 2.
+    ((10, 400), (0, 193, 10, 13)),  # 387 columns are free
+    ((10, 401), (0, 194, 10, 13)),
+    ((400, 10), (193, 0, 13, 10)),
+    ((401, 10), (194, 0, 13, 10)),
+    ((1, 1), (0, 0, 1, 1)),
+  ],
+)
+def test_extreme_shapes_fall_back_to_the_centre(tf, size, central):
   box, _ = _crops(tf, size, _seeds(tf, 20), scale=(0.9, 1.0))
-  top, left, height, width = box[0]
-  assert (box == box[0]).all()
-  assert height == min(size[0], max(1, round(size[1] / RATIO[0])))
-  assert width == min(size[1], max(1, round(size[0] * RATIO[1])))
-  assert abs(2 * top + height - size[0]) <= 1
-  assert abs(2 * left + width - size[1]) <= 1
+  assert (box == central).all()
 
 
 @pytest.mark.parametrize("label_scale", [1, 2])
@@ -110,6 +130,24 @@ def test_whole_picture_at_its_size_is_unchanged(tf):
   np.testing.assert_array_equal(out, image)
 
 
+def test_shrinking_averages(tf):
+  # Without antialiasing only the two middle columns of four would be seen.
+  stripes = np.tile(np.array([0, 255, 255, 0], np.uint8), 16)
+  image = tf.constant(np.broadcast_to(stripes[None, :, None], (64, 64, 3)))
+  crop = augment.Crop(
+    tf.constant([0.0, 0.0, 64.0, 64.0]),
+    tf.constant([64.0, 64.0]),
+    tf.constant(False),
+  )
+  out = augment.crop_image(image, crop, 16).numpy()
+  np.testing.assert_allclose(out[1:-1, 1:-1], 127.5, atol=1)
+
+
+def test_bytes_are_rounded_and_clipped(tf):
+  got = augment.to_uint8(tf.constant([-3.0, 0.4, 0.6, 254.7, 300.0]))
+  np.testing.assert_array_equal(got, [0, 0, 1, 255, 255])
+
+
 def test_seeds_reproduce(tf):
   one = _crops(tf, (50, 60), _seeds(tf, 5))
   two = _crops(tf, (50, 60), _seeds(tf, 5))
@@ -140,7 +178,28 @@ def test_photometric_brightness_range(tf):
   assert 130 < max(means) <= 140
 
 
+def test_photometric_changes_saturation(tf):
+  """Of a flat picture all three factors scale how far it is from grey."""
+  flat = tf.constant(np.full((1, 1, 3), (130.0, 100.0, 100.0), np.float32))
+  ds = tf.data.Dataset.range(400).map(
+    lambda i: augment.photometric(flat, tf.stack([i, 0]), 1.0)
+  )
+  spread = np.array([np.ptp(image.numpy()) / 30 for image in ds])
+  # Two factors alone reach from 0.36 to 1.96.
+  assert 0.6**3 < spread.min() < 0.33 and 2.05 < spread.max() < 1.4**3
+
+
 @pytest.mark.parametrize("size", [(20, 40), (40, 20), (7, 7), (16, 17)])
 def test_central_square(tf, size):
   image = tf.zeros([*size, 3], tf.uint8)
   assert augment.central_square(image, 16).shape == (16, 16, 3)
+
+
+def test_central_square_is_the_middle(tf):
+  wide = np.random.default_rng(0).integers(0, 256, (12, 19, 3), np.uint8)
+  for image, middle in (
+    (wide, wide[:, 3:15]),
+    (wide.swapaxes(0, 1), wide[:, 3:15].swapaxes(0, 1)),
+  ):
+    got = augment.to_uint8(augment.central_square(tf.constant(image), 12))
+    np.testing.assert_array_equal(got, middle)

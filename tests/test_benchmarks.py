@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,6 +40,31 @@ def test_folder_without_background(tmp_path):
   assert benchmark.name == "mine" and not benchmark.has_background
   assert benchmark.class_names == ("sky", "cat", "dog")
   assert benchmark[0].labels.max() == 255
+
+
+def test_a_folder_without_splits_is_opened_whole(tmp_path):
+  root = write_folder(tmp_path / "x")
+  assert benchmarks.open_benchmark(str(root)).split is None
+  with pytest.raises(InputError, match="no split='train', since"):
+    benchmarks.open_benchmark(str(root), split="train")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_splits_of_a_folder(tmp_path, inside):
+  whole = write_folder(tmp_path / "whole")
+  root = tmp_path / "x"
+  for split, label in (("train", 1), ("valid", 2)):
+    for part in ("images", "labels"):
+      to = root / part / split if inside else root / split / part
+      shutil.copytree(whole / part, to)
+    Image.new("L", (3, 2), label).save(to / "a.png")
+  (root / "classes.txt").write_text("background\ncat\ndog\n")
+  for split, label in (("train", 1), ("val", 2)):
+    benchmark = benchmarks.open_benchmark(str(root), split=split)
+    assert benchmark.split == split
+    assert (benchmark[0].labels == label).all()
+  with pytest.raises(InputError, match="no split='test'; there are train, val"):
+    benchmarks.open_benchmark(str(root), split="test")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +154,7 @@ def test_voc_reads_palette_indices(shared):
   train = benchmarks.open_benchmark("voc", root, split="train")
   val = benchmarks.open_benchmark("voc", root)
   assert (len(train), len(val)) == (49, 26)
+  assert (train.split, val.split) == ("train", "val")
   assert val.class_names[17] == "sofa" and val.class_names[19] == "monitor"
   sample = val[0]
   assert sample.id == "2007_000033" and sample.labels.shape == (366, 500)

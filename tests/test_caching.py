@@ -234,7 +234,8 @@ def test_a_later_folder_has_later_ids(folder, tmp_path, config):
 def test_an_unreadable_picture_gets_an_empty_map(tmp_path, config):
   folder = _write(tmp_path / "in", broken=(3,))
   report = _add(folder, tmp_path / "out", config)
-  assert report.unreadable == 1
+  assert (report.unreadable, report.examples) == (1, ("3",))
+  assert "1 pictures unreadable (3)" in str(report)
   found = list(records.read(str(tmp_path / "out")))
   assert len(found) == COUNT and found[3].pseudo_labels is not None
 
@@ -283,7 +284,8 @@ def test_cached_training_loads_no_network(config):
 
 
 @pytest.mark.slow
-def test_the_command(folder, tmp_path, capsys):
+def test_the_command(folder, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
   path = tmp_path / "config.py"
   path.write_text(
     "from sseg_jax import default_config\n"
@@ -295,8 +297,8 @@ def test_the_command(folder, tmp_path, capsys):
   arguments = [
     "--add_pseudo_masks",
     f"--records={folder}",
-    f"--out={tmp_path / 'out'}",
-    f"--config={path}",
+    "--out=~/out",
+    "--config=~/config.py",
     "--set=pseudo_masks.k=5",
   ]
   assert prepare.main(arguments) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import evaluate, segmenter
+from sseg_jax import background, evaluate, evaluation, segmenter
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
 from sseg_jax.models import sseg
@@ -16,7 +16,7 @@ class Listed:
 
   def __init__(self, samples, *, has_background):
     self.name, self.class_names = "listed", ("cat", "dog")
-    self.has_background = has_background
+    self.has_background, self.split = has_background, "train"
     self._samples = samples
 
   def __len__(self):
@@ -56,7 +56,7 @@ def two_samples():
 def test_scores_with_background():
   benchmark = Listed(two_samples(), has_background=True)
   seen = []
-  result = evaluate.evaluate(
+  result = evaluation.evaluate(
     Coded(),
     benchmark,
     threshold=0.5,
@@ -72,7 +72,6 @@ def test_scores_with_background():
   assert result["curve"][0]["mIoU"] == pytest.approx(
     100 * (0 + 1 / 3 + 0.5) / 3, abs=0.01
   )
-  assert result["best_threshold"]["threshold"] == 0.5
   json.dumps(result)
 
 
@@ -80,7 +79,7 @@ def test_scores_without_background():
   samples = [
     sample("a", [[0, 1]], np.array([[0.6, 0.2]]), np.array([[0.1, 0.3]])),
   ] * 5
-  result = evaluate.evaluate(
+  result = evaluation.evaluate(
     Coded(), Listed(samples, has_background=False), batch_size=2
   )
   assert result["mIoU"] == 100 and result["images"] == 5
@@ -93,7 +92,7 @@ def test_max_images_are_spread():
     for i in range(10)
   ]
   seen = []
-  evaluate.evaluate(
+  evaluation.evaluate(
     Coded(),
     Listed(samples, has_background=False),
     max_images=3,
@@ -104,19 +103,79 @@ def test_max_images_are_spread():
 
 def test_absent_classes_are_none():
   samples = [sample("a", [[0]], np.array([[0.6]]), np.array([[0.1]]))]
-  result = evaluate.evaluate(Coded(), Listed(samples, has_background=False))
+  result = evaluation.evaluate(Coded(), Listed(samples, has_background=False))
   assert result["per_class"] == {"cat": 100, "dog": None}
 
 
-def test_threshold_sources(tiny_config):
-  metadata = {"thresholds": {"voc": 0.4, "default": 0.6}}
-  choose = evaluate.choose_threshold
-  assert choose("voc", 0.1, metadata, tiny_config) == (0.1, "flag")
-  assert choose("voc", None, metadata, tiny_config)[0] == 0.4
-  assert choose("coco", None, metadata, tiny_config)[0] == 0.6
-  assert choose("coco", None, {}, tiny_config) == (0.95, "config")
-  with pytest.raises(InputError, match="negative"):
-    choose("voc", -1.0, {}, tiny_config)
+def two_kinds(name, seed, scale, classes=2, size=40):
+  """A picture whose scores tell things from background, times `scale`."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, classes + 1, (size, size))
+  best = np.where(
+    labels > 0,
+    rng.uniform(0.5, 0.9, labels.shape),
+    rng.uniform(0.1, 0.3, labels.shape),
+  )
+  image = np.zeros((size, size, 3))
+  for c in range(classes):
+    image[..., c] = np.where(labels == c + 1, best, best / 3)
+  return Sample(name, np.round(image * scale * 255).astype(np.uint8), labels)
+
+
+class Scaled(Coded):
+  """Scores of any range, as those of the combiner "sum"."""
+
+  def __init__(self, factor, combiner="sum"):
+    self.factor, self.combiner = factor, combiner
+
+  def scores(self, image, class_set):
+    return super().scores(image, class_set) * self.factor
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+@pytest.mark.parametrize("factor", [1.0, 64.0, 0.01])
+def test_threshold_follows_the_scores(scale, factor):
+  """Scores up to 64, or below 0.001: a perfect network scores 100 with each."""
+  training, scored = (
+    Listed([two_kinds(str(i), i, scale) for i in numbers], has_background=True)
+    for numbers in (range(4), range(4, 8))
+  )
+  segmenter = Scaled(factor)
+  found, choice = evaluation.find_threshold(segmenter, scored, training)
+  assert found.source == "chosen on 4 pictures of train"
+  assert choice["mIoU"] == 100
+  result = evaluation.evaluate(segmenter, scored, threshold=found.value)
+  assert result["mIoU"] == 100
+  # Without labels, from the pictures that are scored.
+  found, choice = evaluation.find_threshold(segmenter, scored)
+  assert found.source == "the scores, without labels" and choice is None
+  result = evaluation.evaluate(segmenter, scored, threshold=found.value)
+  assert result["mIoU"] > 99
+
+
+def test_threshold_sources():
+  scored = Listed(two_samples(), has_background=True)
+  training = Listed(two_samples(), has_background=True)
+  find = evaluation.find_threshold
+  segmenter = Scaled(1.0, combiner="mean")
+  metadata = {
+    "thresholds": {"listed": 0.4, "default": 0.6},
+    "thresholds_of": {"combiner": "mean"},
+  }
+  assert find(segmenter, scored, training, fixed=0.1)[0].value == 0.1
+  found, _ = find(segmenter, scored, training, metadata=metadata)
+  assert found == background.Threshold(0.4, "checkpoint (listed)")
+  del metadata["thresholds"]["listed"]
+  # A choice for this benchmark is worth more than another one's threshold.
+  found, _ = find(segmenter, scored, training, metadata=metadata)
+  assert "chosen" in found.source
+  assert find(segmenter, scored, metadata=metadata)[0].value == 0.6
+  # Chosen with another combiner, it means nothing.
+  other = Scaled(1.0, combiner="hard")
+  found, _ = find(other, scored, metadata=metadata)
+  assert found == background.Threshold(40 / 41, "the number of words")
+  with pytest.raises(InputError, match="=-1.0: give a score"):
+    find(segmenter, scored, fixed=-1.0)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ ORDER = (
   {"evaluator"},
   {"api"},
   {"evaluate"},
+  {"evaluation"},
   {
     "config_check",
     "checkpoint",
@@ -52,7 +53,9 @@ ORDER = (
     "default_config",
     "palette",
     "pictures",
+    "picture_bytes",
     "scoring",
+    "background",
     "best",
     "changes",
     "config_files",

@@ -98,22 +98,32 @@ def test_batch_norm_in_evaluation_uses_running_statistics():
   np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["bn", "ln"])
 @pytest.mark.parametrize("queries", [(), (5,)])
-def test_invalid_examples_have_no_part_in_the_batch_statistics(queries):
+def test_invalid_examples_have_no_part_in_statistics_and_gradients(
+  norm, queries
+):
+  graphdef, params, state = nnx.split(projection(norm), nnx.Param, ...)
   valid = jnp.array([True, False, True, True])
   x = draw(4, *queries, 6)
-  other = x.copy()
-  other[1] = 1000
-  got = []
-  for values in (x, other):
-    model = projection("bn")
-    out = model(jnp.asarray(values), train=True, valid=valid)
-    got.append((out[np.array([0, 2, 3])], model.norm.mean[...]))
-  jax.tree.map(np.testing.assert_array_equal, *got)
-  # Without the mask they would: the test can fail.
-  model = projection("bn")
-  out = model(jnp.asarray(other), train=True)
-  assert np.abs(out[0] - got[0][0][0]).max() > 0.01
+
+  @jax.jit
+  def run(params, state, x, valid):
+    model = nnx.merge(graphdef, params, state)
+    out = model(x, train=True, valid=valid)[jnp.array([0, 2, 3])]
+    return jnp.sin(out).sum(), (out, nnx.split(model, nnx.Param, ...)[2])
+
+  def result(rubbish, valid=valid):
+    x[1] = rubbish
+    return jax.value_and_grad(run, has_aux=True)(params, state, x, valid)
+
+  expected = result(0)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+  for rubbish in (1000, np.nan, np.inf):
+    jax.tree.map(np.testing.assert_array_equal, result(rubbish), expected)
+  if norm == "bn":  # without the mask they would: the test can fail
+    counted = result(1000, valid | True)[0][1][0]
+    assert np.abs(counted - expected[0][1][0]).max() > 0.01
 
 
 def test_a_batch_without_valid_examples_has_finite_statistics():

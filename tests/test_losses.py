@@ -14,7 +14,6 @@ contrastive = jax.jit(losses.contrastive, static_argnames="max_logit_scale")
 mask_loss = jax.jit(
   losses.mask_loss, static_argnames=("dice_weight", "focal_weight", "k", "size")
 )
-class_loss = jax.jit(losses.class_loss)
 dice = jax.jit(losses.dice)
 focal = jax.jit(losses.focal)
 
@@ -233,6 +232,37 @@ def test_mask_loss_without_a_valid_mask_is_zero_with_zero_gradient():
   np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
+def test_invalid_masks_reach_neither_losses_nor_gradients(rubbish):
+  logits, _, valid = _masks(n=3)
+  masks = (logits[0] > 1).astype(np.float32)
+  dirty, dirty_masks = logits.copy(), masks.copy()
+  dirty[:, ~valid] = dirty_masks[~valid] = rubbish
+  for function in (dice, focal):
+    one, other = (
+      jax.value_and_grad(lambda x, m, f=function: f(x, m, valid).sum())(x, m)
+      for x, m in ((logits, masks), (dirty, dirty_masks))
+    )
+    np.testing.assert_allclose(other[0], one[0], rtol=1e-6)
+    np.testing.assert_allclose(other[1], one[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
+def test_mask_loss_sees_neither_bad_pictures_nor_bad_queries(rubbish):
+  """A query that is not finite goes to a mask that does not count."""
+  logits, labels, _ = _masks(n=3)
+  valid = np.array([[True, True, False], [False, False, False]])
+  bad = np.array([[False, False, True], [True, True, True]])
+  logits[:, bad] = rubbish
+  value, gradient = jax.value_and_grad(
+    lambda x: mask_loss(x, labels, valid, k=3, **WEIGHTS)[0]
+  )(logits)
+  assert 0 < value < np.inf
+  assert np.isfinite(gradient).all()
+  np.testing.assert_array_equal(gradient[:, bad], 0)
+  assert np.abs(gradient[:, ~bad]).max((2, 3)).min() > 0
+
+
 def test_mask_loss_takes_a_coarser_label_map_at_the_size_of_the_logits():
   logits, labels, valid = _masks()
   coarse = labels[:, :3, :2]  # half the logits' 6x4
@@ -244,7 +274,7 @@ def test_mask_loss_takes_a_coarser_label_map_at_the_size_of_the_logits():
   )
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("stride", [1, 4])
 def test_mask_loss_at_a_size_of_its_own(stride):
   """As of logits and labels that were brought to that size before."""
   logits, labels, valid = _masks()  # labels 12x8, logits 6x4
@@ -253,14 +283,16 @@ def test_mask_loss_at_a_size_of_its_own(stride):
     lambda x: mask_loss(x, labels, valid, k=3, size=size, **WEIGHTS)[0]
   )(logits)
 
-  small = losses.resize_labels(jnp.asarray(labels), logits.shape[-2:])
-  small = jax.nn.one_hot(small, 3, axis=1)
-  costs = matching.cost_matrix(jnp.asarray(logits), small, dice=1.0, focal=20.0)
-  index = jax.vmap(matching.match, (0, None))(costs, jnp.asarray(valid))
-  masks = losses.resize_labels(jnp.asarray(labels), size)
-  masks = jax.nn.one_hot(masks, 3, axis=1)
-
+  @jax.jit
   def brought(x):
+    small = losses.resize_labels(jnp.asarray(labels), x.shape[-2:])
+    small = jax.nn.one_hot(small, 3, axis=1)
+    costs = matching.cost_matrix(
+      jax.lax.stop_gradient(x), small, dice=1.0, focal=20.0
+    )
+    index = jax.vmap(matching.match, (0, None))(costs, jnp.asarray(valid))
+    masks = losses.resize_labels(jnp.asarray(labels), size)
+    masks = jax.nn.one_hot(masks, 3, axis=1)
     x = jnp.take_along_axis(x, index[..., None, None], axis=2)
     x = losses.resize_bilinear(x, size)
     return (dice(x, masks, valid) + 20 * focal(x, masks, valid)).sum()
@@ -268,38 +300,6 @@ def test_mask_loss_at_a_size_of_its_own(stride):
   expected, of_brought = jax.value_and_grad(brought)(jnp.asarray(logits))
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(gradient, of_brought, rtol=1e-4, atol=1e-6)
-
-
-def test_mask_loss_with_classes_matches_by_class_where_masks_are_alike():
-  logits = np.zeros((1, 1, 3, 4, 4), np.float32)
-  labels = np.repeat([[0], [0], [1], [1]], 4, 1)[None]
-  wanted = 9 * np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32)
-  arguments = (logits, labels, np.ones((1, 2), bool))
-  _, metrics = mask_loss(
-    *arguments, k=2, class_logits=wanted[None, None], **WEIGHTS
-  )
-  assert metrics["class"] < 0.001
-  _, metrics = mask_loss(
-    *arguments, k=2, class_logits=-wanted[None, None], **WEIGHTS
-  )
-  np.testing.assert_allclose(metrics["class"], np.log(2), rtol=1e-3)
-
-
-def test_class_loss_is_the_weighted_mean_over_valid_images():
-  rng = np.random.default_rng(4)
-  logits = rng.normal(size=(2, 3, 3)).astype(np.float32)  # 2 classes
-  index = np.array([[2, 0], [1, 0]])
-  valid = np.array([[True, False], [True, True]])
-  got = class_loss(logits, index, valid, np.array([True, False]))
-  exact = logits[0].astype(np.float64)
-  log_probs = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
-  # Query 2 says class 0; the others, query 0 among them, say "no object".
-  expected = (
-    -(log_probs[2, 0] + 0.1 * (log_probs[0, 2] + log_probs[1, 2])) / 1.2
-  )
-  np.testing.assert_allclose(got, expected, rtol=1e-5)
-  nothing = class_loss(logits, index, valid, np.array([False, False]))
-  assert nothing == 0
 
 
 def test_resize_labels_takes_floor_of_the_scaled_index():
@@ -325,11 +325,18 @@ def test_everything_is_float32_under_strict_promotion():
   image, text, pair_valid = _pairs()
   low = jnp.bfloat16
   with jax.numpy_dtype_promotion("strict"):
-    mask, metrics = jax.jit(lambda *a: mask_loss(*a, k=3, **WEIGHTS))(
-      logits.astype(low), labels, valid
+    mask = jax.eval_shape(
+      lambda *a: mask_loss(*a, k=3, **WEIGHTS),
+      logits.astype(low),
+      labels,
+      valid,
     )
-    pair, more = jax.jit(lambda *a: contrastive(*a, max_logit_scale=100.0))(
-      image.astype(low), text.astype(low), jnp.float32(1), pair_valid
+    pair = jax.eval_shape(
+      lambda *a: contrastive(*a, max_logit_scale=100.0),
+      image.astype(low),
+      text.astype(low),
+      jnp.float32(1),
+      pair_valid,
     )
-  values = jax.tree.leaves((mask, metrics, pair, more))
+  values = jax.tree.leaves((mask, pair))
   assert all(v.dtype == jnp.float32 and v.shape == () for v in values)

@@ -140,13 +140,14 @@ def test_sine_positions_number_by_number(height, width, dim):
     assert got[y, x, i] == pytest.approx(expected, abs=1e-4)
 
 
-def test_upsampling_repeats_each_cell():
+def test_upsampling_repeats_each_cell_or_takes_the_nearest():
   x = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
   got = pixel_decoder.upsample_nearest(jnp.asarray(x), 4, 9)
   expected = np.kron(x[0, :, :, 1], np.ones((2, 3)))
   np.testing.assert_array_equal(got[0, :, :, 1], expected)
-  with pytest.raises(ValueError, match="does not divide"):
-    pixel_decoder.upsample_nearest(jnp.asarray(x), 4, 7)
+  got = pixel_decoder.upsample_nearest(jnp.asarray(x), 3, 5)
+  expected = x[:, [0, 0, 1]][:, :, [0, 0, 1, 1, 2]]
+  np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize(("features", "groups"), [(8, 1), (48, 6), (256, 32)])

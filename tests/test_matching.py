@@ -61,11 +61,6 @@ def test_cost_matrix_is_float32_and_finite_for_saturated_bfloat16_logits():
   np.testing.assert_allclose(cost, [[[20 * 150 + 1 - 1 / 3]]], rtol=1e-5)
 
 
-def test_class_cost_is_minus_the_probability_without_no_object():
-  cost = matching.class_cost(jnp.log(jnp.array([[0.2, 0.5, 0.3]])))
-  np.testing.assert_allclose(cost, [[-0.2], [-0.5]], rtol=1e-6)
-
-
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_match_is_optimal_for_the_valid_rows(levels):
   rng = np.random.default_rng(levels)
@@ -89,10 +84,24 @@ def test_match_takes_a_cost_that_is_not_finite_only_where_nothing_is_left():
   np.testing.assert_array_equal(index, [[2, 0, 1]])
 
 
-def test_match_keeps_the_best_of_the_finite_costs_next_to_infinite_ones():
-  cost = np.array([[[np.inf, 0.3, 0.1], [np.inf, 0.2, 0.1]]], np.float32)
-  index = np.asarray(_match(cost, np.ones((1, 2), bool)))
-  assert _total(cost, index, True)[0] == pytest.approx(0.3)  # not infinite
+@pytest.mark.parametrize("scale", [1.2e-37, 1e-6, 1.0, 3e38])
+def test_match_takes_few_infinite_costs_and_then_the_least_finite_sum(scale):
+  rng = np.random.default_rng(0)
+  cost = (scale * rng.uniform(0.1, 1, (200, 3, 4))).astype(np.float32)
+  cost *= rng.choice([-1, 1], cost.shape).astype(np.float32)
+  cost[rng.uniform(size=cost.shape) < 0.5] = np.inf
+  index = np.asarray(_match(cost, np.ones((200, 3), bool)))
+  finite = np.isfinite(cost)
+  sums = np.where(finite, cost, 0).astype(np.float64) / scale
+  rows, ways = np.arange(3), list(itertools.permutations(range(4), 3))
+  infinite = []
+  for mine, c, ok in zip(index, sums, finite, strict=True):
+    each = [((~ok)[rows, w].sum(), c[rows, w].sum()) for w in ways]
+    fewest, least = min(each)
+    infinite.append(fewest)
+    assert (~ok)[rows, mine].sum() == fewest
+    assert c[rows, mine].sum() == pytest.approx(least, rel=1e-6, abs=1e-6)
+  assert set(infinite) == {0, 1, 2}
 
 
 def test_an_invalid_row_neither_displaces_a_valid_one_nor_is_read():

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from sseg_jax.background import apply_threshold
 from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
 from sseg_jax.benchmarks.retrieval import retrieval
-from sseg_jax.segmenter import apply_threshold
+from sseg_jax.errors import InputError
 
 
 def brute_force_iou(images, classes):
@@ -55,6 +56,27 @@ def test_nothing_counted_is_nan():
   assert np.isnan(confusion.mean_iou()) and np.isnan(confusion.pixel_accuracy())
 
 
+@pytest.mark.parametrize("label", [3, 254, -1, 65535])
+def test_a_label_that_is_no_class_is_an_error(label):
+  labels = np.array([[0, 255, label]])
+  with pytest.raises(InputError, match=f"label {label} is out of .* 0..2 and"):
+    Confusion(3).add(labels, np.zeros((1, 3), int))
+  with pytest.raises(InputError, match=f"label {label} is out of"):
+    ThresholdConfusions(2, (0.5,)).add(
+      labels, np.ones((1, 3), np.float32), np.zeros((1, 3), int)
+    )
+
+
+def test_255_is_a_class_above_255_classes():
+  labels, predictions = np.array([[255, 65535, 299]]), np.full((1, 3), 255)
+  confusion = Confusion(300)
+  confusion.add(labels, predictions)
+  assert confusion.counts.sum() == 2 and confusion.counts[255, 255] == 1
+  sweep = ThresholdConfusions(299, (0.5,))
+  sweep.add(labels, np.ones((1, 3), np.float32), predictions - 1)
+  np.testing.assert_array_equal(sweep.at(0.5).counts, confusion.counts)
+
+
 def test_one_pass_equals_a_pass_for_each_threshold():
   rng = np.random.default_rng(1)
   thresholds = (0.0, 0.3, 0.5, 0.8, 1.0)
@@ -63,7 +85,7 @@ def test_one_pass_equals_a_pass_for_each_threshold():
   for top in (0.4, 0.95, 1.0):  # the cap at the best score matters in the first
     labels = rng.choice([0, 1, 2, 3, 255], (12, 10))
     best = (rng.integers(0, 11, (12, 10)) / 10 * top).astype(np.float32)
-    index = rng.integers(0, 3, (12, 10))
+    index = rng.integers(0, 5, (12, 10))  # some are no class
     sweep.add(labels, best, index)
     for t, confusion in separate.items():
       confusion.add(labels, apply_threshold(best, index, t))

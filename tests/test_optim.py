@@ -82,13 +82,27 @@ def test_decay_mask():
   }
 
 
-def test_decay_and_clipping_reach_the_update():
-  params = {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}}
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  transform = optim.build(_config(warmup_steps=0))
-  updates, _ = transform.update(zeros, transform.init(params), params)
-  np.testing.assert_allclose(updates["a"]["kernel"], -5e-4 * 0.05, rtol=1e-5)
-  np.testing.assert_array_equal(updates["a"]["bias"], 0)
+def test_updates_are_adamw_s():
+  kernel, first, second = np.random.default_rng(0).normal(size=(3, 2, 3))
+  params = {"a": {"kernel": jnp.asarray(kernel), "bias": jnp.ones(3)}}
+  transform = optim.build(
+    _config(warmup_steps=0, b1=0.8, b2=0.9, eps=0.1, clip_norm=0.0)
+  )
+  state = transform.init(params)
+  for gradient in (first, second):
+    gradients = {
+      "a": {"kernel": jnp.asarray(gradient), "bias": jnp.asarray(gradient[0])}
+    }
+    updates, state = transform.update(gradients, state, params)
+  # Kingma and Ba 2015, Algorithm 1, and Loshchilov and Hutter 2019.
+  mean = 0.2 * (0.8 * first + second) / (1 - 0.8**2)
+  square = 0.1 * (0.9 * first**2 + second**2) / (1 - 0.9**2)
+  rate = float(optim.schedule(_optim(warmup_steps=0), 100)(1))
+  adam = mean / (np.sqrt(square) + 0.1)
+  np.testing.assert_allclose(
+    updates["a"]["kernel"], -rate * (adam + 0.05 * kernel), rtol=1e-5
+  )
+  np.testing.assert_allclose(updates["a"]["bias"], -rate * adam[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("clip_norm, expected", [(0.0, 200.0), (5.0, 5.0)])

@@ -1,11 +1,17 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from sseg_jax import benchmarks, default_config
 from sseg_jax.benchmarks import oracle
 from sseg_jax.benchmarks.sample import Sample
+from sseg_jax.data import shapes
 from sseg_jax.errors import InputError
+from sseg_jax.pseudo_masks import generator
 
 
 def ints(rows):
@@ -61,7 +67,7 @@ class Halves:
 
 
 class Listed:
-  name, class_names = "listed", ("cat", "dog")
+  name, class_names, split = "listed", ("cat", "dog"), None
 
   def __init__(self, samples, has_background=False):
     self._samples = samples
@@ -113,7 +119,7 @@ def test_background_is_a_class():
 
 
 def test_has_the_fields_of_an_evaluation():
-  from sseg_jax import evaluate
+  from sseg_jax import evaluation
 
   class Black:
     def scores(self, image, class_set):
@@ -122,7 +128,7 @@ def test_has_the_fields_of_an_evaluation():
   benchmark = Listed([half(8, 8, 0, 1)])
   ours = oracle.score(Halves(), benchmark, image_size=8)
   assert ours.keys() - {"masks_per_image", "mIoU_seeds"} == (
-    evaluate.evaluate(Black(), benchmark).keys()
+    evaluation.evaluate(Black(), benchmark).keys()
   )
 
 
@@ -178,3 +184,103 @@ def test_square_pictures_and_an_observer():
     observe=lambda sample, segments: seen.append((sample.id, segments.shape)),
   )
   assert seen == [("a", (4, 4)), ("b", (4, 4))]
+
+
+# ---------------------------------------- against scikit-learn, from one start
+
+
+def reference_segments(image, *, k, stride, weight, iterations):
+  """Clusters cells by scikit-learn in float64, from the farthest points."""
+  cluster = pytest.importorskip("sklearn.cluster")
+  h, w = (side // stride for side in image.shape[:2])
+  colours = image[: h * stride, : w * stride].astype(np.float64) / 255
+  colours = colours.reshape(h, stride, w, stride, 3).mean((1, 3))
+  y, x = np.mgrid[0:h, 0:w]
+  places = np.stack([(y + 0.5) / h, (x + 0.5) / w], -1) * weight
+  points = np.concatenate([colours, places], -1).reshape(h * w, 5)
+  nearest = ((points - points.mean(0)) ** 2).sum(1)
+  centers = []
+  for i in range(k):
+    centers.append(points[nearest.argmax()])
+    distance = ((points - centers[-1]) ** 2).sum(1)
+    nearest = distance if i == 0 else np.minimum(nearest, distance)
+  found = cluster.KMeans(
+    k, init=np.array(centers), n_init=1, max_iter=iterations, tol=0
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that it has not converged
+    return found.fit(points).labels_.reshape(h, w)
+
+
+def reference_score(segments, truths, classes):
+  """The mIoU when each segment takes its most frequent class."""
+  inter, union = np.zeros(classes), np.zeros(classes)
+  for labels, truth in zip(segments, truths, strict=True):
+    h, w = truth.shape
+    rows = np.arange(h) * labels.shape[0] // h
+    columns = np.arange(w) * labels.shape[1] // w
+    counted = truth != 255
+    cluster, truth = labels[rows][:, columns][counted], truth[counted]
+    table = np.zeros((labels.max() + 1, classes))
+    np.add.at(table, (cluster, truth), 1)
+    for c in range(classes):
+      chosen = table.argmax(1) == c
+      inter[c] += table[chosen, c].sum()
+      union[c] += table[chosen].sum() + table[~chosen, c].sum()
+  return 100 * (inter[union > 0] / union[union > 0]).mean()
+
+
+def check_against_scikit_learn(benchmark, *, image_size, k, stride, weight):
+  config = default_config.get_config()
+  config.pseudo_masks.update(
+    k=k, stride=stride, position_weight=weight, init="farthest"
+  )
+  seen = {}
+  result = oracle.score(
+    generator.build(config),
+    benchmark,
+    image_size=image_size,
+    square=True,
+    observe=lambda sample, segments: seen.setdefault(sample.id, segments),
+  )
+  theirs, truths = [], []
+  for i in range(len(benchmark)):
+    sample = benchmark[i]
+    image = Image.fromarray(sample.image)
+    image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    segments = reference_segments(
+      np.asarray(image),
+      k=k,
+      stride=stride,
+      weight=weight,
+      iterations=config.pseudo_masks.iterations,
+    )
+    # Float32 may tip a cell that lies between two centers.
+    assert (seen[sample.id] != segments).mean() < 0.002
+    theirs.append(segments)
+    truths.append(sample.labels)
+  classes = len(benchmark.class_names) + benchmark.has_background
+  expected = reference_score(theirs, truths, classes)
+  assert result["mIoU"] == pytest.approx(expected, abs=0.05)
+
+
+def test_score_of_scenes_equals_scikit_learns():
+  scenes = [shapes.render("plain", "val", i) for i in range(12)]
+  samples = [
+    Sample(str(i), scene.image, scene.labels.astype(np.int32))
+    for i, scene in enumerate(scenes)
+  ]
+  benchmark = Listed(samples)
+  benchmark.class_names = shapes.CLASS_NAMES
+  check_against_scikit_learn(
+    benchmark, image_size=64, k=8, stride=4, weight=0.5
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_score_of_photos_equals_scikit_learns(shared, weight):
+  benchmark = benchmarks.open_benchmark("voc", shared / "data")
+  check_against_scikit_learn(
+    benchmark, image_size=448, k=8, stride=8, weight=weight
+  )

@@ -244,6 +244,43 @@ def test_mix_is_fixed():
   assert abs(np.mean((values >> np.uint64(63)).astype(float)) - 0.5) < 0.04
 
 
+def test_the_order_is_fixed():
+  """Three windows of at most five a lane, in a new order each epoch."""
+  lanes = order.LaneOrder(23, lanes=2, batch_size=4, window=5, seed=7)
+  drawn = np.array([lanes.batch(step, 0, 2)[0] for step in range(12)])
+  first, second = drawn[:, :2].ravel(), drawn[:, 2:].ravel()
+  assert first[:11].tolist() == [3, 1, 0, 2, 4, 7, 6, 5, 9, 10, 8]
+  assert first[11:22].tolist() == [10, 9, 8, 6, 5, 4, 7, 1, 0, 2, 3]
+  assert second[:12].tolist() == [
+    13,
+    11,
+    12,
+    14,
+    18,
+    16,
+    17,
+    15,
+    22,
+    19,
+    21,
+    20,
+  ]
+  assert second[12:].tolist() == [
+    11,
+    12,
+    13,
+    14,
+    20,
+    21,
+    22,
+    19,
+    15,
+    17,
+    18,
+    16,
+  ]
+
+
 def test_labels_and_cached_pseudo_masks_follow_the_picture(tmp_path):
   """Pictures whose red channel is their label map, at two sizes."""
   items = []

@@ -3,13 +3,14 @@ import os
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_evaluate import save_checkpoint
 
-from sseg_jax import pictures, predict
+from sseg_jax import pictures, predict, visualize
 from sseg_jax.errors import InputError
 
 
@@ -29,82 +30,6 @@ def test_help_needs_no_jax():
   assert time.perf_counter() - start < 3
 
 
-# ---------------------------------------------------------- reading pictures
-
-
-def grey_ramp(h=4, w=8):
-  return np.tile(np.linspace(0, 255, w).astype(np.uint8), (h, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "1", "LA", "RGBA"])
-def test_modes(tmp_path, mode):
-  path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
-  Image.fromarray(grey_ramp(16, 32)).convert("RGB").convert(mode).save(path)
-  image = pictures.read_image(path)
-  assert image.shape == (16, 32, 3) and image.dtype == np.uint8
-  assert image[:, :4].mean() < 60 and image[:, -4:].mean() > 195
-
-
-def test_sixteen_bit_grey_is_scaled(tmp_path):
-  path = tmp_path / "x.png"
-  Image.fromarray(grey_ramp().astype(np.uint16) * 257).save(path)
-  np.testing.assert_array_equal(pictures.read_image(path)[..., 0], grey_ramp())
-
-
-def test_transparent_pixels_become_white(tmp_path):
-  path = tmp_path / "x.png"
-  Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(path)
-  assert (pictures.read_image(path) == 255).all()
-
-
-def test_exif_rotation_is_applied(tmp_path):
-  path = tmp_path / "x.jpg"
-  image = Image.new("RGB", (40, 20))
-  exif = Image.Exif()
-  exif[0x0112] = 6  # turned by a quarter
-  image.save(path, exif=exif)
-  assert pictures.read_image(path).shape == (40, 20, 3)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_broken_pictures_are_named(tmp_path, content):
-  path = tmp_path / "x.png"
-  path.write_bytes(content)
-  with pytest.raises(InputError, match="x.png: cannot be read"):
-    pictures.read_image(path)
-
-
-def test_truncated_picture(tmp_path):
-  path = tmp_path / "x.png"
-  noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-  Image.fromarray(noise).save(path)
-  path.write_bytes(path.read_bytes()[:1000])
-  with pytest.raises(InputError, match="x.png: cannot be read"):
-    pictures.read_image(path)
-
-
-def test_huge_picture(tmp_path, monkeypatch):
-  monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
-  path = tmp_path / "x.png"
-  Image.new("L", (10, 10)).save(path)
-  with pytest.raises(InputError, match="10x10 pixels are more than 99"):
-    pictures.read_image(path)
-
-
-def test_missing_picture(tmp_path):
-  with pytest.raises(InputError, match="absent.png: no such picture"):
-    pictures.read_image(tmp_path / "absent.png")
-
-
-def test_resize_has_half_pixel_centres():
-  row = np.array([[[0], [4]]], np.uint8)
-  got = pictures.resize(row, 1, 4)[0, :, 0]
-  np.testing.assert_allclose(got, [0, 1, 3, 4])
-  # No antialias: every second pair is averaged, the rest is not looked at.
-  ramp = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-  np.testing.assert_allclose(pictures.resize(ramp, 1, 2)[0, :, 0], [1.5, 5.5])
-
-
 # --------------------------------------------------------------- the command
 
 
@@ -114,8 +39,17 @@ def test_resize_has_half_pixel_centres():
     (["--words=cat,cat"], "repeats number 1"),
     (["--words=cat,,dog"], "word 2 is empty"),
     (["--words= "], "words is empty"),
-    (["--words=cat", "--background_threshold=-1"], "negative"),
-    (["--words=cat"], "no such picture"),
+    (["--words=cat,\udce9t\udce9"], "U+DCE9, which is not UTF-8"),
+    (["--words=cat,Background"], "word 2 is 'Background'"),
+    (["--words=cat", "--background_threshold=-1"], "a score of 0 or more"),
+    (["--words=cat", "--background_threshold=nan"], "a score of 0 or more"),
+    (["--words=cat", "--image_size=0"], "image_size=0 is not a multiple of 32"),
+    (["--words=cat", "--image_size=100"], "use 96"),
+    (["--words=cat"], "a.png: no such picture"),
+    (["--words=cat", "--out=x.gif"], "not written as .gif; use one of .png"),
+    (["--words=cat", "--out=x.heic"], "not written as .heic"),
+    (["--words=cat", "--out=a.svg"], "not written as .svg"),
+    (["--words=cat", "--out=a\0b"], "cannot make this folder"),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, argv, message):
@@ -125,15 +59,167 @@ def test_bad_input_is_one_line(tmp_path, capsys, argv, message):
   assert message in error and error.count("\n") == 1
 
 
+def test_window_step():
+  from sseg_jax import windows
+
+  assert predict._WINDOW_STEP == windows.PAD
+
+
 def test_output_names_never_collide(tmp_path):
-  a, b = tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg"
-  outputs = predict._outputs([a, b], tmp_path / "out")
+  a, b = tmp_path / "a" / "x.jpg", tmp_path / "b" / "X.jpg"
+  outputs = predict._outputs([a, b, a], tmp_path / "out")
   names = [path.name for pair in outputs for path in pair]
-  assert len(set(names)) == 4 and names[0] == "x_overlay.png"
+  assert len({name.lower() for name in names}) == 6
+  assert names[0] == "x_overlay.png"
   with pytest.raises(InputError, match="one file for 2 pictures"):
     predict._outputs([a, b], tmp_path / "out.png")
+  long = tmp_path / ("é" * 124 + ".jpg")
+  (overlay, labels) = predict._outputs([long], tmp_path)[0]
+  overlay.touch()
+  labels.touch()
+
+
+def test_own_pictures_are_never_written_to(tmp_path, capsys):
+  image, overlay, labels = (
+    tmp_path / name for name in ("a.png", "a_overlay.png", "a_labels.png")
+  )
+  grey = np.zeros((4, 4, 3), np.uint8)
+  for path in (image, overlay, labels):
+    Image.fromarray(grey).save(path)
+
+  def names(images, out=tmp_path):
+    return [p.name for pair in predict._outputs(images, out) for p in pair]
+
+  assert names([image]) == ["a_2_overlay.png", "a_2_labels.png"]
+  error = capsys.readouterr().err
+  assert "a_overlay.png is no result of this program" in error
+  assert "writing a_2_overlay.png, a_2_labels.png instead" in error
+  # An earlier result is replaced, but not where it is a picture to segment.
+  visualize.save(overlay, grey)
+  visualize.save(labels, grey)
+  assert names([image]) == ["a_overlay.png", "a_labels.png"]
+  assert not capsys.readouterr().err
+  assert names([image, overlay])[:2] == ["a_2_overlay.png", "a_2_labels.png"]
+  # Nor is what a link points to.
+  labels.unlink()
+  labels.symlink_to(tmp_path / "elsewhere.png")
+  assert names([image])[1] == "a_2_labels.png"
+  # A file that the user names is replaced, the labels beside it are guarded.
+  Image.fromarray(grey).save(tmp_path / "r.png")
+  Image.fromarray(grey).save(tmp_path / "r_labels.png")
+  assert names([image], tmp_path / "r.png") == ["r.png", "r_2_labels.png"]
+  os.link(image, tmp_path / "same.png")
   with pytest.raises(InputError, match="the picture itself"):
-    predict._outputs([tmp_path / "x.png"], tmp_path / "x.png")
+    names([image], tmp_path / "same.png")
+
+
+@pytest.mark.parametrize("out", ["r.jpg", "r.JPEG", "r.webp", "r.tif", "r.bmp"])
+def test_a_picture_name_is_a_file(tmp_path, out):
+  ((overlay, labels),) = predict._outputs([tmp_path / "a.png"], tmp_path / out)
+  visualize.save(overlay, np.full((9, 9, 3), 77, np.uint8))
+  assert (tmp_path / out).is_file() and labels == tmp_path / "r_labels.png"
+  assert pictures.read_image(overlay).mean() == pytest.approx(77, abs=1)
+  (tmp_path / "d.png").mkdir()
+  for folder in (tmp_path / "d.png", f"{tmp_path}/e.png/"):
+    pair = predict._outputs([tmp_path / "a.png"], folder)[0]
+    assert pair[0].parent.is_dir() and pair[0].name == "a_overlay.png"
+
+
+class Drawn:
+  """Stands in for a model: every word a row of the picture."""
+
+  seen: ClassVar[list] = []
+
+  def class_set(self, words, *, background):
+    return words
+
+  def segment(self, image, words, threshold, *, background):
+    from sseg_jax.api import Segmentation
+
+    self.seen.append(image.shape)
+    names = (*(["background"] if background else []), *words)
+    labels = np.arange(len(image))[:, None].repeat(image.shape[1], 1)
+    labels = (labels % len(names)).astype(np.int32)
+    areas = dict.fromkeys(names, 0.0)
+    scores = np.ones(labels.shape, np.float32)
+    return Segmentation(labels, names, scores, areas, None)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  from sseg_jax import api
+
+  monkeypatch.setattr(Drawn, "seen", [])
+  monkeypatch.setattr(api, "load", lambda *args, **kwargs: Drawn())
+  return Drawn.seen
+
+
+def test_one_bad_picture_stops_no_other(tmp_path, capsys, drawn, monkeypatch):
+  files = [str(tmp_path / f"{i}.png") for i in range(4)]
+  for i, file in enumerate(files):
+    Image.new("RGB", (8, 8 + i)).save(file)
+  (tmp_path / "1.png").write_bytes(b"nothing")
+  opened = []
+  read = pictures.read_image
+
+  def counted(path):
+    opened.append(path)
+    assert len(opened) <= 2 + len(drawn)  # each is done before the next
+    return read(path)
+
+  monkeypatch.setattr(pictures, "read_image", counted)
+  out = tmp_path / "out"
+  flags = ["--checkpoint=x", "--words=a,b", f"--out={out}", "--json"]
+  images = ["--image", files[0], files[1], "--image", files[2], files[3]]
+  assert predict.main([*flags, *images]) == 1
+  told = capsys.readouterr()
+  results = json.loads(told.out)
+  assert [("error" in r, r["image"]) for r in results] == [
+    (i == 1, files[i]) for i in range(4)
+  ]
+  assert "1.png: cannot be read" in told.err and "1 of 4" in told.err
+  assert [shape[0] for shape in drawn] == [8, 10, 11]
+  opened.clear()
+  assert predict.main([*flags, "--image", files[1]]) == 2
+
+
+def test_three_hundred_words(tmp_path, capsys, drawn):
+  Image.new("RGB", (8, 310)).save(tmp_path / "a.png")
+  words = "--words=" + ",".join(f"word {i}" for i in range(300))
+  flags = ["--checkpoint=x", f"--image={tmp_path}/a.png", f"--out={tmp_path}"]
+  assert predict.main([*flags, words, "--no_background"]) == 0
+  assert "grey PNGs of 16 bits" in capsys.readouterr().err
+  with Image.open(tmp_path / "a_labels.png") as image:
+    assert np.asarray(image)[:, 0].tolist() == [*range(300), *range(10)]
+
+
+def test_home_folder_and_a_name_that_is_no_text(
+  tmp_path, capfd, drawn, monkeypatch
+):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  Image.new("RGB", (8, 8)).save(tmp_path / "\udce9.png")
+  flags = ["--checkpoint=x", "--image=~/\udce9.png", "--out=~/out"]
+  assert predict.main([*flags, "--words=cat"]) == 0
+  assert len(os.listdir(tmp_path / "out")) == 2
+
+
+def test_words_cut_to_the_same_prompt():
+  from sseg_jax import api
+  from sseg_jax.tokenizer import Tokenizer
+
+  class Tokens:
+    def tokens(self, class_set):
+      rows = Tokenizer(context_length=8)(class_set.prompts)
+      return rows.reshape(len(class_set.names), -1, 8)
+
+  model = api.Model.__new__(api.Model)
+  model.segmenter, model.templates = Tokens(), ("{}",)
+  assert model.class_set("cat, dog").names == ("cat", "dog")
+  long = "a very long word for a thing"
+  with pytest.raises(InputError, match="cat' are the same to this model"):
+    model.class_set([f"{long} dog", "bird", f"{long} cat"])
+  with pytest.raises(InputError, match="the same to this model"):
+    model.class_set("cat &amp; dog, cat & dog")
 
 
 @pytest.mark.slow

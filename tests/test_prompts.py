@@ -102,3 +102,27 @@ def test_bad_class_list_names_the_line(tmp_path, text, message):
 def test_missing_class_list(tmp_path):
   with pytest.raises(InputError, match="absent.txt"):
     prompts.read_class_list(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ("cat,a\0b", r"word 2, 'a\\x00b', holds U\+0000, which is a control"),
+    ("\x1b[31mcat", "U.001B"),
+    (["\udcff"], "not UTF-8"),
+    ("cat,\u200b", "word 2 is empty"),
+    ("cat,\ufeffCAT", "repeats"),
+    (["cat", None], "word 2 is None"),
+  ],
+)
+def test_what_is_no_word(words, message):
+  with pytest.raises(InputError, match=message):
+    prompts.parse_words(words)
+
+
+def test_words_of_all_scripts():
+  words = ("Katze", "猫", "می‌خواهم", "👩‍🔬")  # two with joiners
+  assert prompts.parse_words(",".join(words)) == words
+  assert prompts.parse_words("background, sky") == ("background", "sky")
+  with pytest.raises(InputError, match="'BackGround'"):
+    prompts.parse_words("sky, BackGround", background=True)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 from sseg_jax import default_config
@@ -84,48 +83,6 @@ def test_wrong_fields_name_themselves_and_the_remedy(field, value, remedy):
     generator.build(_config(**{field: value}))
 
 
-def _oracle(label_maps, truths, k, classes=21):
-  """Returns the mIoU when each cluster takes its most frequent class."""
-  inter, union = np.zeros(classes), np.zeros(classes)
-  for labels, truth in zip(label_maps, truths, strict=True):
-    h, w = truth.shape
-    rows = np.arange(h) * labels.shape[0] // h
-    columns = np.arange(w) * labels.shape[1] // w
-    counted = truth != 255
-    cluster, truth = labels[rows][:, columns][counted], truth[counted]
-    table = np.zeros((k, classes))
-    np.add.at(table, (cluster, truth), 1)
-    for c in range(classes):
-      chosen = table.argmax(1) == c
-      inter[c] += table[chosen, c].sum()
-      union[c] += table[chosen].sum() + table[~chosen, c].sum()
-  return 100 * (inter[union > 0] / union[union > 0]).mean()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weight, reference", [(0.5, 48.8), (0.0, 42.75)])
-def test_oracle_score_of_real_pictures(shared, weight, reference):
-  voc = shared / "data" / "VOCdevkit" / "VOC2012"
-  lists = [
-    voc / "ImageSets/Segmentation" / f"{s}.txt" for s in ("train", "val")
-  ]
-  names = [name for file in lists for name in file.read_text().split()]
-  masks = generator.build(_config(k=8, stride=8, position_weight=weight))
-  label_maps, truths = [], []
-  keys = _keys(len(names))
-  for name, key in zip(names, keys, strict=True):
-    with Image.open(voc / "JPEGImages" / f"{name}.jpg") as image:
-      image = np.array(image.resize((448, 448), Image.Resampling.BILINEAR))
-    with Image.open(voc / "SegmentationClass" / f"{name}.png") as truth:
-      truths.append(np.array(truth))
-    labels, _ = masks.generate({}, jnp.asarray(image)[None], key[None])
-    label_maps.append(np.asarray(labels[0]))
-  # Two seeds of the torch reference differ by 0.4, two decoders a little.
-  assert _oracle(label_maps, truths, masks.k) == pytest.approx(
-    reference, abs=2.5
-  )
-
-
 def test_median_equals_scipy(rng):
   values = rng.random((2, 9, 7, 3), np.float32)
   ours = pixels.median_3x3(jnp.asarray(values))
@@ -143,20 +100,42 @@ def test_majority_takes_away_specks_and_keeps_regions():
 
 
 def test_merge_follows_chains_and_keeps_what_is_apart():
-  centers = jnp.asarray([[[0.0], [1.0], [0.1], [0.2], [0.15]]])
+  # A chain from 0 to 0.4, and two that only a center of no points lies between.
+  centers = jnp.asarray([0.0, 1.0, 0.3, 0.1, 0.4, 0.2, 1.1, 1.2])
   clusters = kmeans.KMeans(
-    labels=jnp.asarray([[0, 1, 2, 3, 2]], jnp.int32),
-    centers=centers,
-    # The last center belongs to nobody, and must not link its neighbours.
-    valid=jnp.asarray([[True, True, True, True, False]]),
+    labels=jnp.asarray([[0, 1, 2, 3, 4, 5, 7]], jnp.int32),
+    centers=centers[None, :, None],
+    valid=jnp.arange(8)[None] != 6,
     inertia=jnp.zeros(1),
   )
   merged = kmeans.merge(clusters, 0.11)
-  assert merged.labels.tolist() == [[0, 1, 0, 0, 0]]
-  assert merged.valid.tolist() == [[True, True, False, False, False]]
+  assert merged.labels.tolist() == [[0, 1, 0, 0, 0, 0, 7]]
+  np.testing.assert_array_equal(np.flatnonzero(merged.valid), [0, 1, 7])
   apart = kmeans.merge(clusters, 0.05)
   assert apart.labels.tolist() == clusters.labels.tolist()
   assert apart.valid.tolist() == clusters.valid.tolist()
+
+
+def test_medians_and_majorities_are_taken_as_often_as_asked(rng):
+  image = jnp.asarray(rng.integers(0, 256, (1, 32, 32, 3), np.uint8))
+
+  def made(**fields):
+    fields = {"k": 4, "stride": 2, "position_weight": 0.0} | fields
+    masks = generator.build(_config(**fields))
+    return masks.generate(masks.frozen, image, _keys(1))[0]
+
+  once = pixels.majority_3x3(made(), 4)
+  np.testing.assert_array_equal(made(majority_passes=1), once)
+  twice = made(majority_passes=2)
+  np.testing.assert_array_equal(twice, pixels.majority_3x3(once, 4))
+  assert (twice != once).any()
+  colours = pixels.features(image, stride=2, position_weight=0.0)[..., :3]
+  for passes in range(3):
+    got = pixels.features(
+      image, stride=2, position_weight=0.0, median_passes=passes
+    )
+    np.testing.assert_allclose(got[..., :3], colours, atol=1e-6)
+    colours = pixels.median_3x3(colours)
 
 
 def test_merged_masks_are_fewer_and_consistent(tiny_config, rng):

@@ -1,5 +1,6 @@
 """What a mask is embedded from: who owns a pixel, pooling, outlines."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,6 +88,15 @@ def test_place_is_the_centroid_and_the_share_of_the_picture():
   assert not got[2].any()
 
 
+@pytest.mark.parametrize("describe", [pooling.outline, pooling.place])
+def test_an_empty_mask_has_a_finite_gradient(describe):
+  masks = jnp.asarray(
+    np.stack([np.zeros((8, 8)), disk(8, 4, 4, 2)])[None], jnp.float32
+  )
+  slope = jax.jit(jax.grad(lambda m: describe(m).sum()))(masks)
+  assert np.isfinite(slope).all() and np.abs(slope[0, 1]).max() > 0
+
+
 def test_pooling_averages_under_the_mask_at_every_level(rng):
   features = rng.normal(size=(1, 4, 4, 3)).astype(np.float32)
   masks = np.zeros((1, 2, 8, 8), np.float32)
@@ -111,11 +121,12 @@ def test_region_shares_at_any_stride(side):
 
 
 def test_a_picture_without_masks_is_one_region():
-  labels = jnp.zeros((2, 8, 8), jnp.int32)
-  present = jnp.asarray([[False, False], [True, False]])
+  labels = jnp.zeros((3, 8, 8), jnp.int32).at[2].set(1)
+  present = jnp.asarray([[False, False], [True, False], [True, False]])
   shares = pooling.region_shares(labels, present, (32, 32))
-  np.testing.assert_allclose(shares[:, 0], 1)
-  np.testing.assert_allclose(shares[:, 1], 0)
+  np.testing.assert_allclose(shares[:2, 0], 1)
+  np.testing.assert_allclose(shares[:2, 1], 0)
+  np.testing.assert_allclose(shares[2], 0)  # its only label does not count
 
 
 def test_snap_gives_regions_their_mean_probability(rng):
@@ -133,7 +144,7 @@ def test_snap_gives_regions_their_mean_probability(rng):
     for query in range(2):
       expected = probability[0, query][inside].mean()
       np.testing.assert_allclose(got[0, query][inside], expected, rtol=1e-4)
-  assert (got[0, :, 0, 0] < 1e-5).all()
+  assert (got[0, :, 0, 0] < 1e-5).all() and np.isfinite(snapped).all()
 
 
 @pytest.mark.parametrize("side", [2, 8])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sseg_jax import default_config, scoring, segmenter, windows
+from sseg_jax.background import with_background
 from sseg_jax.errors import InputError
 from sseg_jax.models import pooling, sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter, with_background
+from sseg_jax.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")
@@ -71,13 +72,21 @@ def test_class_embeddings_average_before_they_normalise():
 
 
 def test_class_probabilities_clamp_the_scale():
-  queries = jnp.array([[[2.0, 0.0]]])
-  classes = jnp.eye(2)
-  p = scoring.class_probabilities(
-    queries, classes, jnp.log(1e6), max_logit_scale=2.0
-  )
-  expected = np.exp(2) / (np.exp(2) + 1)
-  np.testing.assert_allclose(p[0, 0, 0], expected, rtol=1e-6)
+  queries, classes = jnp.array([[[2.0, 0.0]]]), jnp.eye(2)
+
+  def first(logit_scale, largest):
+    return scoring.class_probabilities(
+      queries, classes, logit_scale, max_logit_scale=largest
+    )[0, 0, 0]
+
+  # Below the clamp p = sigmoid(exp(x)), whose slope is p (1 - p) exp(x).
+  value, slope = jax.value_and_grad(first)(jnp.log(1.5), 2.0)
+  p = 1 / (1 + np.exp(-1.5))
+  np.testing.assert_allclose([value, slope], [p, p * (1 - p) * 1.5], rtol=1e-5)
+  for huge in (jnp.log(1e6), jnp.float32(100)):  # exp(100) is infinite
+    value, slope = jax.value_and_grad(first)(huge, 2.0)
+    np.testing.assert_allclose(value, 1 / (1 + np.exp(-2)), rtol=1e-6)
+    assert slope == 0
 
 
 @pytest.mark.parametrize("combiner", scoring.COMBINERS)
@@ -153,11 +162,16 @@ def test_an_unknown_refinement_is_named(fake):
     ((375, 500), (448, 597)),  # 597.33
     ((500, 375), (597, 448)),
     ((448, 448), (448, 448)),
+    ((896, 1001), (448, 501)),  # 500.5 rounds up
     ((100, 1000), (205, 2048)),  # the cap; 204.8 rounds up
   ],
 )
 def test_evaluation_size(size, expected):
   assert windows.evaluation_size(*size, 448) == expected
+
+
+def test_evaluation_size_above_the_cap_of_the_long_side():
+  assert windows.evaluation_size(100, 100, 4000) == (4000, 4000)
 
 
 def test_window_starts_shift_the_last_inside():
@@ -363,3 +377,32 @@ def test_zero_embeddings_have_finite_gradients():
 
   embeddings = jnp.zeros((1, 2, 4)).at[0, 1].set(1.0)
   assert jnp.isfinite(jax.grad(best)(embeddings)).all()
+
+
+def test_parts_of_a_vocabulary_are_made_one_by_one(monkeypatch):
+  """Hundreds of words for a large picture do not fit a host together."""
+  live = []
+
+  def assemble(masks, p, count, *args, **kwargs):
+    live.append(int(count))
+    best = np.full((1, 4, 4), float(np.asarray(p)[0, 0, 0]), np.float32)
+    return best, np.zeros((1, 4, 4), np.int32)
+
+  monkeypatch.setattr(segmenter, "assemble", assemble)
+  model = SSegSegmenter.__new__(SSegSegmenter)
+  model.combiner = "hard"
+  layout = windows.Layout.of(4, 4, image_size=32, stride=16)
+  probabilities = jnp.array([0.1, 0.3, 0.2])[None, None]
+  masks = jnp.zeros((1, 1, 4, 4))
+
+  def run(*args, **kwargs):
+    yield model._parts(
+      masks, probabilities, layout, ((), ()), chunk=1, images=1, reduce=True
+    )
+
+  next(next(run()))
+  assert live == [1]
+  monkeypatch.setattr(model, "_run", run, raising=False)
+  images = np.zeros((1, 4, 4, 3), np.uint8)
+  best, index = model.winners_many(images, ClassSet(("a", "b", "c")))
+  assert (index == 1).all() and best.max() == np.float32(0.3)

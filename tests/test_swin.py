@@ -90,14 +90,6 @@ def test_the_structure_is_static_under_jit():
   assert all(jnp.isfinite(x).all() for x in maps.values())
 
 
-def test_float32_parameters_compute_in_bfloat16():
-  image = jax.random.normal(jax.random.key(0), (1, 24, 24, 3))
-  low, full = outputs(tiny(dtype=jnp.bfloat16), image), outputs(tiny(), image)
-  for name, x in low.items():
-    assert x.dtype == jnp.bfloat16
-    np.testing.assert_allclose(x.astype(jnp.float32), full[name], atol=0.1)
-
-
 def test_windows_come_back_in_place():
   x = np.arange(2 * 6 * 9 * 2).reshape(2, 6, 9, 2)
   cut = windows.partition(x, 3)

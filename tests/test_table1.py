@@ -1,6 +1,7 @@
 """Table 1's command on a folder of pictures and a small network."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -140,6 +141,8 @@ def test_weights_are_given_by_generator():
   assert table1.parse_weights("a.npz", ("pixels", "dino", "plain")) == {
     "dino": "a.npz"
   }
+  home = table1.parse_weights("dino=~/a.npz", rows)
+  assert home == {"dino": os.path.expanduser("~/a.npz")}
   assert table1.parse_weights("dino=a.npz,mae=b.npz", rows) == {
     "dino": "a.npz",
     "mae": "b.npz",

@@ -100,17 +100,6 @@ def test_order_of_tokens_matters(tokens):
   assert change[2].max() > 1e-4
 
 
-def test_float32_parameters_compute_in_bfloat16(tokens):
-  model = tiny(dtype=jnp.bfloat16)
-  state = nnx.state(model, nnx.Param)
-  assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
-  low = features(model, tokens)
-  assert low.dtype == jnp.bfloat16
-  np.testing.assert_allclose(
-    low.astype(jnp.float32), features(tiny(), tokens), atol=0.1
-  )
-
-
 def test_dropout_acts_in_training_only(tokens):
   model = tiny(dropout=0.5)
   plain = features(model, tokens)

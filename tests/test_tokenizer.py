@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from sseg_jax.errors import InputError
-from sseg_jax.tokenizer import END, START, VOCAB_SIZE, Tokenizer, clean
+from sseg_jax.tokenizer import (
+  END,
+  START,
+  VOCAB_SIZE,
+  Tokenizer,
+  check_distinct,
+  clean,
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +82,16 @@ def test_a_row_must_hold_both_markers():
   assert Tokenizer(context_length=2)(["cat"]).tolist() == [[START, END]]
   with pytest.raises(InputError, match="context_length is 1"):
     Tokenizer(context_length=1)
+
+
+def test_names_that_become_one_are_told():
+  short = Tokenizer(context_length=8)
+  names = ("a very long name of a cat", "a very long name of a dog")
+  with pytest.raises(InputError, match="cat' and .*dog' are the same .* 8 tok"):
+    check_distinct(names, short(names))
+  check_distinct(names, Tokenizer(context_length=16)(names))
+  # Cut in one template alone, they still differ in the mean.
+  same, other = short([names[0], "dog"])
+  check_distinct(names, np.stack([same, same, same, other]))
+  with pytest.raises(InputError, match="'Cat' and 'cat'"):
+    check_distinct(("Cat", "cat"), short(["Cat", "cat"]))

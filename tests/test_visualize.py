@@ -21,8 +21,17 @@ def test_palette_is_black_for_background_and_distinct():
   np.testing.assert_array_equal(palette(20, has_background=False), colours[1:])
   apart = np.abs(colours[:, None].astype(int) - colours[None]).sum(-1)
   assert apart[~np.eye(21, dtype=bool)].min() > 60
-  with pytest.raises(InputError, match="300 classes"):
-    palette(300, has_background=True)
+
+
+def test_colours_of_many_classes_repeat():
+  for has_background in (True, False):
+    colours = palette(600, has_background=has_background)
+    assert colours[int(has_background) :].any(1).all()  # black is background's
+    few = palette(255, has_background=has_background)
+    np.testing.assert_array_equal(colours[:255], few)
+  labels = np.array([[0, 255, 256, 599]])
+  painted = visualize.colourize(labels, colours)
+  np.testing.assert_array_equal(painted[0], colours[labels[0]])
 
 
 def test_overlay_tints_classes_and_dims_the_background():
@@ -47,6 +56,38 @@ def test_palette_png_holds_the_labels(tmp_path):
     np.testing.assert_array_equal(np.asarray(image), labels)
     rgb = np.asarray(image.convert("RGB"))
   np.testing.assert_array_equal(rgb[25, 25], colours[1])
+
+
+@pytest.mark.parametrize("classes", [255, 256, 300])
+def test_labels_png_of_many_classes(tmp_path, classes):
+  labels = np.arange(classes, dtype=np.int32)[None].repeat(4, 0)
+  colours = palette(classes, has_background=False)
+  visualize.save_labels(tmp_path / "x.png", labels, colours)
+  with Image.open(tmp_path / "x.png") as image:
+    assert image.mode == ("P" if classes < 256 else "I;16")
+    np.testing.assert_array_equal(np.asarray(image), labels)
+
+
+def test_own_files_are_known(tmp_path):
+  image, labels = scene()
+  visualize.save(tmp_path / "a.png", image)
+  visualize.save_labels(
+    tmp_path / "b.png", labels, palette(3, has_background=True)
+  )
+  assert visualize.is_ours(tmp_path / "a.png")
+  assert visualize.is_ours(tmp_path / "b.png")
+  Image.fromarray(image).save(tmp_path / "c.png")
+  (tmp_path / "d.png").write_text("mine")
+  assert not any(visualize.is_ours(tmp_path / f"{n}.png") for n in "cde")
+
+
+def test_overlay_in_bands_is_the_same(monkeypatch):
+  image, labels = scene()
+  colours = palette(3, has_background=True)
+  whole = visualize.overlay(image, labels, colours, has_background=True)
+  monkeypatch.setattr(visualize, "_BAND_PIXELS", 7 * 90)
+  bands = visualize.overlay(image, labels, colours, has_background=True)
+  np.testing.assert_array_equal(whole, bands)
 
 
 def test_legend_grows_columns_and_cuts_long_names():

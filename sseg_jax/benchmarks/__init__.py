@@ -1,15 +1,16 @@
 """Readers of benchmarks, and the resolver of their specifications.
 
 A benchmark has `name`, `class_names` (without background), `has_background`,
-`__len__` and `__getitem__(i) -> Sample`; samples are read when asked for. With
-background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored.
+`split`, `__len__` and `__getitem__(i) -> Sample`; samples are read when asked
+for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored,
+or 65535 where there are more than 255 labels (`pictures.ignored_label`).
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sseg_jax import prompts
+from sseg_jax import files, prompts
 from sseg_jax.benchmarks.coco import CocoObject
 from sseg_jax.benchmarks.folder import Folder
 from sseg_jax.benchmarks.sample import Benchmark, Sample
@@ -61,7 +62,9 @@ def open_benchmark(
       found below `data_root`; `KIND=PATH`; `NAME=PATH` or just a path for a
       folder with `images/`, `labels/` and `classes.txt`.
     data_root: holds `VOCdevkit/` and `coco/`.
-    split: part of the data set; folders have none.
+    split: part of the data set: "train", "val" or another that it has. A
+      folder without splits is opened as a whole for "val", and the `split` of
+      the benchmark is then None; asking it for another is an InputError.
     class_names: instead of the data set's own, in label order.
 
   Returns:
@@ -69,11 +72,12 @@ def open_benchmark(
   """
   name, path = _name_and_path(spec)
   if name in KINDS:
-    root = Path(path) if path else Path(data_root) / KINDS[name]
+    default = Path(files.expand(data_root)) / KINDS[name]
+    root = Path(path) if path else default
     reader = CocoObject if name.startswith("coco") else Pascal
     benchmark: Benchmark = reader(root, kind=name, split=split)
   else:
-    benchmark = Folder(path, name=name)
+    benchmark = Folder(path, name=name, split=split)
   if class_names is not None:
     if len(class_names) != len(benchmark.class_names):
       raise InputError(
@@ -85,27 +89,74 @@ def open_benchmark(
   return benchmark
 
 
+def open_training(
+  spec: str,
+  scored: Benchmark,
+  data_root: str | os.PathLike = ".",
+  *,
+  split: str | None = None,
+  class_names: Sequence[str] | None = None,
+) -> Benchmark | None:
+  """Opens the pictures that a background threshold may be chosen on.
+
+  Args:
+    spec: of `scored`, as for `open_benchmark`.
+    scored: the benchmark that the threshold is for.
+    data_root: as for `open_benchmark`.
+    split: None takes "train" where there is one.
+    class_names: as for `open_benchmark`.
+
+  Returns:
+    None without background, or without other labelled pictures than those that
+    are scored; InputError instead if `split` asks for them by name.
+  """
+  if not scored.has_background:
+    return None
+  if split is None and scored.split in (None, "train"):
+    return None
+  try:
+    return open_benchmark(
+      spec, data_root, split=split or "train", class_names=class_names
+    )
+  except InputError:
+    if split is not None:
+      raise
+    return None
+
+
 def class_list(name_or_path: str) -> tuple[str, ...]:
   """Names of a list of `prompts.CLASS_NAMES`, or read from a file.
 
-  A first line `background` in the file is dropped, as folders have it.
+  A first line `background` in the file is dropped, as folders have it, however
+  it is written there.
   """
   if name_or_path in prompts.CLASS_NAMES:
     return prompts.CLASS_NAMES[name_or_path]
-  names = prompts.read_class_list(name_or_path)
-  return names[1:] if names[0] == "background" else names
+  path = files.expand(name_or_path)
+  return prompts.without_background(prompts.read_class_list(path), path)[0]
 
 
 def _name_and_path(spec: str) -> tuple[str, str]:
-  name, equals, path = spec.partition("=")
-  if equals:
-    if not name or not path:
-      raise InputError(f"benchmark {spec!r}: give NAME=PATH")
-    return name, path
   if spec in KINDS:
     return spec, ""
-  if not Path(spec).is_dir():
+  whole = Path(files.expand(spec))
+  if _is_dir(whole):  # which may have "=" in its name
+    return whole.resolve().name, str(whole)
+  name, equals, path = spec.partition("=")
+  if not equals:
     raise InputError(
       f"benchmark {spec!r} is neither a folder nor one of {', '.join(KINDS)}"
     )
-  return Path(spec).resolve().name, spec
+  if not name or not path:
+    raise InputError(f"benchmark {spec!r}: give NAME=PATH")
+  if not name.isprintable() or "/" in name or os.sep in name:
+    # Results are files with this name.
+    raise InputError(f"benchmark {spec!r}: {name!r} cannot name a file")
+  return name, files.expand(path)
+
+
+def _is_dir(path: Path) -> bool:
+  try:
+    return path.is_dir()
+  except (OSError, ValueError):  # too long a name, or NUL in it
+    return False

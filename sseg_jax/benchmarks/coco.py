@@ -1,18 +1,29 @@
 """COCO-Object: the 80 object classes of COCO as semantic masks."""
 
-import json
+import collections
+import dataclasses
 import os
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool, Float, Int
-
 from sseg_jax import pictures
+from sseg_jax.benchmarks import alignment, coco_json, lookup
+from sseg_jax.benchmarks.coco_masks import decompress_counts, segmentation_mask
 from sseg_jax.benchmarks.sample import Sample, without_background
 from sseg_jax.errors import InputError
 from sseg_jax.prompts import CLASS_NAMES
 
+__all__ = ["CocoObject", "decompress_counts", "segmentation_mask"]
+
 _SUFFIX = "_instanceTrainIds.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+  """One picture, and either its label map or masks to paint."""
+
+  id: str
+  picture: Path
+  truth: Path | coco_json.Masks
 
 
 class CocoObject:
@@ -25,6 +36,11 @@ class CocoObject:
   instances overlap, the smaller one wins here (larger areas are painted first),
   and crowd regions are painted as their class before all single instances.
   Either way no pixel is ignored unless the background is left out.
+
+  Masks have the size of the picture. Where the JSON says another `width` and
+  `height`, they are scaled if the ratio is the same. Where the photo has an
+  EXIF orientation, `alignment` says how the masks lie; what cannot be known is
+  refused.
   """
 
   def __init__(
@@ -36,168 +52,150 @@ class CocoObject:
       root: the folder `coco`.
       kind: "coco", or "coco80" to leave the background out of the score.
       split: "val" or "train"; a year other than 2017 is written out, "val2014".
+
+    Raises:
+      InputError: a file is missing or malformed, or labels do not fit their
+        picture. Files are opened only as far as that needs.
     """
     self.name = kind
+    self.split: str | None = split
     self.class_names = CLASS_NAMES["coco"]
     self.has_background = kind == "coco"
     split = split if split[-1:].isdigit() else f"{split}2017"
     root = Path(root)
     places = (root / split, root / "images" / split)
-    self._images = next((path for path in places if path.is_dir()), places[0])
-    if not self._images.is_dir():
+    images = next((path for path in places if path.is_dir()), places[0])
+    if not images.is_dir():
       raise InputError(
         f"{places[0]}: no such folder (nor {places[1]}); give the folder coco"
         " with the images of the split in it"
       )
-    self._maps = root / "annotations" / split
-    maps = sorted(self._maps.glob(f"*{_SUFFIX}"))
-    self._instances: dict[str, list] = {}
+    maps = sorted((root / "annotations" / split).glob(f"*{_SUFFIX}"))
     if maps:
-      self._files = [f"{path.name.removesuffix(_SUFFIX)}.jpg" for path in maps]
+      self._items = _mapped(images, maps)
     else:
-      self._files = self._read(root / "annotations" / f"instances_{split}.json")
-    for file in self._files:
-      if not (self._images / file).is_file():
-        raise InputError(
-          f"{self._images / file}: this annotated picture is missing; complete"
-          " the folder or shorten the annotations"
-        )
-
-  def _read(self, path: Path) -> list[str]:
-    """Reads the instances; returns the files in order of their ids."""
-    try:
-      data = json.loads(path.read_bytes())
-      categories = {c["id"]: c["name"] for c in data["categories"]}
-      images = sorted(data["images"], key=lambda image: image["id"])
-      annotations = data["annotations"]
-    except OSError as error:
-      raise InputError(
-        f"{path}: cannot be read, and {self._maps} holds no *{_SUFFIX};"
-        " one of them is needed"
-      ) from error
-    except (ValueError, KeyError, TypeError) as error:
-      raise InputError(
-        f"{path}: not COCO's instance format ({error!r}); download it again"
-      ) from error
-    if not images:
-      raise InputError(f"{path}: lists no images; choose another split")
-    labels = {name: i + 1 for i, name in enumerate(self.class_names)}
-    unknown = sorted(set(categories.values()) - set(labels))
-    if unknown:
-      raise InputError(
-        f"{path}: category {unknown[0]!r} is not one of COCO's 80; use a folder"
-        " benchmark for other classes"
-      )
-    files = {image["id"]: image["file_name"] for image in images}
-    self._instances = {file: [] for file in files.values()}
-    for a in annotations:
-      if a["image_id"] in files:
-        label = labels[categories[a["category_id"]]]
-        self._instances[files[a["image_id"]]].append((label, a))
-    return list(files.values())
+      path = root / "annotations" / f"instances_{split}.json"
+      self._items = _annotated(root, images, path, self.class_names)
 
   def __len__(self) -> int:
     """Number of pictures of the split."""
-    return len(self._files)
+    return len(self._items)
 
   def __getitem__(self, index: int) -> Sample:
     """Reads a picture and reads or paints its labels."""
-    file = self._files[index]
-    key = Path(file).stem
-    image = pictures.read_image(self._images / file)
-    if file in self._instances:
-      labels = _paint(self._instances[file], image.shape[:2], file)
+    item = self._items[index]
+    image = pictures.read_image(item.picture)
+    size = image.shape[:2]
+    if isinstance(item.truth, coco_json.Masks):
+      turn = _turn(item.truth, alignment.photo(item.picture))
+      labels = item.truth.paint(alignment.canvas(size, turn))
+      labels = alignment.fit(labels, turn, size)
     else:
-      labels = pictures.read_labels(
-        self._maps / f"{key}{_SUFFIX}",
+      labels = alignment.read_labels(
+        item.truth,
+        item.picture,
         max_label=len(self.class_names),
-        size=image.shape[:2],
+        size=size,
       )
     if not self.has_background:
       labels = without_background(labels)
-    return Sample(key, image, labels)
+    return Sample(item.id, image, labels)
 
 
-def _paint(
-  instances: list, size: tuple[int, int], file: str
-) -> Int[np.ndarray, "h w"]:
-  labels = np.zeros(size, np.int32)
-  ordered = sorted(
-    instances, key=lambda it: (not it[1].get("iscrowd", 0), -it[1]["area"])
-  )
-  for label, annotation in ordered:
-    try:
-      mask = segmentation_mask(annotation["segmentation"], size)
-    except (ValueError, KeyError, TypeError) as error:
+def _turn(masks: coco_json.Masks, photo: alignment.Photo) -> int:
+  return alignment.turn_of(masks.size, photo, place=masks.place, scalable=True)
+
+
+def _mapped(images: Path, maps: list[Path]) -> list[_Item]:
+  """The pictures of GroupViT's label maps."""
+  listed = lookup.Pictures(images)
+  items = []
+  for path in maps:
+    stem = path.name.removesuffix(_SUFFIX)
+    picture = listed.find(stem)
+    if picture is None:
       raise InputError(
-        f"{file}: annotation {annotation.get('id')} is broken ({error});"
-        " download the annotations again"
-      ) from error
-    labels[mask] = label
-  return labels
+        f"{images}: the annotated picture '{stem}.jpg' is missing; complete the"
+        " folder or shorten the annotations"
+      )
+    items.append(_Item(stem, picture, path))
+  alignment.check_pairs(
+    (item.picture, path) for item, path in zip(items, maps, strict=True)
+  )
+  known = {item.picture for item in items}
+  bare = sorted(
+    path.name
+    for path in images.iterdir()
+    if pictures.has_suffix(path) and path not in known
+  )
+  if bare:
+    lookup.tell(
+      f"{images}: {len(bare)} pictures are left out, since"
+      f" {maps[0].parent} has no label maps of them: {lookup.named(bare)}"
+    )
+  return items
 
 
-def segmentation_mask(
-  segmentation: list | dict, size: tuple[int, int]
-) -> Bool[np.ndarray, "h w"]:
-  """Mask of one COCO segmentation: polygons, or run lengths in either form.
+def _annotated(
+  root: Path, images: Path, path: Path, class_names: tuple[str, ...]
+) -> list[_Item]:
+  """The pictures of COCO's own annotations."""
+  all_masks = coco_json.read(path, class_names)
+  found = _find(root, images, [masks.file_name for masks in all_masks])
+  stems = collections.Counter(picture.stem for picture in found)
+  items = []
+  for masks, picture in zip(all_masks, found, strict=True):
+    name = masks.file_name.replace("\\", "/")
+    unique = stems[picture.stem] == 1
+    key = picture.stem if unique else os.path.splitext(name)[0]
+    items.append(_Item(key, picture, masks))
+  alignment.check_all(
+    lambda pair: _turn(pair[0], alignment.photo(pair[1])),
+    zip(all_masks, found, strict=True),
+  )
+  if not any(masks.instances for masks in all_masks):
+    raise InputError(
+      f"{path}: no annotation has a mask, so that everything would be"
+      " background; give annotations with a segmentation"
+    )
+  return items
 
-  A polygon holds the pixels whose centre is inside, by the even-odd rule;
-  COCO's own rasteriser can differ from this by a pixel at edges. ValueError if
-  run lengths do not fill the picture.
+
+def _find(root: Path, images: Path, names: list[str]) -> list[Path]:
+  """The files that `file_name` means.
+
+  They are sought below the folder of the split, below `coco` and its `images/`,
+  and at last by the name alone in the folder of the split, since many programs
+  write other folders in front; with another suffix, if there is but one such.
   """
-  h, w = size
-  if isinstance(segmentation, list):
-    mask = np.zeros(size, bool)
-    for polygon in segmentation:
-      mask |= _inside(np.asarray(polygon, float).reshape(-1, 2), size)
-    return mask
-  counts = segmentation["counts"]
-  if isinstance(counts, str):
-    counts = decompress_counts(counts)
-  if tuple(segmentation["size"]) != (h, w) or sum(counts) != h * w:
-    raise ValueError(f"run lengths are not for {w}x{h} pixels")
-  values = np.arange(len(counts)) % 2 == 1
-  return np.repeat(values, counts).reshape(w, h).T  # runs go down columns
-
-
-def _inside(
-  polygon: Float[np.ndarray, "v 2"], size: tuple[int, int]
-) -> Bool[np.ndarray, "h w"]:
-  h, w = size
-  x, y = polygon.T
-  x2, y2 = np.roll(x, -1), np.roll(y, -1)
-  centres = np.arange(h) + 0.5
-  crosses = (y[:, None] <= centres) != (y2[:, None] <= centres)
-  edge, row = np.nonzero(crosses)
-  share = (centres[row] - y[edge]) / (y2[edge] - y[edge])
-  at = x[edge] + share * (x2[edge] - x[edge])
-  # The first pixel whose centre is right of the crossing.
-  column = np.clip(np.ceil(at - 0.5), 0, w).astype(int)
-  toggles = np.zeros((h, w + 1), int)
-  np.add.at(toggles, (row, column), 1)
-  return np.cumsum(toggles, axis=1)[:, :w] % 2 == 1
-
-
-def decompress_counts(text: str) -> list[int]:
-  """Decodes COCO's compressed run lengths.
-
-  Each number is a run of characters that carry five bits each, lowest first,
-  with 0x20 for "more follow"; bit 0x10 of the last is the sign. From the fourth
-  on, numbers are differences to the one before the last (pycocotools,
-  common/maskApi.c, rleFrString).
-  """
-  counts: list[int] = []
-  value = shift = 0
-  for character in text:
-    bits = ord(character) - 48
-    value |= (bits & 0x1F) << shift
-    shift += 5
-    if not bits & 0x20:
-      if bits & 0x10:
-        value -= 1 << shift
-      if len(counts) > 2:
-        value += counts[-2]
-      counts.append(value)
-      value = shift = 0
-  return counts
+  listed = lookup.Pictures(images)
+  found: list[Path] = []
+  missing = []
+  for name in names:
+    relative = name.replace("\\", "/")
+    whole = (base / relative for base in (images, root, root / "images"))
+    path = next(filter(lookup.is_file, whole), None)
+    if path is None:
+      last = relative.rsplit("/", 1)[-1]
+      alone = images / last
+      stem = os.path.splitext(last)[0] if pictures.has_suffix(last) else last
+      path = alone if lookup.is_file(alone) else listed.find(stem)
+    if path is None:
+      missing.append(name)
+    else:
+      found.append(path)
+  if missing:
+    more = f" ({len(missing) - 1} more like this)" if missing[1:] else ""
+    raise InputError(
+      f"{images}: the annotated picture {missing[0]!r} is missing; complete"
+      f" the folder or shorten the annotations{more}"
+    )
+  owner: dict[Path, str] = {}
+  for name, path in zip(names, found, strict=True):
+    first = owner.setdefault(path, name)
+    if first is not name:
+      raise InputError(
+        f"{path}: is meant by two images, {first!r} and {name!r}; keep one, or"
+        " keep the folders that tell them apart"
+      )
+  return found

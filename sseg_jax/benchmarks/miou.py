@@ -7,17 +7,18 @@ dropped, counts are summed over all images, then divided once.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from sseg_jax.pictures import IGNORED
-from sseg_jax.scoring import effective_threshold
+from sseg_jax.background import effective_threshold
+from sseg_jax.pictures import check_labels, ignored_label
 
 
 class Confusion:
   """Counts of (label, prediction) pairs over any number of images.
 
   `counts[i, j]` are pixels of label i predicted as j. Predictions that are no
-  class go to the last column: they miss their label but join no class.
+  class go to the last column: they miss their label but join no class, as in
+  mmsegmentation, whose histograms leave them out.
   """
 
   def __init__(self, classes: int):
@@ -27,9 +28,12 @@ class Confusion:
   def add(
     self, labels: Int[np.ndarray, "h w"], predictions: Int[np.ndarray, "h w"]
   ) -> None:
-    """Counts one image; labels of 255 are dropped."""
+    """Counts one image; labels that are `pictures.ignored_label` are dropped.
+
+    InputError for any other label that is no class: it has no row.
+    """
     c = len(self.counts)
-    kept = labels != IGNORED
+    kept = _labelled(labels, c)
     labels, predictions = labels[kept], predictions[kept]
     inside = (predictions >= 0) & (predictions < c)
     pairs = labels.astype(np.int64) * (c + 1) + np.where(inside, predictions, c)
@@ -52,6 +56,14 @@ class Confusion:
     return 100 * float(np.trace(self.counts) / total) if total else float("nan")
 
 
+def _labelled(
+  labels: Int[np.ndarray, "h w"], count: int
+) -> Bool[np.ndarray, "h w"]:
+  """Which pixels count; InputError for labels that are not 0..count-1."""
+  check_labels(labels, count - 1, "labels of a benchmark")
+  return labels != ignored_label(count)
+
+
 def mean_iou(iou: Float[np.ndarray, "c"]) -> float:
   """Mean in 0..100 over classes that are not NaN; NaN if all are."""
   return (
@@ -70,7 +82,8 @@ class ThresholdConfusions:
     """Starts from zero; `classes` is without background."""
     self.thresholds = np.unique(np.asarray(thresholds, np.float64))
     t = len(self.thresholds)
-    self._counts = np.zeros((classes + 1, classes, t + 1), np.int64)
+    # As in `Confusion`, the last column is for what is no class.
+    self._counts = np.zeros((classes + 1, classes + 1, t + 1), np.int64)
 
   def add(
     self,
@@ -78,15 +91,25 @@ class ThresholdConfusions:
     best: Float[np.ndarray, "h w"],
     index: Int[np.ndarray, "h w"],
   ) -> None:
-    """Counts one image from the winning score and class of each pixel."""
+    """Counts one image from the winning score and class of each pixel.
+
+    Labels and classes out of range are treated as `Confusion.add` does.
+    """
     bounds = effective_threshold(best, self.thresholds)
-    kept = labels != IGNORED
+    rows, columns, t = self._counts.shape
+    kept = _labelled(labels, rows)
     passed = np.searchsorted(bounds, best[kept], side="right")
-    _, c, t = self._counts.shape
-    pairs = (labels[kept].astype(np.int64) * c + index[kept]) * t + passed
+    index = index[kept]
+    none = columns - 1
+    index = np.where((index >= 0) & (index < none), index, none)
+    pairs = (labels[kept].astype(np.int64) * columns + index) * t + passed
     self._counts += np.bincount(pairs, minlength=self._counts.size).reshape(
       self._counts.shape
     )
+
+  def curve(self) -> list[tuple[float, float]]:
+    """Returns (threshold, mIoU in 0..100 or NaN), ascending by threshold."""
+    return [(float(t), self.at(t).mean_iou()) for t in self.thresholds]
 
   def at(self, threshold: float) -> Confusion:
     """Returns the confusion at one of the thresholds, background being 0."""
@@ -96,6 +119,6 @@ class ThresholdConfusions:
     j = int(found[0])
     confusion = Confusion(len(self._counts))
     # Pixels that passed more than j thresholds passed the j-th.
-    confusion.counts[:, 1:-1] = self._counts[:, :, j + 1 :].sum(-1)
+    confusion.counts[:, 1:] = self._counts[:, :, j + 1 :].sum(-1)
     confusion.counts[:, 0] = self._counts[:, :, : j + 1].sum((1, 2))
     return confusion

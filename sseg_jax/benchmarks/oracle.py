@@ -24,14 +24,17 @@ from sseg_jax.pseudo_masks.generator import PseudoMasks
 
 
 def oracle_labels(
-  segments: Int[np.ndarray, "sh sw"], labels: Int[np.ndarray, "h w"]
+  segments: Int[np.ndarray, "sh sw"],
+  labels: Int[np.ndarray, "h w"],
+  ignored: int = pictures.IGNORED,
 ) -> Int[np.ndarray, "h w"]:
   """Gives each segment the class that most of its labelled pixels have.
 
   Args:
     segments: which segment each cell belongs to, any numbers; resized to the
       truth's size by torch's "nearest" (source index floor(target * in / out)).
-    labels: the truth, 255 ignored.
+    labels: the truth.
+    ignored: label of pixels that do not count.
 
   Returns:
     int32 predictions at the truth's size. Of equally frequent classes the lower
@@ -42,7 +45,7 @@ def oracle_labels(
   columns = np.arange(w) * segments.shape[1] // w
   numbers, flat = np.unique(segments, return_inverse=True)
   index = flat.reshape(segments.shape)[rows[:, None], columns]  # [h, w]
-  seen = labels != pictures.IGNORED
+  seen = labels != ignored
   classes = int(labels[seen].max(initial=0)) + 1
   pairs = index[seen] * classes + labels[seen]
   counts = np.bincount(pairs, minlength=len(numbers) * classes)
@@ -81,7 +84,7 @@ def score(
     progress: gets the number of finished pictures and of all.
 
   Returns:
-    The dictionary of `evaluate.evaluate`, with no templates and no threshold,
+    The dictionary of `evaluation.evaluate`, with no templates and no threshold,
     `masks_per_image`: the mean number of segments, and `mIoU_seeds`: that of
     each seed. What else depends on the seed is the first one's, and `mIoU` the
     mean.
@@ -98,6 +101,7 @@ def score(
   if benchmark.has_background:
     names = ("background", *names)
   confusions = [Confusion(len(names)) for _ in range(seeds)]
+  ignored = pictures.ignored_label(len(names))
   indices = spread(len(benchmark), max_images)
   # Only clustering depends on the key: whatever comes before it is shared.
   generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))
@@ -121,7 +125,8 @@ def score(
     masks += int(valid[0, : len(batch)].sum())
     for i, (_, _, sample) in enumerate(batch):
       for confusion, found in zip(confusions, segments[:, i], strict=True):
-        confusion.add(sample.labels, oracle_labels(found, sample.labels))
+        predicted = oracle_labels(found, sample.labels, ignored)
+        confusion.add(sample.labels, predicted)
       if observe:
         observe(sample, segments[0, i])
     done += len(batch)

@@ -31,7 +31,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
   """One line for each benchmark."""
   rows = []
   for name, r in results.items():
-    best = r.get("best_threshold")
+    choice = r.get("threshold_choice")
+    other = choice and choice["without_labels"]
     rows.append(
       (
         name,
@@ -39,9 +40,10 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         _number(r["pixel_accuracy"]),
         str(r["images"]),
         f"{r['images_per_second']:.2f}",
-        "-" if r["threshold"] is None else f"{r['threshold']:g}",
+        "-" if r["threshold"] is None else f"{r['threshold']:.3g}",
         r["threshold_source"] or "-",
-        f"{best['mIoU']:.2f} at {best['threshold']:g}" if best else "-",
+        f"{choice['mIoU']:.2f}" if choice else "-",
+        f"{other['mIoU']:.2f} at {other['threshold']:.3g}" if other else "-",
       )
     )
   header = (
@@ -52,7 +54,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     "images/s",
     "threshold",
     "from",
-    "best of sweep",
+    "mIoU there",
+    "and without labels",
   )
   return table(header, rows)
 
@@ -74,6 +77,9 @@ def draw(
 ) -> None:
   """Writes `predictions_<name>.png` and, with background, `curve_<name>.png`.
 
+  The scores are worth more than these: what cannot be drawn or written is told
+  in one line, and the rest goes on.
+
   Args:
     out: an existing folder.
     benchmark: what was evaluated.
@@ -85,7 +91,10 @@ def draw(
     picture = visualize.grid(
       rows, benchmark.class_names, has_background=benchmark.has_background
     )
-    visualize.save(out / f"predictions_{name}.png", picture)
+    try:
+      visualize.save(out / f"predictions_{name}.png", picture)
+    except InputError as error:
+      print(f"no pictures of {name}: {error}", file=sys.stderr)
   if benchmark.has_background:
     points = result["curve"]
     x = [point["threshold"] for point in points]
@@ -100,8 +109,7 @@ def draw(
         y="mIoU",
         mark=(t, result["mIoU"], f"{result['mIoU']:.2f} at {t:g}"),
       )
-    except InputError as error:
-      # The scores are worth more than the curve: go on without it.
+    except (InputError, OSError) as error:
       print(f"no curve of {name}: {error}", file=sys.stderr)
 
 
@@ -115,13 +123,14 @@ def masks(
     rows: order of the columns.
     cell: height and width of a picture here, its ratio dropped.
   """
-  colours = palette(64, has_background=False)
+  # Of more segments than 255, some share a colour.
+  colours = palette(255, has_background=False)
   lines = []
   for sample, found in samples.values():
     image = _nearest(sample.image, cell)
     parts = [image]
     for row in rows:
-      labels = _nearest(found[row], cell)
+      labels = _nearest(found[row], cell) % len(colours)
       parts.append(
         visualize.overlay(image, labels, colours, has_background=False)
       )

@@ -13,7 +13,7 @@ class Sample:
 
   id: str
   image: UInt8[np.ndarray, "h w 3"]
-  labels: Int[np.ndarray, "h w"]  # 255 ignored
+  labels: Int[np.ndarray, "h w"]  # `pictures.ignored_label` is ignored
 
 
 @runtime_checkable
@@ -23,6 +23,7 @@ class Benchmark(Protocol):
   name: str
   class_names: tuple[str, ...]  # without background
   has_background: bool  # labels 0 background and 1..c, else 0..c-1
+  split: str | None  # as asked for; None if the data set has no splits
 
   def __len__(self) -> int:
     """Number of samples."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import benchmarks, visualize
+from sseg_jax import benchmarks, files, visualize
 from sseg_jax.benchmarks import oracle, report
 from sseg_jax.benchmarks.table1_rows import (
   GROUPS,
@@ -153,7 +153,7 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
         f"weights={text}: the rows have {len(networks)} networks; give each its"
         " own, as " + ",".join(f"{name}=PATH" for name in sorted(networks))
       )
-    return dict.fromkeys(networks, text)
+    return dict.fromkeys(networks, files.expand(text))
   found = {}
   for part in filter(None, text.split(",")):
     name, _, source = part.partition("=")
@@ -162,7 +162,7 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
         f"weights: {part!r} is not GENERATOR=PATH of one of"
         f" {', '.join(sorted(networks)) or 'no network'}"
       )
-    found[name] = source
+    found[name] = files.expand(source)
   return found
 
 
@@ -272,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for spec in benchmarks.parse_specs(flags.benchmarks)
   ]
   if flags.out:
+    flags.out = Path(files.expand(flags.out))
     try:
       flags.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -65,10 +65,12 @@ def random_crop(size, seed, *, scale, ratio, flip) -> Crop:
   found = tf.reduce_any(fits)
   h = tf.where(found, heights[first], central_h)
   w = tf.where(found, widths[first], central_w)
-  # A place among the height - h + 1 possible ones; the centre for the fallback.
-  y, x = tf.where(found, u[-3], 0.5), tf.where(found, u[-2], 0.5)
-  top = tf.minimum(tf.floor(y * (height - h + 1)), height - h)
-  left = tf.minimum(tf.floor(x * (width - w + 1)), width - w)
+
+  def place(u, free):  # one of free + 1 places; the fallback lies at free // 2
+    random = tf.minimum(tf.floor(u * (free + 1)), free)
+    return tf.where(found, random, tf.floor(free / 2))
+
+  top, left = place(u[-3], height - h), place(u[-2], width - w)
   return Crop(tf.stack([top, left, h, w]), size, u[-1] < flip)
 
 

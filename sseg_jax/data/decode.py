@@ -11,7 +11,13 @@ from sseg_jax.data import import_tensorflow
 def image(data):
   """Decodes JPEG, PNG, GIF or BMP bytes to uint8 [h,w,3]."""
   tf = import_tensorflow()
-  picture = tf.io.decode_image(data, channels=3, expand_animations=False)
+  picture = tf.cond(
+    tf.io.is_jpeg(data),
+    # Pillow's method, so that training sees the very pixels that evaluation and
+    # prediction see. The default is up to 16 levels off.
+    lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+    lambda: tf.io.decode_image(data, 3, expand_animations=False),
+  )
   return tf.ensure_shape(picture, [None, None, 3])
 
 

@@ -125,15 +125,18 @@ class Projection(nnx.Module):
     Args:
       x: features, one or several of each example.
       train: a batch norm takes the batch's statistics and updates its own.
-      valid: the examples that count for these statistics; None for all.
+      valid: the examples that count for these statistics; None for all. The
+        others are read as zeros.
     """
+    mask = None
+    if valid is not None:
+      valid = valid.reshape(-1, *(1,) * (x.ndim - 1))
+      # NaN in one that does not count would pass into every gradient.
+      x = jnp.where(valid, x, 0)
+      # Of a batch without any valid example, all: no mean is over nothing.
+      mask = valid | ~valid.any()
     x = self.fc1(x)
     if isinstance(self.norm, nnx.BatchNorm):
-      mask = None
-      if valid is not None:
-        # Of a batch without any valid example, all: no mean is over nothing.
-        mask = valid | ~valid.any()
-        mask = mask.reshape(-1, *(1,) * (x.ndim - 1))
       x = self.norm(x, use_running_average=not train, mask=mask)
     elif self.norm is not None:
       x = self.norm(x)

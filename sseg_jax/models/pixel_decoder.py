@@ -6,6 +6,7 @@ TransformerEncoderPixelDecoder).
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -18,11 +19,18 @@ from sseg_jax.models.transformer import EncoderLayer, sine_positions
 
 
 def upsample_nearest(x: Array, height: int, width: int) -> Array:
-  """Repeats cells of [b,h,w,c] until it is [b,height,width,c]."""
-  factor_y, factor_x = height // x.shape[1], width // x.shape[2]
-  if (x.shape[1] * factor_y, x.shape[2] * factor_x) != (height, width):
-    raise ValueError(f"{x.shape[1:3]} does not divide {(height, width)}")
-  return jnp.repeat(jnp.repeat(x, factor_y, 1), factor_x, 2)
+  """Resizes [b,h,w,c] to [b,height,width,c] by torch's "nearest".
+
+  The source index is floor(target * in / out): where the size is a multiple,
+  each cell is repeated.
+  """
+  for axis, out in ((1, height), (2, width)):
+    size = x.shape[axis]
+    if out % size:
+      x = jnp.take(x, np.arange(out) * size // out, axis=axis)
+    else:
+      x = jnp.repeat(x, out // size, axis)
+  return x
 
 
 class ConvNorm(nnx.Module):

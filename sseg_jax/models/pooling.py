@@ -127,8 +127,9 @@ def place(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
     center = (profile * line[None, None]).sum(-1) / (cells + 1e-6)
     angles = center[..., None] * (jnp.pi * jnp.arange(1, 5))[None, None]
     parts += [jnp.cos(angles), jnp.sin(angles)]
-  size = 2 * jnp.sqrt(cells / (h * w))[..., None]
   exists = (cells > 0)[..., None]
+  # The gradient of a root is infinite at zero.
+  size = 2 * jnp.sqrt(jnp.where(cells > 0, cells, 1) / (h * w))[..., None]
   return jnp.where(exists, jnp.concatenate([*parts, size], -1), 0)
 
 

@@ -64,7 +64,7 @@ def test_contrastive_and_its_gradients():
     np.testing.assert_allclose(mine, tensor.grad.numpy(), **TOLERANCE)
 
 
-@pytest.mark.parametrize("label_size", [(16, 24), (21, 17), (8, 12)])
+@pytest.mark.parametrize("label_size", [(21, 17), (8, 12)])
 def test_mask_loss_and_its_gradient(label_size):
   rng = np.random.default_rng(1)
   layers, b, n, k, h, w = 2, 3, 6, 3, 8, 12
@@ -113,12 +113,11 @@ def test_mask_loss_and_its_gradient(label_size):
   np.testing.assert_allclose(gradient, tensor.grad.numpy(), **TOLERANCE)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_costs_assignment_and_losses_are_maskformer_s(seed):
+def test_costs_assignment_and_losses_are_maskformer_s():
   """Against transformers' MaskFormerHungarianMatcher and MaskFormerLoss."""
   pytest.importorskip("transformers")
-  rng = np.random.default_rng(seed)
-  b, n, k = 3, 12, 5
+  rng = np.random.default_rng(0)
+  b, n, k = 8, 12, 5
   logits = (4 * rng.normal(size=(b, n, 12, 16))).astype(np.float32)
   labels = rng.integers(0, k + 1, (b, 6, 8)).repeat(8, 1).repeat(8, 2)
   valid = np.array([[(one == j).any() for j in range(k)] for one in labels])
@@ -158,31 +157,6 @@ def test_costs_assignment_and_losses_are_maskformer_s(seed):
   for name in ("dice", "focal"):
     np.testing.assert_allclose(metrics[name], theirs[name], rtol=1e-5)
   np.testing.assert_allclose(gradient, theirs["gradient"], **TOLERANCE)
-
-
-def test_class_loss_and_its_gradient():
-  rng = np.random.default_rng(2)
-  logits = rng.normal(size=(2, 5, 4)).astype(np.float32)  # 3 classes
-  index = np.array([[4, 0, 2], [1, 3, 0]])
-  valid = np.array([[1, 0, 1], [1, 1, 1]], bool)
-  target = np.full((2, 5), 3)
-  for i, j in zip(*np.nonzero(valid), strict=True):
-    target[i, index[i, j]] = j
-  tensor = _tensor(logits)
-  expected = functional.cross_entropy(
-    tensor.flatten(0, 1),
-    torch.tensor(target).flatten(),
-    weight=torch.tensor([1.0, 1.0, 1.0, 0.1]),
-  )
-  expected.backward()
-  value, gradient = jax.value_and_grad(losses.class_loss)(
-    jnp.asarray(logits),
-    jnp.asarray(index),
-    jnp.asarray(valid),
-    jnp.ones(2, bool),
-  )
-  np.testing.assert_allclose(value, expected.item(), **TOLERANCE)
-  np.testing.assert_allclose(gradient, tensor.grad.numpy(), **TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [(14, 28), (56, 56), (9, 31), (5, 3), (7, 14)])

@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from sseg_jax import matching
-
-optimize = pytest.importorskip("scipy.optimize")
-
-PROBLEMS = 10_000
 
 
 def _match(cost, valid):
@@ -33,10 +30,26 @@ def _problems(kind: str, size: int, k: int, n: int):
     ),
     "equal": lambda: np.full(shape, 7.0),
     "duplicates": lambda: np.repeat(rng.uniform(size=(size, 1, n)), k, 1),
-    "huge range": lambda: 10 ** rng.uniform(-6, 6, shape),
-    "negative": lambda: rng.normal(size=shape) * 1e3,
+    "huge range": lambda: 10 ** rng.uniform(-30, 30, shape),
+    "any scale": lambda: (
+      rng.normal(size=shape) * 10 ** rng.uniform(-33, 37, (size, 1, 1))
+    ),
+    "offset": lambda: (
+      rng.uniform(size=shape) + 10 ** rng.uniform(-6, 6, (size, k, 1))
+    ),
+    "forbidden": lambda: np.where(
+      rng.uniform(size=shape) < 0.2,
+      10 ** rng.uniform(6, 30, shape),
+      rng.uniform(size=shape),
+    ),
+    # Never two in a row or column, so that an assignment without them exists.
     "infinite": lambda: np.where(
-      rng.uniform(size=shape) < 0.4, np.inf, rng.uniform(size=shape)
+      (
+        np.arange(n) - np.arange(k)[:, None]
+        == rng.integers(n, size=(size, 1, 1))
+      ),
+      np.inf,
+      rng.uniform(size=shape) * 10 ** rng.uniform(-33, 37, (size, 1, 1)),
     ),
   }
   return make[kind]().astype(np.float32)
@@ -51,32 +64,33 @@ def _problems(kind: str, size: int, k: int, n: int):
     "equal",
     "duplicates",
     "huge range",
-    "negative",
+    "any scale",
+    "offset",
+    "forbidden",
     "infinite",
   ],
 )
 def test_match_costs_what_scipy_s_assignment_costs(kind):
-  size, k, n = PROBLEMS // 8, 6, 9
+  size, k, n = 1000, 6, 9
   cost = _problems(kind, size, k, n)
-  valid = np.random.default_rng(0).uniform(size=(size, k)) < 0.8
-  valid[: size // 2] = True
-  index = np.asarray(_match(cost, valid))
+  index = np.asarray(_match(cost, np.ones((size, k), bool)))
   assert all(len(set(row)) == k for row in index.tolist())
 
-  # Scipy refuses infinite costs where no finite assignment exists; both sides
-  # are compared under the same large stand-in, exact in float64.
-  stand_in = np.where(np.isfinite(cost), cost, 1e3).astype(np.float64)
-  for c, v, mine in zip(stand_in, valid, index, strict=True):
-    rows, columns = optimize.linear_sum_assignment(c[v])
-    expected = c[v][rows, columns].sum()
-    got = c[v, mine[v]].sum()
-    scale = np.abs(c[v]).max(initial=0) if kind == "huge range" else 0
-    assert got == pytest.approx(expected, rel=1e-6, abs=1e-6 * scale)
+  for c, mine in zip(cost.astype(np.float64), index, strict=True):
+    _check(c, mine)
+
+
+def _check(cost, mine):
+  """Compares the sums' excess over each row's least cost, in float64."""
+  excess = cost - cost.min(1, keepdims=True)
+  expected = excess[optimize.linear_sum_assignment(cost)].sum()
+  got = excess[np.arange(len(mine)), mine].sum()
+  # Over sixty decades ours is sometimes below scipy's.
+  assert got <= expected * (1 + 1e-6)
 
 
 def test_match_at_the_size_of_training():
   cost = np.random.default_rng(2).uniform(size=(48, 8, 64)).astype(np.float32)
   index = np.asarray(_match(cost, np.ones((48, 8), bool)))
-  for c, mine in zip(cost, index, strict=True):
-    expected = c[optimize.linear_sum_assignment(c)].sum()
-    assert c[np.arange(8), mine].sum() == pytest.approx(expected, rel=1e-6)
+  for c, mine in zip(cost.astype(np.float64), index, strict=True):
+    _check(c, mine)

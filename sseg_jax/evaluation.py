@@ -1,0 +1,310 @@
+"""Scores of a segmenter on a benchmark, and the threshold of its background.
+
+On a first read, go straight to `evaluate`. Training calls it between steps, the
+command `sseg_jax.evaluate` on a checkpoint.
+"""
+
+import itertools
+import math
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sseg_jax import background, prompts
+from sseg_jax.benchmarks.retrieval import retrieval
+
+if TYPE_CHECKING:
+  from sseg_jax.benchmarks import Benchmark, Sample
+  from sseg_jax.segmenter import Segmenter
+
+__all__ = [
+  "choose_threshold",
+  "evaluate",
+  "find_threshold",
+  "guess_threshold",
+  "retrieval",
+  "spread",
+]
+
+
+def evaluate(
+  segmenter: "Segmenter",
+  benchmark: "Benchmark",
+  *,
+  threshold: float | None = None,
+  thresholds: Sequence[float] | None = None,
+  templates: str | Sequence[str] = "simple",
+  max_images: int = 0,
+  batch_size: int = 32,
+  observe: Callable[["Sample", np.ndarray], None] | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+  """Scores a segmenter on a benchmark, all thresholds in one pass.
+
+  Args:
+    segmenter: anything with `scores`; see `segmenter.Segmenter`.
+    benchmark: see `benchmarks`.
+    threshold: background threshold of the reported scores, for instance from
+      `find_threshold`; None finds one without labels (`guess_threshold`).
+      Without effect on benchmarks without background.
+    thresholds: more of them, for the curve; None takes those that follow from
+      the scores of the first pictures.
+    templates: a key of `prompts.TEMPLATES` or templates.
+    max_images: 0 for all; else that many, spread evenly over the benchmark.
+    batch_size: pictures of one size scored at once, at most.
+    observe: gets each sample with its predicted labels.
+    progress: gets the number of finished pictures and of all.
+
+  Returns:
+    A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
+    images seconds images_per_second templates threshold`; per-class IoU in
+    0..100 in label order, None for classes that never occur. With background
+    also `curve`, a list of threshold and mIoU. The curve is of the pictures
+    that are scored: no threshold may be chosen on it.
+  """
+  from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
+
+  if isinstance(templates, str):
+    templates = prompts.templates(templates)
+  indices = spread(len(benchmark), max_images)
+  bound = 0.0 if threshold is None else float(threshold)
+  if benchmark.has_background:
+    names = ("background", *benchmark.class_names)
+    if threshold is None:
+      bound = guess_threshold(
+        segmenter, benchmark, templates=templates, batch_size=batch_size
+      ).value
+  else:
+    names = benchmark.class_names
+    confusion = Confusion(len(names))
+  sweep: ThresholdConfusions | None = None
+  start, done = time.perf_counter(), 0
+  for samples, bests, indexes in _scored(
+    segmenter, benchmark, indices, templates, batch_size
+  ):
+    if benchmark.has_background and sweep is None:
+      more = background.grid(bests) if thresholds is None else thresholds
+      sweep = ThresholdConfusions(len(benchmark.class_names), (*more, bound))
+    for sample, best, index in zip(samples, bests, indexes, strict=True):
+      if sweep is not None:
+        sweep.add(sample.labels, best, index)
+      else:
+        confusion.add(sample.labels, index)
+      if observe:
+        observe(
+          sample,
+          background.apply_threshold(best, index, bound)
+          if sweep is not None
+          else index,
+        )
+    done += len(samples)
+    if progress:
+      progress(done, len(indices))
+  seconds = time.perf_counter() - start
+  if sweep is not None:
+    confusion = sweep.at(bound)
+  result: dict[str, Any] = {
+    "benchmark": benchmark.name,
+    "mIoU": _rounded(confusion.mean_iou()),
+    "per_class": {
+      name: _rounded(100 * float(iou))
+      for name, iou in zip(names, confusion.iou(), strict=True)
+    },
+    "pixel_accuracy": _rounded(confusion.pixel_accuracy()),
+    "images": len(indices),
+    "seconds": round(seconds, 3),
+    "images_per_second": round(len(indices) / seconds, 3),
+    "templates": list(templates),
+    "threshold": None,
+  }
+  if sweep is not None:
+    result["threshold"] = bound
+    result["curve"] = [
+      {"threshold": t, "mIoU": _rounded(miou)} for t, miou in sweep.curve()
+    ]
+  return result
+
+
+def find_threshold(
+  segmenter: "Segmenter",
+  benchmark: "Benchmark",
+  training: "Benchmark | None" = None,
+  *,
+  fixed: float | None = None,
+  metadata: Mapping[str, Any] = types.MappingProxyType({}),
+  templates: str | Sequence[str] = "simple",
+  max_images: int = 100,
+  observe: Callable[["Sample"], None] | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> tuple[background.Threshold, dict[str, Any] | None]:
+  """Finds the background threshold of a benchmark.
+
+  The first of: the number given, the one stored for this benchmark, a choice on
+  pictures of the training split, the stored default, scores without labels.
+
+  Args:
+    segmenter: whose scores it is for.
+    benchmark: that will be scored.
+    training: the same benchmark's training split, which shares no picture with
+      it; None where there is none.
+    fixed: a number that a person gave.
+    metadata: of the checkpoint (`background.stored`).
+    templates: a key of `prompts.TEMPLATES` or templates.
+    max_images: that a choice or a guess looks at, at most.
+    observe: gets each sample that a choice looks at.
+    progress: of a choice.
+
+  Returns:
+    The threshold, and what `choose_threshold` returns if it was chosen here.
+  """
+  if fixed is not None:
+    background.check_flag(fixed)
+    return background.Threshold(float(fixed), "given"), None
+  known = background.stored(
+    metadata,
+    benchmark.name,
+    len(benchmark.class_names),
+    getattr(segmenter, "combiner", ""),
+  )
+  own = known and benchmark.name in metadata["thresholds"]
+  if known and (own or training is None):
+    return known, None
+  how: dict[str, Any] = {"templates": templates, "max_images": max_images}
+  if training is not None:
+    chosen = choose_threshold(
+      segmenter, training, observe=observe, progress=progress, **how
+    )
+    source = f"chosen on {chosen['images']} pictures of {training.split}"
+    return background.Threshold(chosen["threshold"], source), chosen
+  return guess_threshold(segmenter, benchmark, **how), None
+
+
+def choose_threshold(
+  segmenter: "Segmenter",
+  benchmark: "Benchmark",
+  *,
+  templates: str | Sequence[str] = "simple",
+  max_images: int = 100,
+  batch_size: int = 32,
+  observe: Callable[["Sample"], None] | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+  """Chooses a background threshold by the labels of a training split.
+
+  Args:
+    segmenter: as for `evaluate`.
+    benchmark: with background, of pictures that are not scored afterwards.
+    templates: a key of `prompts.TEMPLATES` or templates.
+    max_images: spread evenly over the benchmark; 0 for all.
+    batch_size: pictures of one size scored at once, at most.
+    observe: gets each sample.
+    progress: gets the number of finished pictures and of all.
+
+  Returns:
+    `threshold` with the highest `mIoU` there, `images`, and for comparison
+    `without_labels`, the same two for `guess_threshold`.
+  """
+  from sseg_jax.benchmarks.miou import ThresholdConfusions
+
+  indices = spread(len(benchmark), max_images)
+  rows, done = [], 0
+  for samples, bests, indexes in _scored(
+    segmenter, benchmark, indices, templates, batch_size
+  ):
+    for sample, best, index in zip(samples, bests, indexes, strict=True):
+      # Small types: all pictures are kept until the grid is known.
+      labels = sample.labels.astype(np.int16)
+      rows.append((labels, best.astype(np.float32), index.astype(np.int16)))
+      if observe:
+        observe(sample)
+    done += len(samples)
+    if progress:
+      progress(done, len(indices))
+  scores = [best for _, best, _ in rows]
+  guessed = _guess(segmenter, benchmark, scores).value
+  sweep = ThresholdConfusions(
+    len(benchmark.class_names), (*background.grid(scores), guessed)
+  )
+  for labels, best, index in rows:
+    sweep.add(labels, best, index)
+  threshold, miou = background.best_of(sweep.curve())
+  return {
+    "threshold": threshold,
+    "mIoU": _rounded(miou),
+    "images": len(indices),
+    "without_labels": {
+      "threshold": guessed,
+      "mIoU": _rounded(sweep.at(guessed).mean_iou()),
+    },
+  }
+
+
+def guess_threshold(
+  segmenter: "Segmenter",
+  benchmark: "Benchmark",
+  *,
+  templates: str | Sequence[str] = "simple",
+  max_images: int = 100,
+  batch_size: int = 32,
+) -> background.Threshold:
+  """Finds a threshold from scores alone (`background.without_labels`).
+
+  No label is looked at, so the benchmark may be the one that is scored.
+  """
+  indices = spread(len(benchmark), max_images)
+  scores = [
+    best
+    for _, bests, _ in _scored(
+      segmenter, benchmark, indices, templates, batch_size
+    )
+    for best in bests
+  ]
+  return _guess(segmenter, benchmark, scores)
+
+
+def _guess(
+  segmenter: "Segmenter", benchmark: "Benchmark", scores: Sequence[np.ndarray]
+) -> background.Threshold:
+  combiner = getattr(segmenter, "combiner", "")
+  return background.without_labels(scores, len(benchmark.class_names), combiner)
+
+
+def _scored(
+  segmenter: "Segmenter",
+  benchmark: "Benchmark",
+  indices: Sequence[int],
+  templates: str | Sequence[str],
+  batch_size: int,
+) -> Iterator[tuple[list["Sample"], np.ndarray, np.ndarray]]:
+  """Yields samples of one size, with best score and class of their pixels."""
+  from sseg_jax.segmenter import ClassSet, winners
+
+  if isinstance(templates, str):
+    templates = prompts.templates(templates)
+  class_set = ClassSet(benchmark.class_names, tuple(templates))
+  for samples in _batches((benchmark[i] for i in indices), batch_size):
+    images = np.stack([sample.image for sample in samples])
+    yield samples, *winners(segmenter, images, class_set)
+
+
+def spread(size: int, wanted: int) -> list[int]:
+  """Returns `wanted` of 0 … size-1, evenly spread; all for 0 or too many."""
+  if not 0 < wanted < size:
+    return list(range(size))
+  return [i * size // wanted for i in range(wanted)]
+
+
+def _batches(
+  samples: Iterator["Sample"], batch_size: int
+) -> Iterator[list["Sample"]]:
+  """Groups neighbours of one size."""
+  for _, group in itertools.groupby(samples, lambda s: s.image.shape):
+    while batch := list(itertools.islice(group, batch_size)):
+      yield batch
+
+
+def _rounded(value: float) -> float | None:
+  return round(value, 2) if math.isfinite(value) else None

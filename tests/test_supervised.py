@@ -1,0 +1,131 @@
+"""The supervised loss against NumPy, for a network of fixed outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sseg_jax import default_config, supervised
+from sseg_jax.models import sseg
+
+# So that 254, the neighbour of the ignored label 255, is a class.
+CLASSES, B, N, K, SIDE = 255, 3, 5, 4, 16
+
+
+def _outputs():
+  rng = np.random.default_rng(0)
+  side = SIDE // 4
+
+  def draw(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  outputs = sseg.ImageOutputs(
+    draw(1, B, N, side, side),
+    draw(B, N, 8),
+    draw(B, N, 8),
+    draw(B, K, 8),
+    draw(B, 8),
+  )
+  return outputs, draw(CLASSES, 8)
+
+
+def _batch():
+  labels = np.full((B, SIDE, SIDE), 254, np.int32)
+  labels[:, :8, :8] = 3
+  labels[:, 8:, 8:] = 255
+  labels[1, :8, 8:] = 255
+  return {
+    "id": np.arange(B, dtype=np.uint32),
+    "valid": np.array([True, True, False]),
+    "image": np.zeros((B, SIDE, SIDE, 3), np.uint8),
+    "labels": labels,
+  }
+
+
+def _config(by_regions):
+  c = default_config.get_config()
+  c.pseudo_masks.k = K
+  if by_regions:
+    c.model.query_embedding, c.model.pool_masks = "mask_pooled", "pseudo"
+  return c
+
+
+def _loss(config, batch, outputs, text):
+  class Fixed(sseg.SSeg):
+    def __init__(self):
+      self.logit_scale = nnx.Param(jnp.log(5.0))
+
+    def encode_image(self, *_, **__):
+      return outputs
+
+    def encode_text(self, *_, **__):
+      return text
+
+  return supervised.loss(
+    config,
+    Fixed(),
+    jnp.zeros((CLASSES, 2), int),
+    jax.tree.map(jnp.asarray, batch),
+    jax.random.key(0),
+  )
+
+
+def _log_probabilities(embeddings, text):
+  embeddings, text = (
+    x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (embeddings, text)
+  )
+  logits = 5.0 * embeddings.astype(np.float64) @ text.T
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_the_ignored_label_does_not_count_and_its_neighbour_does():
+  outputs, text = _outputs()
+  batch = _batch()
+  _, metrics = jax.jit(lambda *a: _loss(_config(False), batch, *a))(
+    outputs, text
+  )
+  p = np.exp(_log_probabilities(outputs.query_embeddings, text))
+  s = 1 / (1 + np.exp(-outputs.mask_logits[-1].astype(np.float64)))
+  scores = np.einsum("bnhw,bnc->bhwc", s / s.sum(1, keepdims=True), p)
+  losses = [
+    -np.log(scores[b, y, x, label])
+    for (b, y, x), label in np.ndenumerate(batch["labels"][:, ::4, ::4])
+    if batch["valid"][b] and label != 255
+  ]
+  assert len(losses) == 12 + 8
+  np.testing.assert_allclose(metrics["loss/pixel"], np.mean(losses), rtol=1e-5)
+
+
+def test_a_region_counts_for_its_class():
+  outputs, text = _outputs()
+  _, metrics = jax.jit(lambda *a: _loss(_config(True), _batch(), *a))(
+    outputs, text
+  )
+  log_p = _log_probabilities(outputs.part_embeddings, text)
+  # The present classes take the first masks in their order.
+  losses = -log_p[:2, 0, 3], -log_p[:2, 1, 254]
+  np.testing.assert_allclose(metrics["loss/region"], np.mean(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("by_regions", [False, True])
+def test_an_invalid_picture_reaches_neither_loss_nor_gradient(by_regions):
+  outputs, text = _outputs()
+  config, batch = _config(by_regions), _batch()
+
+  @jax.jit
+  def run(outputs, text):
+    return jax.value_and_grad(
+      lambda o, t: _loss(config, batch, o, t)[0], argnums=(0, 1)
+    )(outputs, text)
+
+  expected = run(outputs, text)
+  for rubbish in (np.nan, np.inf):
+    outputs.mask_logits[:, 2] = rubbish
+    for x in outputs[1:]:
+      x[2] = rubbish
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+      run(outputs, text),
+      expected,
+    )
