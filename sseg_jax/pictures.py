@@ -215,7 +215,7 @@ class _Loaded:
 def _decode(data: bytes, name: object, short_side: int) -> Picture:
   loaded = _completed(data, name, short_side)
   image, full_size = loaded.image, loaded.full_size
-  turn = _UPRIGHT.get(_orientation(image))
+  turn = _UPRIGHT.get(orientation(image))
   rgb = _to_rgb(image, loaded.factor)
   if short_side and min(rgb.size) > short_side:
     short = min(full_size)
@@ -311,7 +311,8 @@ def _formats() -> list[str]:
   return [name for name in Image.ID if name not in _NOT_PICTURES]
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+  """EXIF orientation of an opened file, 1 where there is none to be read."""
   try:
     value = image.getexif().get(_ORIENTATION)
   except Exception:  # anything may stand there

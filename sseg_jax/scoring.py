@@ -7,6 +7,7 @@ are background.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sseg_jax.default_config import COMBINERS

@@ -30,13 +30,7 @@ def test_parts_keep_groups_together_and_are_joined_again():
 
 
 EMBEDDINGS = {
-  "decoder": {"model.mean": "before"},
-  "mask_pooled": {
-    "model.query_embedding": "mask_pooled",
-    "model.pool_feature": "res2+pixel",
-    "model.mean": "after",
-    "model.counted_queries": "owners",
-  },
+  "decoder": {"model.mean": "before", "model.counted_queries": "owners"},
   # Every second picture learns masks, and words come from pseudo-masks.
   "stem": {
     "model.query_embedding": "mask_pooled",
@@ -68,8 +62,7 @@ def random_variables(config):
 @pytest.mark.parametrize(
   ("embedding", "norm", "steps"),
   [
-    ("decoder", "bn", 4),
-    ("mask_pooled", "ln", 2),
+    ("decoder", "ln", 2),
     ("stem", "bn", 4),
   ],
 )

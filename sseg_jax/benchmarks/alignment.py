@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from sseg_jax import pictures
 from sseg_jax.errors import InputError
@@ -68,7 +68,7 @@ def photo(path: str | os.PathLike) -> Photo:
     with warnings.catch_warnings(), _opened(path) as image:
       warnings.simplefilter("ignore")  # Pillow's, on metadata
       size = image.height, image.width
-      orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+      orientation = pictures.orientation(image)
       is_tiff = image.format == "TIFF"
   except Exception:
     # Whether this is a picture, the reader decides, and says what is wrong.

@@ -287,12 +287,13 @@ def _reaches_out(mask: Polygons | Runs, size: tuple[int, int] | None) -> bool:
   """Whether corners lie well outside of the annotated picture."""
   if size is None or isinstance(mask, Runs):
     return False
-  corners = np.concatenate(mask.outlines)
   # COCO's own go out by a pixel or two here and there.
-  margin = np.maximum(2, 0.01 * np.array(size[::-1]))
-  return bool(
-    (corners < -margin).any() or (corners > size[::-1] + margin).any()
-  )
+  margin = max(2, 0.01 * max(size))
+  for outline in mask.outlines:
+    x, y = outline.max(0).tolist()
+    if x > size[1] + margin or y > size[0] + margin or outline.min() < -margin:
+      return True
+  return False
 
 
 def _area(value: Any) -> float | None:

@@ -89,29 +89,32 @@ def parse(segmentation: Any) -> Polygons | Runs:
     return _parse_runs(segmentation)
   if not isinstance(segmentation, list):
     raise ValueError("segmentation is neither polygons nor run lengths")
-  if segmentation and all(_is_number(x) for x in segmentation):
-    segmentation = [segmentation]
-  elif len(segmentation) > 2 and all(_is_pair(x) for x in segmentation):
+  # One polygon that is in no list of its own: of numbers, or of pairs.
+  if segmentation and (
+    _are_numbers(segmentation)
+    or (len(segmentation) > 2 and all(map(_is_pair, segmentation)))
+  ):
     segmentation = [segmentation]
   outlines = [_parse_outline(polygon) for polygon in segmentation]
   kept = tuple(outline for outline in outlines if not _is_flat(outline))
   return Polygons(kept, flat=len(outlines) - len(kept))
 
 
-def _is_number(x: Any) -> bool:
-  return isinstance(x, int | float) and not isinstance(x, bool)
+# Data sets have a million polygons: no loop in Python over their numbers.
+def _are_numbers(values: list) -> bool:
+  return {*map(type, values)} <= {int, float}
 
 
 def _is_pair(x: Any) -> bool:
-  return isinstance(x, list) and len(x) == 2 and all(map(_is_number, x))
+  return isinstance(x, list) and len(x) == 2 and _are_numbers(x)
 
 
 def _parse_outline(polygon: Any) -> Float[np.ndarray, "_ 2"]:
   if not isinstance(polygon, list):
     raise ValueError("a polygon is not a list of numbers")
-  pairs = bool(polygon) and all(_is_pair(x) for x in polygon)
+  pairs = bool(polygon) and all(map(_is_pair, polygon))
   numbers = [x for pair in polygon for x in pair] if pairs else polygon
-  if not all(_is_number(x) for x in numbers):
+  if not _are_numbers(numbers):
     raise ValueError("a polygon is not a list of numbers")
   if len(numbers) % 2:
     raise ValueError(
@@ -122,7 +125,7 @@ def _parse_outline(polygon: Any) -> Float[np.ndarray, "_ 2"]:
   except OverflowError:
     outline = np.array([[np.inf, 0.0]])
   # Written so that NaN is refused as well.
-  if not (np.abs(outline) <= MAX_SIDE).all():
+  if not np.abs(outline).max(initial=0) <= MAX_SIDE:
     raise ValueError("a polygon has a coordinate that no picture has")
   return outline
 
@@ -169,6 +172,8 @@ def _is_flat(outline: Float[np.ndarray, "v 2"]) -> bool:
   """Whether all corners are on one line, or there are none."""
   if len(outline) < 3:
     return True
+  if _area(outline):
+    return False  # else it may cross itself
   x, y = (outline - outline[:1]).T
   far = np.argmax(x * x + y * y)
   return not (x * y[far] != y * x[far]).any()
@@ -176,8 +181,8 @@ def _is_flat(outline: Float[np.ndarray, "v 2"]) -> bool:
 
 def _area(outline: Float[np.ndarray, "v 2"]) -> float:
   # From the first corner: far from the origin, products would lose the digits.
-  x, y = (outline - outline[:1]).T
-  return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+  x, y = (outline - outline[0]).T
+  return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2
 
 
 def _inside(
