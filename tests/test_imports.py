@@ -30,7 +30,15 @@ ORDER = (
   {"api"},
   {"evaluate"},
   {"evaluation"},
-  {"checkpoint", "metrics", "data", "benchmarks", "baselines", "visualize"},
+  {
+    "config_check",
+    "checkpoint",
+    "metrics",
+    "data",
+    "benchmarks",
+    "baselines",
+    "visualize",
+  },
   {"compiled_step"},
   {"segmenter"},
   {"windows"},
@@ -49,8 +57,11 @@ ORDER = (
     "scoring",
     "background",
     "best",
+    "changes",
+    "config_files",
     "files",
     "integrity",
+    "lease",
     "named_arrays",
     "provenance",
     "peers",
@@ -60,7 +71,7 @@ ORDER = (
   {"errors"},
 )
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "pictures", "files", "errors")
+_FOR_DATA = ("tokenizer", "pictures", "files", "lease", "errors")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 

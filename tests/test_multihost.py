@@ -34,6 +34,7 @@ FIELDS = {
   "log_every_steps": 1,
   "checkpoint.every_steps": 10,
   "evaluate.every_steps": 0,
+  "loss.mask_every": 1,  # divides the pictures of each process
 }
 
 
