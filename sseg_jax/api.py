@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sseg_jax import checkpoint, default_config, pictures, prompts
+from sseg_jax import checkpoint, default_config, prompts
 from sseg_jax.background import (
   Threshold,
   apply_threshold,
@@ -17,6 +17,7 @@ from sseg_jax.background import (
   without_labels,
 )
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
 
 
@@ -82,7 +83,7 @@ class Model:
 
     Args:
       image: RGB pixels, uint8 [h, w, 3], or the path of a picture, which is
-        scaled down if it has more than `pictures.MAX_PIXELS`.
+        scaled down if it has more than `images.reader.MAX_PIXELS`.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
         None takes the checkpoint's, and without one finds it without labels
@@ -129,7 +130,7 @@ class Model:
 
   def _pixels(self, image) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-      return pictures.read_image(image)
+      return reader.read_image(image)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
       raise InputError(

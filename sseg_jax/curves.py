@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sseg_jax import files, visualize
+from sseg_jax import files
 from sseg_jax.errors import InputError, reported
+from sseg_jax.images import drawing
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise InputError(f"{run}: give NAME=FOLDER, each name once")
     curves[name] = read(files.path(folder), flags.scalar)
   if flags.out:
-    visualize.curve(
+    drawing.curve(
       flags.out, curves, title=flags.scalar, x="step", y=flags.scalar
     )
   rows = compare(curves)

@@ -19,8 +19,8 @@ from sseg_jax import (
   sharding,
   stopping,
   train_step,
-  visualize,
 )
+from sseg_jax.images import drawing
 from sseg_jax.segmenter import SSegSegmenter
 
 
@@ -159,12 +159,12 @@ class Evaluator:
     step: int,
     writer: Any,
   ) -> None:
-    picture = visualize.grid(
+    picture = drawing.grid(
       rows, benchmark.class_names, has_background=benchmark.has_background
     )
     writer.images(step, {f"predictions/{benchmark.name}": picture})
     if first:
-      visualize.save(self._workdir / "predictions.png", picture)
+      drawing.save(self._workdir / "predictions.png", picture)
 
   def _keep(
     self, rows: list, wanted: int, sample: Any, predicted: np.ndarray

@@ -10,13 +10,8 @@ import pytest
 from absl import logging
 from etils import epath
 
-from sseg_jax import (
-  default_config,
-  evaluator,
-  segmenter,
-  train_step,
-  visualize,
-)
+from sseg_jax import default_config, evaluator, segmenter, train_step
+from sseg_jax.images import drawing
 
 RETRIEVAL = {"image_to_text_R@1": 4.0, "text_to_image_R@1": 6.0, "pairs": 9}
 OUTPUT = {
@@ -123,7 +118,7 @@ def test_a_failure_costs_the_picture_only(
       pytest.skip("needs Linux's /dev/full")
     (tmp_path / "predictions.png").symlink_to("/dev/full")
   else:
-    monkeypatch.setattr(visualize, "grid", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(drawing, "grid", lambda *_, **__: 1 / 0)
   said = []
   monkeypatch.setattr(logging, "warning", lambda f, *a: said.append(f % a))
   score.draw()

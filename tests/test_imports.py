@@ -37,7 +37,6 @@ ORDER = (
     "data",
     "benchmarks",
     "baselines",
-    "visualize",
   },
   {"compiled_step"},
   {"segmenter"},
@@ -51,9 +50,7 @@ ORDER = (
     "tokenizer",
     "prompts",
     "default_config",
-    "palette",
-    "pictures",
-    "picture_bytes",
+    "images",
     "scoring",
     "background",
     "best",
@@ -71,7 +68,7 @@ ORDER = (
   {"errors"},
 )
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "pictures", "files", "lease", "errors")
+_FOR_DATA = ("tokenizer", "images", "files", "lease", "errors")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
