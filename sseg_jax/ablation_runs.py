@@ -132,7 +132,6 @@ def compute(run: Run) -> dict[str, Any]:
   from etils import epath
 
   from sseg_jax import (
-    checkpoint,
     config_check,
     evaluation,
     evaluator,
@@ -143,6 +142,7 @@ def compute(run: Run) -> dict[str, Any]:
   )
   from sseg_jax.baselines.global_words import GlobalWords
   from sseg_jax.benchmarks import oracle
+  from sseg_jax.checkpoints import checkpoint
   from sseg_jax.pseudo_masks import generator
 
   config = run.config.copy_and_resolve_references()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sseg_jax import checkpoint, default_config, prompts
+from sseg_jax import default_config, prompts
 from sseg_jax.background import (
   Threshold,
   apply_threshold,
@@ -16,6 +16,7 @@ from sseg_jax.background import (
   stored,
   without_labels,
 )
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners

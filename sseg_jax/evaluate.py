@@ -89,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return table1.main(argv)
   flags = _parser().parse_args(argv)
   # Everything above starts at once; JAX is loaded from here on.
-  from sseg_jax import benchmarks, checkpoint, default_config
+  from sseg_jax import benchmarks, default_config
   from sseg_jax.benchmarks import report
+  from sseg_jax.checkpoints import checkpoint
   from sseg_jax.segmenter import SSegSegmenter
 
   if flags.max_images < 0:

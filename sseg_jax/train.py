@@ -19,7 +19,6 @@ from jax.experimental import multihost_utils
 
 from sseg_jax import (
   benchmarks,
-  changes,
   config_check,
   errors,
   evaluator,
@@ -30,7 +29,8 @@ from sseg_jax import (
   stopping,
   train_step,
 )
-from sseg_jax.checkpoint import Checkpoints
+from sseg_jax.checkpoints import changes
+from sseg_jax.checkpoints.checkpoint import Checkpoints
 from sseg_jax.compiled_step import CompiledStep
 from sseg_jax.watchdog import SLOW, Watchdog
 

@@ -350,7 +350,7 @@ def one_of_four(run, rng):
 
 
 def assert_same(straight, run, exactly=True):
-  from sseg_jax import checkpoint
+  from sseg_jax.checkpoints import checkpoint
 
   a, b = straight.curve(), run.curve()
   evaluations = straight.evaluations(), run.evaluations()

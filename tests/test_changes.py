@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sseg_jax import changes, default_config
+from sseg_jax import default_config
+from sseg_jax.checkpoints import changes
 from sseg_jax.errors import InputError
 
 # What a run may not change; everything else it may.

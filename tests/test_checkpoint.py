@@ -13,7 +13,7 @@ import optax
 import pytest
 import xla_flags
 
-from sseg_jax import checkpoint
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError
 
 METADATA = {"config": {"seed": 3, "model": {"backbone": "swin_s"}}}

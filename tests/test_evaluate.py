@@ -195,7 +195,7 @@ def folder(tmp_path_factory):
 
 def save_checkpoint(workdir, config, **metadata):
   from sseg_jax import train_step
-  from sseg_jax.checkpoint import Checkpoints
+  from sseg_jax.checkpoints.checkpoint import Checkpoints
 
   params, model_state = sseg.init(config, 0)
   state = train_step.TrainState(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sseg_jax import checkpoint, files
+from sseg_jax import files
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import records
 from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.models import weights

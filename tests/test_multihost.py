@@ -15,7 +15,7 @@ import pytest
 from test_train_end_to_end import ENVIRONMENT, ROOT, command
 from xla_flags import FAST
 
-from sseg_jax import checkpoint
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import shapes
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from sseg_jax import checkpoint, stopping, train
+from sseg_jax import stopping, train
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError, Unavailable
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from sseg_jax import checkpoint, evaluate, predict
+from sseg_jax import evaluate, predict
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data.drawing import CLASS_NAMES
 
 pytestmark = pytest.mark.slow

@@ -28,7 +28,7 @@ class Confusion:
   def add(
     self, labels: Int[np.ndarray, "h w"], predictions: Int[np.ndarray, "h w"]
   ) -> None:
-    """Counts one image; labels that are `images.reader.ignored_label` are dropped.
+    """Counts one image; labels of `images.reader.ignored_label` are dropped.
 
     InputError for any other label that is no class: it has no row.
     """

@@ -25,7 +25,8 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import best, files, integrity, named_arrays, provenance
+from sseg_jax import files, provenance
+from sseg_jax.checkpoints import best, integrity, named_arrays
 from sseg_jax.errors import InputError
 
 # Written beside the manifest, which does not cover it: it may change later.
