@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sseg_jax import files
 from sseg_jax.errors import InputError
-from sseg_jax.stopping import PREEMPTED
+from sseg_jax.runtime.preemption import PREEMPTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,6 @@ def compute(run: Run) -> dict[str, Any]:
     evaluation,
     evaluator,
     metrics,
-    provenance,
     train,
     train_step,
   )
@@ -144,6 +143,7 @@ def compute(run: Run) -> dict[str, Any]:
   from sseg_jax.benchmarks import oracle
   from sseg_jax.checkpoints import checkpoint
   from sseg_jax.pseudo_masks import generator
+  from sseg_jax.runtime import provenance
 
   config = run.config.copy_and_resolve_references()
   workdir = epath.Path(run.workdir)

@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import config_files, files, lease
+from sseg_jax import config_files, files
 from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
+from sseg_jax.runtime import lease
 
 
 @dataclasses.dataclass(frozen=True)

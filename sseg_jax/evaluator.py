@@ -17,10 +17,10 @@ from sseg_jax import (
   errors,
   evaluation,
   sharding,
-  stopping,
   train_step,
 )
 from sseg_jax.images import drawing
+from sseg_jax.runtime import preemption
 from sseg_jax.segmenter import SSegSegmenter
 
 
@@ -32,7 +32,7 @@ class Evaluator:
     config: Any,
     held_out: list[benchmarks.Benchmark],
     workdir: epath.Path,
-    stop: stopping.Stop | None = None,
+    stop: preemption.Stop | None = None,
     training: Sequence[benchmarks.Benchmark | None] = (),
   ):
     """Compiles nothing yet.
@@ -48,7 +48,7 @@ class Evaluator:
     self._config = config
     self._benchmarks = held_out
     self._workdir = workdir
-    self._stop = stop or stopping.Stop()
+    self._stop = stop or preemption.Stop()
     self._segmenter: SSegSegmenter | None = None
     self._training = training or [None] * len(held_out)
     self._undrawn: list[Callable[[], None]] = []

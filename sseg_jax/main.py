@@ -23,7 +23,8 @@ from absl import flags as absl_flags
 from absl import logging
 from ml_collections import ConfigDict
 
-from sseg_jax import config_files, errors, files, stopping
+from sseg_jax import config_files, errors, files
+from sseg_jax.runtime import preemption
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,21 +108,21 @@ def run(argv: Sequence[str]) -> int:
   """Runs the command with these arguments."""
   flags, config = parse(argv)
   # From here on, since a signal may come while JAX is loaded or compiles.
-  stop = stopping.Stop().listen()
+  stop = preemption.Stop().listen()
   place = _place(flags)
   first = place is None or place[2] == 0
   stop.exit_until_working(0.0 if place is None else 2.0 if first else 0.5)
   together: contextlib.AbstractContextManager = contextlib.nullcontext()
   if place is not None:
-    from sseg_jax import peers
+    from sseg_jax.runtime import multihost
 
-    together = peers.joined(
+    together = multihost.joined(
       *place, config=config, timeout=flags.initialization_timeout, stop=stop
     )
   with together:
     result = _train(config, flags.workdir, first, stop)
   if "preempted" in result:
-    return stopping.PREEMPTED
+    return preemption.PREEMPTED
   if first:
     if flags.json:
       import json
@@ -136,7 +137,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(
-  config: ConfigDict, workdir: str, first: bool, stop: stopping.Stop
+  config: ConfigDict, workdir: str, first: bool, stop: preemption.Stop
 ) -> dict[str, Any]:
   from sseg_jax import config_check, train
 

@@ -23,16 +23,14 @@ from sseg_jax import (
   errors,
   evaluator,
   files,
-  lease,
-  provenance,
   sharding,
-  stopping,
   train_step,
 )
 from sseg_jax.checkpoints import changes
 from sseg_jax.checkpoints.checkpoint import Checkpoints
-from sseg_jax.compiled_step import CompiledStep
-from sseg_jax.watchdog import SLOW, Watchdog
+from sseg_jax.runtime import lease, preemption, provenance
+from sseg_jax.runtime.compiled_step import CompiledStep
+from sseg_jax.runtime.watchdog import SLOW, Watchdog
 
 # Steps that may be under way at once: enough to hide the host's work, and few
 # enough that batches do not pile up in memory.
@@ -42,7 +40,7 @@ _IN_FLIGHT = 2
 def train(
   config: ml_collections.ConfigDict,
   workdir: str | epath.PathLike,
-  stop: stopping.Stop | None = None,
+  stop: preemption.Stop | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.total_steps`, going on from the newest checkpoint.
 
@@ -60,7 +58,7 @@ def train(
       loss stayed non-finite for `config.max_bad_steps` steps.
     Unavailable: if another run is at work in `workdir`, or has taken it.
   """
-  stop = stop or stopping.Stop().listen()
+  stop = stop or preemption.Stop().listen()
   workdir = epath.Path(files.expand(workdir))
   config_check.check(config)
   with (
@@ -79,7 +77,7 @@ def train(
 def _train(
   config: ml_collections.ConfigDict,
   workdir: epath.Path,
-  stop: stopping.Stop,
+  stop: preemption.Stop,
   held: lease.Lease | None,
   closing: contextlib.ExitStack,
 ) -> dict[str, Any]:
@@ -228,7 +226,7 @@ def _train(
     """Returns whether it was cut short, in which case all are to stop."""
     result = None
     watchdog.reset(SLOW)
-    with contextlib.suppress(stopping.Stopped):
+    with contextlib.suppress(preemption.Stopped):
       result = scores(state, step, writer, config.evaluate.max_images)
     if multihost_utils.broadcast_one_to_all(np.int32(result is None)):
       return True
@@ -300,7 +298,7 @@ def _train(
     checkpoints.set_thresholds(last, result.pop("stored", {}))
     if start < last or not writer.evaluated:
       writer.scalars(last, evaluator.flat_scores(result))
-  except stopping.Stopped:
+  except preemption.Stopped:
     logging.warning("asked to stop: start again to evaluate")
     return {"preempted": last}
   result = {

@@ -37,7 +37,6 @@ ORDER = (
     "benchmarks",
     "baselines",
   },
-  {"compiled_step"},
   {"segmenter"},
   {"windows"},
   {"train_step"},
@@ -51,20 +50,16 @@ ORDER = (
     "prompts",
     "default_config",
     "images",
+    "runtime",
     "scoring",
     "background",
     "config_files",
     "files",
-    "lease",
-    "provenance",
-    "peers",
-    "stopping",
-    "watchdog",
   },
   {"errors"},
 )
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "images", "files", "lease", "errors")
+_FOR_DATA = ("tokenizer", "images", "files", "runtime", "errors")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 

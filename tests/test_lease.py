@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from sseg_jax import lease
 from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import lease
 
 HOLDER = """
 import sys, time

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sseg_jax import lease
 from sseg_jax.data import manifest, records
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import lease
 
 
 def _records(count, **fields):

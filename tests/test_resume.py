@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from absl import logging
 
-from sseg_jax import stopping, train
+from sseg_jax import train
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import preemption
 
 pytestmark = pytest.mark.slow
 
 STEPS, STOP = 12, 6
 
 
-class StopAfter(stopping.Stop):
+class StopAfter(preemption.Stop):
   """Stands in for a signal, which would come at any moment."""
 
   def __init__(self, steps):

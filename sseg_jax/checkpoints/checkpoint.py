@@ -25,9 +25,10 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import files, provenance
+from sseg_jax import files
 from sseg_jax.checkpoints import best, integrity, named_arrays
 from sseg_jax.errors import InputError
+from sseg_jax.runtime import provenance
 
 # Written beside the manifest, which does not cover it: it may change later.
 _THRESHOLDS_FILE = "thresholds.json"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sseg_jax import files, lease
+from sseg_jax import files
 from sseg_jax.data import import_tensorflow
 from sseg_jax.data.manifest import (
   Manifest,
@@ -31,6 +31,7 @@ from sseg_jax.data.manifest import (
   write_manifest,
 )
 from sseg_jax.errors import InputError
+from sseg_jax.runtime import lease
 
 __all__ = [
   "Manifest",

@@ -19,9 +19,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from sseg_jax import lease, provenance
 from sseg_jax.errors import InputError, Unavailable
-from sseg_jax.stopping import Stop
+from sseg_jax.runtime import lease, provenance
+from sseg_jax.runtime.preemption import Stop
 
 # Silence after which JAX gives a process up whose line did not close, as when
 # its machine lost power.
