@@ -11,16 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sseg_jax import (
-  config_files,
-  default_config,
-  prompts,
-  scoring,
-  segmenter,
-  train_step,
-  windows,
-)
+from sseg_jax import config_files, default_config, prompts, scoring, train_step
 from sseg_jax.errors import InputError
+from sseg_jax.inference import segmenter, sliding_window
 from sseg_jax.models import backbones, pooling, positions, remat, sseg
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
 
@@ -207,7 +200,7 @@ RULES: dict[str, Rule] = {
   "evaluate.benchmarks": _TEXT,
   "evaluate.max_images": _at_least(0),
   "evaluate.image_size": Rule(
-    lambda x: 0 < x <= _LARGEST and not x % windows.PAD,
+    lambda x: 0 < x <= _LARGEST and not x % sliding_window.PAD,
     f"a multiple of {windows.PAD}",
   ),
   "evaluate.stride": _at_least(1),

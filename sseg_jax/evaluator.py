@@ -11,17 +11,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from sseg_jax import (
-  background,
-  benchmarks,
-  errors,
-  evaluation,
-  sharding,
-  train_step,
-)
+from sseg_jax import benchmarks, errors, evaluation, sharding, train_step
 from sseg_jax.images import drawing
+from sseg_jax.inference import background
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime import preemption
-from sseg_jax.segmenter import SSegSegmenter
 
 
 class Evaluator:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sseg_jax import background, default_config, prompts
+from sseg_jax import default_config, prompts
 from sseg_jax.errors import InputError, reported
+from sseg_jax.inference import background
 
 _WINDOW_STEP = 32  # `windows.PAD`, which would load JAX
 # In which the overlay can be written: photos' formats of 24 bits.
@@ -105,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       " for what else is in the picture"
     )
 
-  from sseg_jax import api
   from sseg_jax.images import drawing
+  from sseg_jax.inference import api
 
   model = api.load(
     flags.checkpoint,

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import background, evaluate, evaluation, segmenter
+from sseg_jax import evaluate, evaluation
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
+from sseg_jax.inference import background, segmenter
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 
 
 class Listed:

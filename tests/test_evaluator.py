@@ -10,8 +10,9 @@ import pytest
 from absl import logging
 from etils import epath
 
-from sseg_jax import default_config, evaluator, segmenter, train_step
+from sseg_jax import default_config, evaluator, train_step
 from sseg_jax.images import drawing
+from sseg_jax.inference import segmenter
 
 RETRIEVAL = {"image_to_text_R@1": 4.0, "text_to_image_R@1": 6.0, "pairs": 9}
 OUTPUT = {

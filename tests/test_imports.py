@@ -27,7 +27,6 @@ ORDER = (
   {"self_training"},
   {"train"},
   {"evaluator"},
-  {"api"},
   {"evaluate"},
   {"evaluation"},
   {
@@ -37,10 +36,9 @@ ORDER = (
     "benchmarks",
     "baselines",
   },
-  {"segmenter"},
-  {"windows"},
   {"train_step"},
   {"supervised"},
+  {"inference"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"models"},
   {"checkpoints"},
@@ -50,9 +48,8 @@ ORDER = (
     "prompts",
     "default_config",
     "images",
-    "runtime",
     "scoring",
-    "background",
+    "runtime",
     "config_files",
     "files",
   },
@@ -146,7 +143,7 @@ if TYPE_CHECKING:
   from sseg_jax import train
 def f():
   from ..data import records
-  import sseg_jax.segmenter
+  import sseg_jax.inference.segmenter
   import configs.quickstart
   from sseg_jax import errors, __version__
 """

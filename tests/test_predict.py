@@ -61,9 +61,9 @@ def test_bad_input_is_one_line(tmp_path, capsys, argv, message):
 
 
 def test_window_step():
-  from sseg_jax import windows
+  from sseg_jax.inference import sliding_window
 
-  assert predict._WINDOW_STEP == windows.PAD
+  assert predict._WINDOW_STEP == sliding_window.PAD
 
 
 def test_output_names_never_collide(tmp_path):
@@ -135,7 +135,7 @@ class Drawn:
     return words
 
   def segment(self, image, words, threshold, *, background):
-    from sseg_jax.api import Segmentation
+    from sseg_jax.inference.api import Segmentation
 
     self.seen.append(image.shape)
     names = (*(["background"] if background else []), *words)
@@ -148,7 +148,7 @@ class Drawn:
 
 @pytest.fixture
 def drawn(monkeypatch):
-  from sseg_jax import api
+  from sseg_jax.inference import api
 
   monkeypatch.setattr(Drawn, "seen", [])
   monkeypatch.setattr(api, "load", lambda *args, **kwargs: Drawn())
@@ -205,7 +205,7 @@ def test_home_folder_and_a_name_that_is_no_text(
 
 
 def test_words_cut_to_the_same_prompt():
-  from sseg_jax import api
+  from sseg_jax.inference import api
   from sseg_jax.tokenizer import Tokenizer
 
   class Tokens:

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 
 
 class GlobalWords:

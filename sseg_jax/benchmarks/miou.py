@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sseg_jax.background import effective_threshold
 from sseg_jax.images.reader import check_labels, ignored_label
+from sseg_jax.inference.background import effective_threshold
 
 
 class Confusion:

@@ -9,17 +9,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sseg_jax import default_config, prompts
-from sseg_jax.background import (
+from sseg_jax.checkpoints import checkpoint
+from sseg_jax.errors import InputError
+from sseg_jax.images import reader
+from sseg_jax.inference.background import (
   Threshold,
   apply_threshold,
   check_flag,
   stored,
   without_labels,
 )
-from sseg_jax.checkpoints import checkpoint
-from sseg_jax.errors import InputError
-from sseg_jax.images import reader
-from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter, winners
 
 
 @dataclasses.dataclass(frozen=True)
