@@ -1,23 +1,20 @@
 """Runs of `sseg_jax.ablations`: their configs, folders and processes."""
 
-import ast
-import copy
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sseg_jax import default_config, files
+from sseg_jax import files
 from sseg_jax.errors import InputError
-from sseg_jax.stopping import PREEMPTED
+from sseg_jax.runtime.preemption import PREEMPTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,68 +35,6 @@ class Row:
   groups: tuple[str, ...] = ("ablation",)
   method: str = "train"
   words: int = 0
-
-
-def load_config(path: str | os.PathLike) -> ConfigDict:
-  """Returns what `get_config` of a Python file gives, locked.
-
-  Raises:
-    InputError: if there is no such file, or no such function in it.
-  """
-  if not Path(path).is_file():
-    raise InputError(f"config={path}: no such file; see configs/")
-  spec = importlib.util.spec_from_file_location("ablated_config", path)
-  if spec is None or spec.loader is None:
-    raise InputError(f"config={path} is no Python file; see configs/")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise InputError(f"config={path} has no function get_config; see configs/")
-  return module.get_config().lock()
-
-
-def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-  """Returns a copy with fields replaced, given by their dotted names.
-
-  What follows from a replaced field (`default_config.follow_batch`) follows.
-
-  Raises:
-    InputError: if a field does not exist or has another type.
-  """
-  config = copy.deepcopy(config)
-  for field, value in overrides.items():
-    *path, name = field.split(".")
-    node = config
-    try:
-      for part in path:
-        node = node[part]
-      node[name]  # noqa: B018 -- a locked copy would tell, an unlocked not
-      node[name] = value
-    except (KeyError, AttributeError) as error:
-      raise InputError(
-        f"{field}={value}: there is no such field; see default_config.py"
-      ) from error
-    except TypeError as error:
-      raise InputError(
-        f"{field}={value!r} has another type than the field, see"
-        " default_config.py"
-      ) from error
-  default_config.check_batch(config)
-  return config
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-  """Reads `field=value`, the value as Python writes it, or else as text."""
-  settings = {}
-  for text in texts:
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-      raise InputError(f"set={text!r}: give field=value")
-    try:
-      settings[field] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-      settings[field] = value
-  return settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,22 +132,23 @@ def compute(run: Run) -> dict[str, Any]:
   from etils import epath
 
   from sseg_jax import (
-    checkpoint,
+    config_check,
     evaluation,
     evaluator,
     metrics,
-    provenance,
     train,
     train_step,
   )
   from sseg_jax.baselines.global_words import GlobalWords
   from sseg_jax.benchmarks import oracle
+  from sseg_jax.checkpoints import checkpoint
   from sseg_jax.pseudo_masks import generator
+  from sseg_jax.runtime import provenance
 
   config = run.config.copy_and_resolve_references()
   workdir = epath.Path(run.workdir)
-  train.check(config)
-  class_names = train.prepare_data(config, workdir)
+  config_check.check(config)
+  class_names = train.prepare_data(config, workdir).class_names
   opened, training = train.open_benchmarks(config)
   output: dict[str, Any] = {}
   if run.row.method == "untrained":
@@ -222,6 +158,7 @@ def compute(run: Run) -> dict[str, Any]:
     output = scores(state, 0, writer, 0)
     output.pop("stored", None)
     writer.scalars(0, evaluator.flat_scores(output))
+    scores.draw()
     writer.close()
   elif run.row.method == "global_words":
     loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")

@@ -16,16 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sseg_jax import ablation_table
+from sseg_jax import ablation_table, files
 from sseg_jax.ablation_runs import (
   PREEMPTED,
   Row,
   Run,
   execute,
-  load_config,
-  overridden,
-  parse_settings,
 )
+from sseg_jax.config_files import load, overridden, parse_settings
 from sseg_jax.errors import InputError, reported
 
 _TABLE = ("table",)
@@ -193,7 +191,7 @@ def plan(
   Seed by seed, so that whole tables come early; what is computed in this
   process comes last, so that no training finds the accelerator taken.
   """
-  base = overridden(load_config(config_path), settings)
+  base = overridden(load(config_path), settings)
   runs, left_out = [], {}
   for name in names:
     row = ROWS[name]
@@ -217,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add("--config", default="configs/quickstart.py", help="the base, a file")
-  add("--out", type=Path, default=Path("runs/ablations"), help="folder")
+  add("--out", type=files.path, default=Path("runs/ablations"), help="folder")
   add("--rows", default="table", help="table, ablation or names, with commas")
   add("--seeds", default="0", help="comma-separated, e.g. 0,1,2")
   add("--steps", type=int, help="instead of the config's total_steps")
@@ -253,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise InputError(
       f"seeds={flags.seeds!r}: give whole numbers, e.g. 0,1,2"
     ) from error
-  settings = parse_settings(flags.set)
+  settings: dict[str, Any] = {**parse_settings(flags.set)}
   if flags.steps is not None:
     settings["total_steps"] = flags.steps
   planned = functools.partial(

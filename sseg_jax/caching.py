@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import ablation_runs, files
+from sseg_jax import config_files, files
 from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
+from sseg_jax.runtime import lease
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,7 @@ def add_pseudo_masks(
       f"process_index={process_index}: must be 0 to process_count - 1 ="
       f" {process_count - 1}"
     )
+  source, out = files.expand(source), files.expand(out)
   if _place(source) == _place(out):
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
@@ -135,7 +137,30 @@ def add_pseudo_masks(
     tf.io.gfile.makedirs(out)
   except tf.errors.OpError as error:
     raise InputError(f"out={out} cannot be made: {error.message}") from error
-  label = _Labeller(made, image_size, config.seed, batch_size)
+  # Of this process's share of the shards: others may write theirs meanwhile.
+  with lease.Lease(out, f"lease-{process_index}.json", field="out"):
+    return _write_shards(
+      read,
+      out,
+      _Labeller(made, image_size, config.seed, batch_size),
+      info,
+      first_id,
+      range(process_index, len(read.shards), process_count),
+      start,
+    )
+
+
+def _write_shards(
+  read: manifest.Manifest,
+  out: str,
+  label: "_Labeller",
+  info: dict[str, Any],
+  first_id: int,
+  mine: range,
+  start: float,
+) -> Report:
+  """Writes those of the shards `mine` that are missing, then the manifest."""
+  tf = import_tensorflow()
   total = written = kept = 0
   starts = itertools.accumulate(
     (s.count for s in read.shards), initial=first_id
@@ -143,7 +168,7 @@ def add_pseudo_masks(
   marks = [_fingerprint(info, shard) for shard in read.shards]
   numbered = enumerate(zip(read.shards, starts, marks, strict=False))
   for number, (shard, first, mark) in numbered:
-    if number % process_count != process_index:
+    if number not in mine:
       continue
     if pseudo_labels.finished_shard(out, shard.file, mark):
       kept += 1
@@ -289,9 +314,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name, low in (("image_size", 0), ("first_id", 0), ("batch_size", 1)):
     if args[name] < low:
       raise InputError(f"--{name}={args[name]}: must be at least {low}")
-  config = ablation_runs.overridden(
-    ablation_runs.load_config(files.expand(args.pop("config"))),
-    ablation_runs.parse_settings(args.pop("set")),
+  config = config_files.overridden(
+    config_files.load(args.pop("config")),
+    config_files.parse_settings(args.pop("set")),
   )
   report = add_pseudo_masks(args.pop("records"), config=config, **args)
   print(json.dumps(dataclasses.asdict(report)) if as_json else report)

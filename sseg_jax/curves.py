@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sseg_jax import visualize
+from sseg_jax import files
 from sseg_jax.errors import InputError, reported
+from sseg_jax.images import drawing
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
@@ -86,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     "runs", nargs="+", metavar="NAME=FOLDER", help="a run and what to call it"
   )
   add("--scalar", default="loss", help="as it is called in metrics.jsonl")
-  add("--out", type=Path, help="a PNG; without it only numbers are printed")
+  add(
+    "--out", type=files.path, help="a PNG; without it only numbers are printed"
+  )
   add("--json", action="store_true", help="print JSON")
   flags = parser.parse_args(argv)
   curves = {}
@@ -94,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, equals, folder = run.partition("=")
     if not equals or not name or name in curves:
       raise InputError(f"{run}: give NAME=FOLDER, each name once")
-    curves[name] = read(Path(folder), flags.scalar)
+    curves[name] = read(files.path(folder), flags.scalar)
   if flags.out:
-    visualize.curve(
+    drawing.curve(
       flags.out, curves, title=flags.scalar, x="step", y=flags.scalar
     )
   rows = compare(curves)

@@ -309,7 +309,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.refine = "none"
   # A pixel whose best score is below is background. None: chosen for each
   # benchmark on pictures of its training split, or without labels where it has
-  # none (background.py), and stored with the checkpoint.
+  # none (inference/background.py), and stored with the checkpoint.
   c.evaluate.background_threshold = config_dict.placeholder(float)
   c.evaluate.threshold_images = 100  # pictures it is chosen on
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES

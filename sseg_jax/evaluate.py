@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sseg_jax import background, default_config, files, prompts
+from sseg_jax import default_config, files, prompts
 from sseg_jax.errors import InputError, reported
 from sseg_jax.evaluation import evaluate, find_threshold, spread
+from sseg_jax.inference import background
 
 if TYPE_CHECKING:
   from sseg_jax.benchmarks import Sample
@@ -89,9 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return table1.main(argv)
   flags = _parser().parse_args(argv)
   # Everything above starts at once; JAX is loaded from here on.
-  from sseg_jax import benchmarks, checkpoint, default_config
+  from sseg_jax import benchmarks, default_config
   from sseg_jax.benchmarks import report
-  from sseg_jax.segmenter import SSegSegmenter
+  from sseg_jax.checkpoints import checkpoint
+  from sseg_jax.inference.segmenter import SSegSegmenter
 
   if flags.max_images < 0:
     raise InputError(f"max_images={flags.max_images}: give 0 for all, or more")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sseg_jax import background, prompts
+from sseg_jax import prompts
 from sseg_jax.benchmarks.retrieval import retrieval
+from sseg_jax.inference import background
 
 if TYPE_CHECKING:
   from sseg_jax.benchmarks import Benchmark, Sample
-  from sseg_jax.segmenter import Segmenter
+  from sseg_jax.inference.segmenter import Segmenter
 
 __all__ = [
   "choose_threshold",
@@ -280,7 +281,7 @@ def _scored(
   batch_size: int,
 ) -> Iterator[tuple[list["Sample"], np.ndarray, np.ndarray]]:
   """Yields samples of one size, with best score and class of their pixels."""
-  from sseg_jax.segmenter import ClassSet, winners
+  from sseg_jax.inference.segmenter import ClassSet, winners
 
   if isinstance(templates, str):
     templates = prompts.templates(templates)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,17 +11,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from sseg_jax import (
-  background,
-  benchmarks,
-  errors,
-  evaluation,
-  sharding,
-  stopping,
-  train_step,
-  visualize,
-)
-from sseg_jax.segmenter import SSegSegmenter
+from sseg_jax import benchmarks, errors, evaluation, sharding, train_step
+from sseg_jax.images import drawing
+from sseg_jax.inference import background
+from sseg_jax.inference.segmenter import SSegSegmenter
+from sseg_jax.runtime import preemption
 
 
 class Evaluator:
@@ -32,7 +26,7 @@ class Evaluator:
     config: Any,
     held_out: list[benchmarks.Benchmark],
     workdir: epath.Path,
-    stop: stopping.Stop | None = None,
+    stop: preemption.Stop | None = None,
     training: Sequence[benchmarks.Benchmark | None] = (),
   ):
     """Compiles nothing yet.
@@ -48,9 +42,10 @@ class Evaluator:
     self._config = config
     self._benchmarks = held_out
     self._workdir = workdir
-    self._stop = stop or stopping.Stop()
+    self._stop = stop or preemption.Stop()
     self._segmenter: SSegSegmenter | None = None
     self._training = training or [None] * len(held_out)
+    self._undrawn: list[Callable[[], None]] = []
 
   def __call__(
     self,
@@ -62,11 +57,11 @@ class Evaluator:
     """Returns results by benchmark, and retrieval; {} in other processes.
 
     `stored` in it is what a checkpoint keeps of the background thresholds.
-    Draws predictions of the first benchmark to WORKDIR/predictions.png.
+    Pictures of it are made by `draw`, once the results are written.
 
     Args:
       state: may be sharded over processes.
-      step: for the writer.
+      step: for the writer of pictures.
       writer: a `MetricWriter`.
       max_images: of each benchmark; 0 for all.
 
@@ -82,6 +77,7 @@ class Evaluator:
     self._segmenter.set_weights(params, model_state)
     results: dict[str, Any] = {}
     chosen: dict[str, float] = {}
+    self._undrawn = []
     for i, benchmark in enumerate(self._benchmarks):
       rows: list[tuple] = []
       name = benchmark.name
@@ -100,12 +96,9 @@ class Evaluator:
       results[name]["threshold_choice"] = choice
       if choice:
         chosen[name] = choice["threshold"]
-      picture = visualize.grid(
-        rows, benchmark.class_names, has_background=benchmark.has_background
+      self._undrawn.append(
+        functools.partial(self._draw, i == 0, benchmark, rows, step, writer)
       )
-      writer.images(step, {f"predictions/{benchmark.name}": picture})
-      if i == 0:
-        self._draw(picture)
     counts = {b.name: len(b.class_names) for b in self._benchmarks}
     output: dict[str, Any] = {
       "benchmarks": results,
@@ -137,11 +130,35 @@ class Evaluator:
       observe=lambda _: self._stop.check(),
     )
 
-  def _draw(self, picture: np.ndarray) -> None:
-    try:
-      visualize.save(self._workdir / "predictions.png", picture)
-    except errors.InputError as error:  # no reason to end a run
-      logging.warning("%s", error)
+  def draw(self) -> None:
+    """Draws predictions of the last evaluation, for TensorBoard.
+
+    Those of the first benchmark go to WORKDIR/predictions.png as well. What
+    cannot be drawn or written is told in the log: no reason to end a run.
+    """
+    undrawn, self._undrawn = self._undrawn, []
+    for draw in undrawn:
+      try:
+        draw()
+      except Exception as error:
+        logging.warning(
+          "no picture of predictions (%s: %s)", type(error).__name__, error
+        )
+
+  def _draw(
+    self,
+    first: bool,
+    benchmark: benchmarks.Benchmark,
+    rows: list[tuple],
+    step: int,
+    writer: Any,
+  ) -> None:
+    picture = drawing.grid(
+      rows, benchmark.class_names, has_background=benchmark.has_background
+    )
+    writer.images(step, {f"predictions/{benchmark.name}": picture})
+    if first:
+      drawing.save(self._workdir / "predictions.png", picture)
 
   def _keep(
     self, rows: list, wanted: int, sample: Any, predicted: np.ndarray

@@ -3,10 +3,17 @@
 Paths are of `pathlib` or `epath`. Nothing but the standard library is needed.
 """
 
+import errno
 import json
 import logging
 import os
+import pathlib
 from typing import Any
+
+from sseg_jax.errors import InputError, Unavailable
+
+# What may be over when the same is tried again.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 def expand(path: str | os.PathLike) -> str:
@@ -18,6 +25,40 @@ def expand(path: str | os.PathLike) -> str:
   """
   text = os.fspath(path)
   return text if "://" in text else os.path.expanduser(text)
+
+
+def path(text: str | os.PathLike) -> pathlib.Path:
+  """Returns a local path, as `expand`: the type of a command's flag."""
+  return pathlib.Path(expand(text))
+
+
+def unwritable(
+  field: str, folder: str | os.PathLike, error: OSError
+) -> InputError | Unavailable:
+  """Returns what to raise where `folder` cannot be made or written to.
+
+  Args:
+    field: what the folder is called, as "workdir".
+    folder: as the user gave it.
+    error: what the system said.
+  """
+  name = os.fspath(folder)
+  if "://" not in name:
+    for part in (pathlib.Path(name), *pathlib.Path(name).parents):
+      if part.exists() and not part.is_dir():
+        return InputError(
+          f"{field}={name}: {part} is a file; give a folder, or the name of one"
+          " to make"
+        )
+  reason = error.strerror or str(error).partition("\n")[0]
+  if error.errno in _PASSING:
+    return Unavailable(
+      f"{field}={name} cannot be written ({reason}); make room and start again"
+    )
+  return InputError(
+    f"{field}={name} cannot be written ({reason}); give a folder in which you"
+    " may write"
+  )
 
 
 def write_text(path: Any, text: str) -> None:

@@ -10,67 +10,121 @@ under Open MPI they find each other; elsewhere say how, as launch/local.py does:
 --coordinator_address=HOST:PORT --num_processes=N --process_id=I
 """
 
+import argparse
 import contextlib
 import difflib
 import logging as python_logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags as absl_flags
+from absl import logging
+from ml_collections import ConfigDict
 
-from sseg_jax import errors, stopping
-
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "A file of configs/, or one of your own.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run: checkpoints, curves, result.json."
-)
-_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON at the end.")
-_COORDINATOR = flags.DEFINE_string(
-  "coordinator_address",
-  os.environ.get("JAX_COORDINATOR_ADDRESS"),
-  "HOST:PORT of process 0; that port and the one below it must be free there.",
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0.")
-_TIMEOUT = flags.DEFINE_float(
-  "initialization_timeout", 60.0, "Seconds to wait for the other processes."
-)
+from sseg_jax import config_files, errors, files
+from sseg_jax.runtime import preemption
 
 
-@errors.reported
-def run(argv: list[str]) -> int:
-  """Runs the command with flags already parsed."""
-  if len(argv) > 1:
-    raise errors.InputError(f"{argv[1]!r} is not a flag; see --help")
-  if _CONFIG.value is None or not _WORKDIR.value:
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m sseg_jax.main",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--config", help="a file of configs/, or one of your own")
+  add(
+    "--config.FIELD",
+    metavar="VALUE",
+    dest="_",
+    help="overrides a field of the config; may be repeated",
+  )
+  add("--workdir", help="folder of the run: checkpoints, curves, result.json")
+  add("--json", action="store_true", help="print the result as JSON")
+  add(
+    "--coordinator_address",
+    default=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+    help="HOST:PORT of process 0; that port and the one below must be free",
+  )
+  add("--num_processes", type=int, help="of the run")
+  add("--process_id", type=int, help="of this one, from 0")
+  add(
+    "--initialization_timeout",
+    type=float,
+    default=60.0,
+    help="seconds to wait for the other processes",
+  )
+  return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+  """Returns the flags, and the config with its overrides.
+
+  Raises:
+    InputError: for flags that are missing or unknown, and what
+      `config_files.load` and `overridden` refuse.
+  """
+  parser = _parser()
+  overrides, rest = _split(argv)
+  flags, unknown = parser.parse_known_args(rest)
+  if unknown:
+    known = [option for a in parser._actions for option in a.option_strings]
+    close = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise errors.InputError(f"{unknown[0]!r} is not a flag; {hint}see --help")
+  if not flags.config or not flags.workdir:
     raise errors.InputError(
       "both --config and --workdir are needed; see --help"
     )
-  from sseg_jax import default_config
+  flags.workdir = files.expand(flags.workdir)
+  config = config_files.overridden(config_files.load(flags.config), overrides)
+  return flags, config.lock()
 
-  default_config.check_batch(_CONFIG.value)
+
+def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+  """Takes `--config.FIELD=VALUE` and `--config.FIELD VALUE` out of `argv`."""
+  overrides: dict[str, str] = {}
+  rest: list[str] = []
+  left = list(argv)
+  while left:
+    argument = left.pop(0)
+    if not argument.startswith("--config."):
+      rest.append(argument)
+      continue
+    field, equals, value = argument.removeprefix("--config.").partition("=")
+    if not equals:
+      # A field of its own switches on, as flags do.
+      alone = not left or left[0].startswith("--")
+      value = "true" if alone else left.pop(0)
+    overrides[field] = value
+  return overrides, rest
+
+
+@errors.reported
+def run(argv: Sequence[str]) -> int:
+  """Runs the command with these arguments."""
+  flags, config = parse(argv)
   # From here on, since a signal may come while JAX is loaded or compiles.
-  stop = stopping.Stop().listen()
-  place = _place()
+  stop = preemption.Stop().listen()
+  place = _place(flags)
   first = place is None or place[2] == 0
   stop.exit_until_working(0.0 if place is None else 2.0 if first else 0.5)
   together: contextlib.AbstractContextManager = contextlib.nullcontext()
   if place is not None:
-    from sseg_jax import peers
+    from sseg_jax.runtime import multihost
 
-    together = peers.joined(
-      *place, config=_CONFIG.value, timeout=_TIMEOUT.value, stop=stop
+    together = multihost.joined(
+      *place, config=config, timeout=flags.initialization_timeout, stop=stop
     )
   with together:
-    result = _train(_WORKDIR.value, first, stop)
+    result = _train(config, flags.workdir, first, stop)
   if "preempted" in result:
-    return stopping.PREEMPTED
+    return preemption.PREEMPTED
   if first:
-    if _JSON.value:
+    if flags.json:
       import json
 
       print(json.dumps(result))
@@ -78,30 +132,42 @@ def run(argv: list[str]) -> int:
       from sseg_jax import evaluator
 
       print(evaluator.headline(result))
-      print(f"result: {_WORKDIR.value}/result.json")
+      print(f"result: {flags.workdir}/result.json")
   return 0
 
 
-def _train(workdir: str, first: bool, stop: stopping.Stop) -> dict[str, Any]:
-  from sseg_jax import train
+def _train(
+  config: ConfigDict, workdir: str, first: bool, stop: preemption.Stop
+) -> dict[str, Any]:
+  from sseg_jax import config_check, train
 
+  config_check.check(config)  # before a folder is made
+  absl_flags.FLAGS(sys.argv[:1])  # absl's logging asks for its own flags
+  logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
   if "://" not in workdir and first:
-    os.makedirs(workdir, exist_ok=True)
-    handler = python_logging.FileHandler(f"{workdir}/log.txt")
+    try:
+      os.makedirs(workdir, exist_ok=True)
+      handler = python_logging.FileHandler(f"{workdir}/log.txt")
+    except OSError as error:
+      raise files.unwritable("workdir", workdir, error) from error
     handler.setFormatter(logging.PythonFormatter())
     handler.addFilter(_ours)
     logging.get_absl_logger().addHandler(handler)
-  return train.train(_CONFIG.value, workdir, stop)
+  return train.train(config, workdir, stop)
 
 
-def _place() -> tuple[str, int, int] | None:
+def _place(flags: argparse.Namespace) -> tuple[str, int, int] | None:
   """Returns the coordinator, the number of processes and this one's place.
 
   None for a single process.
   """
-  place: Any = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  place: Any = (
+    flags.coordinator_address,
+    flags.num_processes,
+    flags.process_id,
+  )
   if None in place:
     # JAX knows the schedulers, and has no public way to ask it about them.
     from jax._src import cloud_tpu_init
@@ -120,7 +186,12 @@ def _place() -> tuple[str, int, int] | None:
       return None
     try:
       place = ClusterEnv.auto_detect_unset_distributed_params(
-        _COORDINATOR.value, None, None, None, None, int(_TIMEOUT.value)
+        flags.coordinator_address,
+        None,
+        None,
+        None,
+        None,
+        int(flags.initialization_timeout),
       )[:3]
     except (RuntimeError, OSError) as error:
       raise errors.Unavailable(
@@ -142,43 +213,8 @@ _SCHEDULERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
 
 
 def main() -> None:
-  """Parses the flags and runs the command."""
-  if any(a in ("--help", "-help", "-h") for a in sys.argv[1:]):
-    print(__doc__)
-    print(flags.FLAGS.module_help(sys.modules[__name__]))
-    sys.exit(0)
-  try:
-    app.run(run)
-  except (AttributeError, KeyError, TypeError, ValueError):
-    # What ml_collections raises for an override that does not fit.
-    overrides = [a for a in sys.argv if a.startswith("--config.")]
-    message = _unknown_field(overrides)
-    if message is None:
-      raise
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _unknown_field(overrides: list[str]) -> str | None:
-  """Says which override names no field, and what was probably meant."""
-  from sseg_jax import default_config
-
-  fields = set()
-
-  def collect(config, prefix):
-    for name in config:
-      fields.add(prefix + name)
-      if hasattr(config[name], "keys"):
-        collect(config[name], prefix + name + ".")
-
-  collect(default_config.get_config(), "")
-  for override in overrides:
-    name, _, value = override.removeprefix("--config.").partition("=")
-    if name not in fields:
-      close = difflib.get_close_matches(name, fields, 1)
-      hint = f"did you mean {close[0]}?" if close else "see default_config.py"
-      return f"--config.{name}={value}: there is no such field; {hint}"
-  return None
+  """Runs the command line."""
+  sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import optax
 
-from sseg_jax.errors import InputError
-
 # Last name in the path of arrays that are not weights of a linear map or a
 # convolution. The rank alone does not tell: tables and the biases of attention
 # heads have two dimensions.
@@ -25,20 +23,8 @@ def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
   Args:
     optim_config: `config.optim`.
     total_steps: where `end_lr` is reached; it stays there.
-
-  Raises:
-    InputError: if the warm-up is negative or does not end before the run does.
   """
   warmup = optim_config.warmup_steps
-  if not 0 <= warmup < total_steps:
-    raise InputError(
-      f"optim.warmup_steps is {warmup}; choose one from 0 to below total_steps"
-      f" ({total_steps})"
-    )
-  if optim_config.peak_lr <= 0:
-    raise InputError(
-      f"optim.peak_lr is {optim_config.peak_lr}; choose one above 0"
-    )
   cosine = optax.cosine_decay_schedule(
     optim_config.peak_lr,
     total_steps - warmup,
@@ -72,22 +58,8 @@ def build(config: Any) -> optax.GradientTransformation:
 
   Args:
     config: the whole configuration; reads `optim` and `total_steps`.
-
-  Raises:
-    InputError: as `schedule`, or for a field that is negative or, of the
-      betas, 1 and more.
   """
   c = config.optim
-  for field in ("b1", "b2"):
-    if not 0 <= getattr(c, field) < 1:
-      raise InputError(
-        f"optim.{field} is {getattr(c, field)}; choose one from 0 to below 1"
-      )
-  for field in ("clip_norm", "weight_decay", "start_lr", "end_lr", "eps"):
-    if getattr(c, field) < 0:
-      raise InputError(
-        f"optim.{field} is {getattr(c, field)}; choose 0 or more"
-      )
   adamw = optax.adamw(
     schedule(c, config.total_steps),
     b1=c.b1,

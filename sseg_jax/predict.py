@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sseg_jax import background, default_config, prompts
+from sseg_jax import default_config, prompts
 from sseg_jax.errors import InputError, reported
+from sseg_jax.inference import background
 
 _WINDOW_STEP = 32  # `windows.PAD`, which would load JAX
 # In which the overlay can be written: photos' formats of 24 bits.
@@ -105,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       " for what else is in the picture"
     )
 
-  from sseg_jax import api, visualize
+  from sseg_jax.images import drawing
+  from sseg_jax.inference import api
 
   model = api.load(
     flags.checkpoint,
@@ -120,18 +122,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       found = model.segment(
         image, words, flags.background_threshold, background=has_background
       )
-      colours = visualize.palette(
-        len(found.names), has_background=has_background
-      )
-      picture = visualize.annotated(
+      colours = drawing.palette(len(found.names), has_background=has_background)
+      picture = drawing.annotated(
         image,
         found.labels,
         found.names,
         colours,
         has_background=has_background,
       )
-      visualize.save(overlay_path, picture)
-      visualize.save_labels(labels_path, found.labels, colours)
+      drawing.save(overlay_path, picture)
+      drawing.save_labels(labels_path, found.labels, colours)
     except InputError as error:
       _fail(results, path, error)
       continue
@@ -161,11 +161,11 @@ def _read(
 
   One after the other: memory does not grow with the number of pictures.
   """
-  from sseg_jax import pictures
+  from sseg_jax.images import reader
 
   for index, path in enumerate(paths):
     try:
-      image = pictures.read_image(path)
+      image = reader.read_image(path)
     except InputError as error:
       _fail(results, path, error)
       continue
@@ -266,7 +266,7 @@ def _free(
   taken: set[str],
 ) -> list[Path]:
   """Returns the first of `stem`, `stem_2`, … whose files may be written."""
-  from sseg_jax import visualize
+  from sseg_jax.images import drawing
 
   told = False
   for number in itertools.count(1):
@@ -278,7 +278,7 @@ def _free(
       path
       for path in paths
       if os.path.lexists(path)
-      and (_identity(path) in inputs or not visualize.is_ours(path))
+      and (_identity(path) in inputs or not drawing.is_ours(path))
     ]
     if not foreign:
       if told:

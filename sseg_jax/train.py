@@ -8,7 +8,7 @@ import collections
 import contextlib
 import functools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -19,19 +19,18 @@ from jax.experimental import multihost_utils
 
 from sseg_jax import (
   benchmarks,
-  default_config,
+  config_check,
   errors,
   evaluator,
   files,
-  provenance,
   sharding,
-  stopping,
   train_step,
 )
-from sseg_jax.checkpoint import Checkpoints
-from sseg_jax.compiled_step import CompiledStep
-from sseg_jax.models import backbones
-from sseg_jax.watchdog import SLOW, Watchdog
+from sseg_jax.checkpoints import changes
+from sseg_jax.checkpoints.checkpoint import Checkpoints
+from sseg_jax.runtime import lease, preemption, provenance
+from sseg_jax.runtime.compiled_step import CompiledStep
+from sseg_jax.runtime.watchdog import SLOW, Watchdog
 
 # Steps that may be under way at once: enough to hide the host's work, and few
 # enough that batches do not pile up in memory.
@@ -41,7 +40,7 @@ _IN_FLIGHT = 2
 def train(
   config: ml_collections.ConfigDict,
   workdir: str | epath.PathLike,
-  stop: stopping.Stop | None = None,
+  stop: preemption.Stop | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.total_steps`, going on from the newest checkpoint.
 
@@ -57,31 +56,75 @@ def train(
   Raises:
     InputError: if a field cannot work, before anything is compiled; or if the
       loss stayed non-finite for `config.max_bad_steps` steps.
+    Unavailable: if another run is at work in `workdir`, or has taken it.
+  """
+  stop = stop or preemption.Stop().listen()
+  workdir = epath.Path(files.expand(workdir))
+  config_check.check(config)
+  with (
+    lease.held_by_first(
+      workdir,
+      jax.process_index() == 0,
+      lambda failed: int(
+        multihost_utils.broadcast_one_to_all(np.int32(failed))
+      ),
+    ) as held,
+    contextlib.ExitStack() as closing,
+  ):
+    return _train(config, workdir, stop, held, closing)
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  stop: preemption.Stop,
+  held: lease.Lease | None,
+  closing: contextlib.ExitStack,
+) -> dict[str, Any]:
+  """Trains as `train` says.
+
+  Args:
+    config: of `train`, checked.
+    workdir: of `train`, expanded.
+    stop: of `train`.
+    held: the lease of `workdir`, in the first process.
+    closing: closes what is opened here, also where an error ends the run.
   """
   from sseg_jax import metrics
   from sseg_jax.data import pipeline
 
-  stop = stop or stopping.Stop().listen()
-  workdir = epath.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
   first_process = jax.process_index() == 0
   # Of the code that runs, whatever is changed meanwhile.
   commit = provenance.git_commit()
 
   # --- Mesh -------------------------------------------------------------------
-  check(config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
   pipeline.check_lanes(config, jax.process_count())
 
+  # --- The checkpoint to go on from -------------------------------------------
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    keep=config.checkpoint.keep,
+    keep_best=config.checkpoint.keep_best,
+    every_steps=config.checkpoint.every_steps,
+    every_minutes=config.checkpoint.every_minutes,
+    metadata={},
+    before_save=held.check if held else lambda: None,
+  )
+  # Before anything is drawn or compiled: other settings may be refused.
+  found = checkpoints.find()
+  changed = changes.since(found, config, workdir)
+
   # --- Data -------------------------------------------------------------------
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
-  class_names = prepare_data(config, workdir)
+  data = prepare_data(config, workdir)
+  changes.check_records(found, data.records, config, workdir)
   held_out, training = open_benchmarks(config)
   evaluator.check_score(config, held_out)
 
   # --- Model and state --------------------------------------------------------
-  setup = train_step.make_setup(config, class_names, mesh)
+  setup = train_step.make_setup(config, data.class_names, mesh)
   shapes = train_step.abstract_state(setup)
   shardings = sharding.state_sharding(shapes, mesh)
   shapes = jax.tree.map(
@@ -99,24 +142,37 @@ def train(
   )
 
   # --- Restore, or begin ------------------------------------------------------
-  metadata = {"config": config.to_dict(), "model": "sseg"}
-  checkpoints = Checkpoints(
-    workdir / "checkpoints",
-    keep=config.checkpoint.keep,
-    keep_best=config.checkpoint.keep_best,
-    every_steps=config.checkpoint.every_steps,
-    every_minutes=config.checkpoint.every_minutes,
-    metadata=metadata,
-  )
   state = checkpoints.restore(shapes)
   if state is None:
     state = jax.device_put(train_step.init_state(setup), shardings)
-    if first_process:
-      text = json.dumps(config.to_dict(), indent=2) + "\n"
-      files.write_text(workdir / "config.json", text)
   start = int(state.step)
+  last = max(start, config.total_steps)
+  all_changes = checkpoints.restored.get("changes", [])
+  if changed:
+    all_changes = [*all_changes, {"step": start, "fields": changed}]
+    for name, (old, new) in changed.items():
+      logging.warning("changed at step %d: %s: %s -> %s", start, name, old, new)
+  metadata = {
+    "config": config.to_dict(),
+    "model": "sseg",
+    "records": data.records,
+    "changes": all_changes,
+  }
+  checkpoints.metadata = metadata
+  if first_process:
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    files.write_text(workdir / "config.json", text)
   tally = Tally(config.batch_size, checkpoints.restored.get("tally", {}))
-  if start >= config.total_steps:
+  if start > config.total_steps:
+    logging.warning(
+      "the newest checkpoint in %s is of step %d, beyond total_steps=%d: no"
+      " step is taken, and step %d is evaluated",
+      workdir,
+      start,
+      config.total_steps,
+      start,
+    )
+  elif start == config.total_steps:
     logging.info("the run in %s is complete: evaluating it", workdir)
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   logging.info(
@@ -134,6 +190,7 @@ def train(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+  closing.callback(batches.close)
   logging.info(
     "%d steps of %d pictures: %.3g epochs of %d; learning rate up to %.3g",
     config.total_steps,
@@ -143,9 +200,11 @@ def train(
     config.optim.peak_lr,
   )
   writer = metrics.MetricWriter(workdir, resume_step=start)
+  closing.callback(writer.close)
   speed = metrics.Throughput(config.batch_size, config.total_steps)
   scores = evaluator.Evaluator(config, held_out, workdir, stop, training)
   watchdog = Watchdog(config.watchdog_minutes, start)
+  closing.callback(watchdog.close)
   watch = BadSteps(config.max_bad_steps)
   in_flight: collections.deque = collections.deque()
   asked = agreed = False  # to stop: here, and in some process
@@ -167,7 +226,7 @@ def train(
     """Returns whether it was cut short, in which case all are to stop."""
     result = None
     watchdog.reset(SLOW)
-    with contextlib.suppress(stopping.Stopped):
+    with contextlib.suppress(preemption.Stopped):
       result = scores(state, step, writer, config.evaluate.max_images)
     if multihost_utils.broadcast_one_to_all(np.int32(result is None)):
       return True
@@ -178,8 +237,9 @@ def train(
     checkpoints.set_thresholds(step, (result or {}).get("stored", {}))
     if checkpoints.rate(step, state, score) and first_process:
       logging.info("step %d stays: %.2f is among the best", step, score)
-    # Last: what is not written here is repeated.
+    # Last but for pictures: what is not written here is repeated.
     writer.scalars(step, evaluator.flat_scores(result or {}))
+    scores.draw()
     speed.reset()
     watchdog.reset()
     return False
@@ -188,9 +248,6 @@ def train(
     wait_for_steps()
     checkpoints.save(step, state)
     checkpoints.close()
-    batches.close()
-    watchdog.close()
-    writer.close()
     logging.warning("asked to stop: saved step %d, start again to go on", step)
     return {"preempted": step}
 
@@ -224,42 +281,44 @@ def train(
       watchdog.reset()
     if evaluate and evaluate_now(state, step):
       return leave(state, step)
+    if held and held.lost:
+      held.check()
     asked = stop.is_set()
     if agreed if jax.process_count() > 1 else asked:
       return leave(state, step)
 
   # --- End --------------------------------------------------------------------
-  if start < config.total_steps:
-    checkpoints.save(config.total_steps, state)
+  if start < last:
+    checkpoints.save(last, state)
   checkpoints.close()
   batches.close()
   watchdog.reset(SLOW)
   try:
-    result = scores(state, config.total_steps, writer, 0)
-    checkpoints.set_thresholds(config.total_steps, result.pop("stored", {}))
-    if start < config.total_steps or not writer.evaluated:
-      writer.scalars(config.total_steps, evaluator.flat_scores(result))
-  except stopping.Stopped:
+    result = scores(state, last, writer, 0)
+    checkpoints.set_thresholds(last, result.pop("stored", {}))
+    if start < last or not writer.evaluated:
+      writer.scalars(last, evaluator.flat_scores(result))
+  except preemption.Stopped:
     logging.warning("asked to stop: start again to evaluate")
-    return {"preempted": config.total_steps}
-  finally:
-    watchdog.close()
-    writer.close()
+    return {"preempted": last}
   result = {
     "task": config.task,
     "seed": config.seed,
-    "steps": config.total_steps,
+    "steps": last,
     "final": tally.last,
     "parameters": parameters,
     **result,
     "images_per_second": tally.last.get("images_per_second"),
     "bad_records": tally.bad_records,
+    "changes": all_changes,
     "versions": provenance.versions(),
     "git_commit": commit,
   }
-  if first_process:
+  if held:
+    held.check()
     text = json.dumps(result, indent=2) + "\n"
     files.write_text(workdir / "result.json", text)
+    scores.draw()  # after the result: a picture that fails loses nothing
   return result
 
 
@@ -281,63 +340,42 @@ def step_and_stop(
   return state, metrics | {"stop": asked.max()}
 
 
-def check(config: Any) -> None:
-  """Raises InputError for values that cannot work together."""
-  if config.task not in train_step.LOSSES:
-    raise errors.InputError(
-      f"task={config.task!r} is not one of {', '.join(train_step.LOSSES)}"
-    )
-  default_config.check_batch(config)
-  for name in (
-    "total_steps",
-    "accumulate_steps",
-    "image_size",
-    "log_every_steps",
-    "max_bad_steps",
-  ):
-    if config[name] < 1:
-      raise errors.InputError(f"{name}={config[name]} must be at least 1")
-  largest = backbones.LARGEST_STRIDE
-  if config.image_size % largest:
-    raise errors.InputError(
-      f"image_size={config.image_size} is not a multiple of {largest}, the"
-      " backbone's largest stride"
-    )
-  if config.pseudo_masks.k > config.model.num_queries:
-    raise errors.InputError(
-      f"pseudo_masks.k={config.pseudo_masks.k} is more than"
-      f" model.num_queries={config.model.num_queries}: each mask needs a query"
-    )
-  if config.data.source not in ("records", "shapes"):
-    raise errors.InputError(
-      f"data.source={config.data.source!r} is not one of records, shapes"
-    )
-  if config.data.source == "records" and config.task == "supervised":
-    raise errors.InputError(
-      'task="supervised" needs class names, which only data.source="shapes"'
-      " has yet"
-    )
+class Data(NamedTuple):
+  """What `prepare_data` found.
+
+  Attributes:
+    class_names: of the records' label maps, () where they are unknown.
+    records: fingerprint of the training records, None where the run draws them.
+  """
+
+  class_names: tuple[str, ...]
+  records: str | None
 
 
-def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
-  """Writes the embedded data set if it is asked for, and names its folders.
+def prepare_data(config: Any, workdir: epath.Path) -> Data:
+  """Looks at the data, or draws the embedded data set and names its folders.
 
-  Returns:
-    The class names of the records' label maps, () where they are unknown.
+  Raises:
+    InputError: if a folder of records is missing or holds none, before anything
+      is compiled.
   """
   if config.data.source != "shapes":
-    from sseg_jax.data import records
+    from sseg_jax.data import manifest
 
-    # Missing data is told before anything is compiled.
     folders = [f.strip() for f in config.data.train.split(",") if f.strip()]
     if not folders:
       raise errors.InputError(
         "data.train is empty; name one or more folders of records, as"
         " `python -m sseg_jax.prepare` writes them"
       )
-    for folder in folders:
-      records.read_manifest(folder)
-    return ()
+    found = [_manifest("data.train", folder) for folder in folders]
+    if config.data.val and config.task == "sseg":
+      if not _manifest("data.val", config.data.val).total:
+        raise errors.InputError(
+          f"data.val={config.data.val}: holds no records; write it again, or"
+          ' leave it out with --config.data.val=""'
+        )
+    return Data((), manifest.fingerprint(found))
   from sseg_jax.data import shapes
 
   folder = workdir / "data"
@@ -355,7 +393,21 @@ def prepare_data(config: Any, workdir: epath.Path) -> tuple[str, ...]:
   own = [names[kind] for kind in shapes.KINDS]
   given = [s for s in config.evaluate.benchmarks.split(",") if s]
   config.evaluate.benchmarks = ",".join(own + given)
-  return shapes.CLASS_NAMES
+  return Data(shapes.CLASS_NAMES, None)
+
+
+def _manifest(field: str, folder: str) -> Any:
+  """Returns the manifest of a folder of records that a field names."""
+  from sseg_jax.data import manifest
+
+  try:
+    return manifest.read_manifest(folder)
+  except errors.InputError as error:
+    # Only retrieval reads these: a run does without.
+    hint = "; or leave it out with --config.data.val=''"
+    raise errors.InputError(
+      f"{field}={folder}: {error}{hint if field == 'data.val' else ''}"
+    ) from None
 
 
 def open_benchmarks(

@@ -44,6 +44,8 @@ FIELDS = {
   "checkpoint.every_steps": EVERY,
   "evaluate.every_steps": 2 * EVERY,
   "optim.eps": 1e-3,
+  # Divides the pictures of each of four processes.
+  "loss.mask_every": 2,
 }
 # Seconds within which all processes end once one is gone.
 TOGETHER = 60
@@ -348,7 +350,7 @@ def one_of_four(run, rng):
 
 
 def assert_same(straight, run, exactly=True):
-  from sseg_jax import checkpoint
+  from sseg_jax.checkpoints import checkpoint
 
   a, b = straight.curve(), run.curve()
   evaluations = straight.evaluations(), run.evaluations()

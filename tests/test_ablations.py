@@ -5,7 +5,13 @@ import sys
 
 import pytest
 
-from sseg_jax import ablation_runs, ablation_table, ablations
+from sseg_jax import (
+  ablation_runs,
+  ablation_table,
+  ablations,
+  config_check,
+  config_files,
+)
 from sseg_jax.ablations import ROWS
 from sseg_jax.data.shapes import CLASS_NAMES, GROUNDS, KINDS, THINGS
 from sseg_jax.errors import InputError
@@ -66,13 +72,12 @@ def command(config_path, tmp_path, *more):
 
 
 def test_every_row_fits_the_quickstart():
-  from sseg_jax import train
   from sseg_jax.pseudo_masks import generator
 
-  base = ablation_runs.load_config("configs/quickstart.py")
+  base = config_files.load("configs/quickstart.py")
   for row in ROWS.values():
-    config = ablation_runs.overridden(base, row.overrides)
-    train.check(config)
+    config = config_files.overridden(base, row.overrides)
+    config_check.check(config)
     generator.build(config)
     assert config.batch_size % config.data.lanes == 0
     assert row.reason and row.groups
@@ -81,10 +86,10 @@ def test_every_row_fits_the_quickstart():
 def test_the_networks_of_all_rows_can_be_built():
   from sseg_jax.models import sseg
 
-  base = ablation_runs.load_config("configs/quickstart.py")
+  base = config_files.load("configs/quickstart.py")
   seen = []
   for row in ROWS.values():
-    config = ablation_runs.overridden(base, row.overrides)
+    config = config_files.overridden(base, row.overrides)
     if config.model.to_dict() not in seen:
       seen.append(config.model.to_dict())
       sseg.build(config)
@@ -101,40 +106,6 @@ def test_rows_are_chosen_by_group_and_by_name():
   assert ablations.choose("global_words") == ["trained", "global_words"]
   with pytest.raises(InputError, match="'k_5' is neither"):
     ablations.choose("trained,k_5")
-
-
-def test_settings_keep_their_types():
-  settings = ablation_runs.parse_settings(
-    ["a.b=3", "c=1e-3", "d=text", "e=(1.0, 2)", "f=True", "g="]
-  )
-  assert settings == {
-    **{"a.b": 3, "c": 1e-3, "d": "text", "e": (1.0, 2), "f": True, "g": ""}
-  }
-  with pytest.raises(InputError, match="set='x'"):
-    ablation_runs.parse_settings(["x"])
-
-
-@pytest.mark.parametrize(
-  ("field", "value", "message"),
-  [
-    ("model.no_such", 1, "no such field"),
-    ("nothing.at.all", 1, "no such field"),
-    ("seed.deep", 1, "type|no such field"),
-    ("batch_size", "many", "another type"),
-  ],
-)
-def test_wrong_overrides_are_told(config_path, field, value, message):
-  base = ablation_runs.load_config(config_path)
-  with pytest.raises(InputError, match=message):
-    ablation_runs.overridden(base, {field: value})
-
-
-def test_wrong_config_files_are_told(tmp_path):
-  with pytest.raises(InputError, match="no such file"):
-    ablation_runs.load_config(tmp_path / "none.py")
-  (tmp_path / "empty.py").write_text("")
-  with pytest.raises(InputError, match="get_config"):
-    ablation_runs.load_config(tmp_path / "empty.py")
 
 
 def test_runs_table_and_resume(config_path, tmp_path, executed, capsys):
@@ -199,7 +170,7 @@ def test_the_command_of_a_run(config_path, tmp_path, executed):
   assert run.command()[1:] == [
     *("-m", "sseg_jax.main", f"--config={config_path}"),
     f"--workdir={tmp_path / 'out' / 'decoder_after_unit' / 'seed3'}",
-    "--config.optim.peak_lr=0.0001",
+    "--config.optim.peak_lr=1e-4",
     "--config.model.query_embedding=decoder",
     "--config.model.mean=after",
     "--config.model.counted_queries=all",
@@ -249,7 +220,7 @@ def test_stops_when_a_run_was_asked_to(config_path, tmp_path, monkeypatch):
 
 
 def test_a_training_is_a_process(config_path, tmp_path, monkeypatch):
-  base = ablation_runs.load_config(config_path)
+  base = config_files.load(config_path)
   run = ablation_runs.Run(
     "trained", ROWS["trained"], 0, tmp_path, str(config_path), base, {}
   )
@@ -266,7 +237,7 @@ def test_a_training_is_a_process(config_path, tmp_path, monkeypatch):
 def test_sigterm_stops_the_training_and_the_table(
   config_path, tmp_path, monkeypatch
 ):
-  base = ablation_runs.load_config(config_path)
+  base = config_files.load(config_path)
   run = ablation_runs.Run(
     "trained", ROWS["trained"], 0, tmp_path, str(config_path), base, {}
   )

@@ -5,9 +5,10 @@ import pytest
 from layouts import box, coco_data, save_photo, write_coco, write_folder
 from PIL import Image
 
-from sseg_jax import benchmarks, pictures
+from sseg_jax import benchmarks
 from sseg_jax.benchmarks import alignment
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 STORED = np.arange(24).reshape(4, 6)
 
@@ -24,7 +25,7 @@ def test_labels_are_turned_as_the_reader_turns_photos(
   Image.fromarray(pixels).save(path, exif=exif)
   photo = alignment.photo(path)
   assert photo.size == (4, 6) and photo.orientation == orientation
-  upright = pictures.read_image(path)[..., 0] // 9
+  upright = reader.read_image(path)[..., 0] // 9
   np.testing.assert_array_equal(
     alignment.fit(STORED, orientation, upright.shape), upright
   )

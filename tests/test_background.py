@@ -9,15 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import cc12m, cc15m, cc26m, quickstart
-from sseg_jax import (
-  background,
-  checkpoint,
-  evaluate,
-  predict,
-  prompts,
-  segmenter,
-)
+from sseg_jax import evaluate, predict, prompts
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.default_config import COMBINERS, completed
+from sseg_jax.inference import background, segmenter
 from sseg_jax.tokenizer import Tokenizer
 
 CLASSES = prompts.CLASS_NAMES["voc"]

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sseg_jax import segmenter
 from sseg_jax.baselines import global_words
 from sseg_jax.baselines.global_words import GlobalWords, deal
 from sseg_jax.errors import InputError
-from sseg_jax.segmenter import ClassSet, Segmenter
+from sseg_jax.inference import segmenter
+from sseg_jax.inference.segmenter import ClassSet, Segmenter
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")

@@ -18,8 +18,9 @@ from layouts import (
 )
 from PIL import Image
 
-from sseg_jax import benchmarks, pictures
+from sseg_jax import benchmarks
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 # The three readers share the examples.
 some = settings(fuzz.examples, max_examples=-(-fuzz.COUNT // 3))
@@ -46,7 +47,7 @@ def read_all(spec, root):
     for i in range(len(benchmark)):
       sample = benchmark[i]
       assert sample.labels.shape == sample.image.shape[:2]
-      pictures.check_labels(sample.labels, count - 1, sample.id)
+      reader.check_labels(sample.labels, count - 1, sample.id)
   except InputError as error:
     text = str(error)
     assert str(root) in text and "\n" not in text and len(text) < 2000

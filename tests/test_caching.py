@@ -17,8 +17,9 @@ from sseg_jax.data import (
   pseudo_labels,
   records,
 )
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.pseudo_masks import generator
+from sseg_jax.runtime import lease
 
 COUNT = 26
 
@@ -309,3 +310,11 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
   assert "pseudo_masks.knots=5: there is no such field" in (
     capsys.readouterr().err
   )
+
+
+def test_a_second_job_on_the_same_shards_is_refused(folder, tmp_path, config):
+  out = tmp_path / "out"
+  with lease.Lease(out, "lease-1.json"):
+    with pytest.raises(Unavailable, match="in use by another run"):
+      _add(folder, out, config, process_count=2, process_index=1)
+    _add(folder, out, config, process_count=2, process_index=0)

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import optax
 import pytest
 import xla_flags
 
-from sseg_jax import checkpoint
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError
 
 METADATA = {"config": {"seed": 3, "model": {"backbone": "swin_s"}}}
@@ -241,6 +242,49 @@ def test_load_finds_the_folder(tmp_path, where):
   _assert_same_bits(loaded.params, _state(20).params)
   _assert_same_bits(loaded.model_state, _state(20).model_state)
   assert all(type(x) is np.ndarray for x in jax.tree.leaves(loaded.params))
+
+
+def test_a_copy_of_a_step_has_any_name(tmp_path):
+  folder = _save(tmp_path, [10, 20])
+  for name in ("my model", "20.copy", "best", "state"):
+    shutil.copytree(folder / "20", tmp_path / "copies" / name)
+    loaded = checkpoint.load(tmp_path / "copies" / name)
+    assert loaded.step == 4_000_000_020  # what the state itself says
+    _assert_same_bits(loaded.params, _state(20).params)
+  _flip(tmp_path / "copies" / "my model")
+  with pytest.raises(InputError, match="my model is whole"):
+    checkpoint.load(tmp_path / "copies" / "my model")
+  (tmp_path / "copies" / "best" / "state").rename(tmp_path / "gone")
+  with pytest.raises(InputError, match="best is whole"):
+    checkpoint.load(tmp_path / "copies" / "best")
+
+
+def test_a_run_called_by_a_number_is_no_step(tmp_path):
+  for year in ("2024", "2025"):
+    _save(tmp_path / year, [10])
+  assert checkpoint.load(tmp_path / "2024").step == 10
+  with pytest.raises(InputError, match="it holds the runs 2024, 2025; give a"):
+    checkpoint.load(tmp_path)
+  (tmp_path / "2026").mkdir()
+  (tmp_path / "2026" / "config.json").write_text("{}")
+  with pytest.raises(InputError, match="it holds config.json; give a run's"):
+    checkpoint.load(tmp_path / "2026")
+
+
+def test_what_was_found_in_place_of_a_checkpoint_is_told(tmp_path):
+  (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "file").write_text("")
+  for name, message in (
+    ("run", "its folder checkpoints holds no step"),
+    ("run/checkpoints", "it is empty"),
+    ("empty", "it is empty"),
+    ("file", "it is a file"),
+    ("absent/below", f"there is no such folder in {tmp_path}"),
+    ("", "it holds the runs run"),
+  ):
+    with pytest.raises(InputError, match=f"holds no checkpoint: {message}"):
+      checkpoint.load(tmp_path / name)
 
 
 def test_load_of_one_step(tmp_path):

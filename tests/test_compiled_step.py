@@ -12,9 +12,9 @@ from test_configs import ROOT, load
 from test_train_end_to_end import TINY
 
 from sseg_jax import sharding, train_step
-from sseg_jax.compiled_step import CompiledStep
 from sseg_jax.errors import InputError
 from sseg_jax.models import backbones
+from sseg_jax.runtime.compiled_step import CompiledStep
 
 
 def step(state, frozen, batch):

@@ -7,7 +7,7 @@ import pickle
 import jax
 import pytest
 
-from sseg_jax import ablation_runs, default_config, train, train_step
+from sseg_jax import config_check, config_files, default_config, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit_weights
 from sseg_jax.models.vit import VIT_SIZES
@@ -83,14 +83,14 @@ def test_the_paper_s_runs_follow_their_batch(name, steps):
   rates = [config.optim[f"{name}_lr"] for name in ("peak", "start", "end")]
   assert rates == [5e-4, 1.25e-6, 1.25e-5]
   # As `main` and `plan --set` override, a locked copy.
-  small = ablation_runs.overridden(config.lock(), {"batch_size": 1024})
+  small = config_files.overridden(config.lock(), {"batch_size": 1024})
   assert small.total_steps == pytest.approx(4 * steps, rel=1e-3)
   assert small.optim.warmup_steps == small.total_steps // 15
   assert small.optim.peak_lr == 1.25e-4 and small.optim.end_lr == 3.125e-6
   assert config.total_steps == steps  # of the copy alone
   chosen = {"optim.peak_lr": 1e-3, "total_steps": 7, "batch_size": 1024}
   for order in (list(chosen), reversed(chosen)):
-    own = ablation_runs.overridden(
+    own = config_files.overridden(
       config, {name: chosen[name] for name in order}
     )
     assert own.optim.peak_lr == 1e-3 and own.total_steps == 7
@@ -100,9 +100,9 @@ def test_the_paper_s_runs_follow_their_batch(name, steps):
   assert sent.optim.peak_lr == 5e-4 / 8 and sent.total_steps > 7 * steps
   sent.batch_size = 0
   with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
-    train.check(sent)
+    config_check.check(sent)
   with pytest.raises(InputError, match="there is no such field"):
-    ablation_runs.overridden(config.lock(), {"batchsize": 7})
+    config_files.overridden(config.lock(), {"batchsize": 7})
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def no_download(monkeypatch):
 @pytest.mark.slow
 def test_the_training_state_can_be_built(path, no_download):
   config = load(path).get_config()
-  train.check(config)
+  config_check.check(config)
   assert config.optim.warmup_steps < config.total_steps
   assert config.batch_size % config.data.lanes == 0
   setup = train_step.make_setup(config, ("cat", "dog"))

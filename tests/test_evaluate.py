@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import background, evaluate, evaluation, segmenter
+from sseg_jax import evaluate, evaluation
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
+from sseg_jax.inference import background, segmenter
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 
 
 class Listed:
@@ -195,7 +196,7 @@ def folder(tmp_path_factory):
 
 def save_checkpoint(workdir, config, **metadata):
   from sseg_jax import train_step
-  from sseg_jax.checkpoint import Checkpoints
+  from sseg_jax.checkpoints.checkpoint import Checkpoints
 
   params, model_state = sseg.init(config, 0)
   state = train_step.TrainState(

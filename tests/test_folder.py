@@ -8,8 +8,9 @@ import pytest
 from layouts import save_photo, write_folder
 from PIL import Image
 
-from sseg_jax import benchmarks, evaluate, pictures
+from sseg_jax import benchmarks, evaluate
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 
 def opened(root):
@@ -111,7 +112,7 @@ def test_255_is_a_class_where_there_are_more_labels(tmp_path):
   root = write_folder(tmp_path / "x", classes=many(300), labels=labels)
   benchmark = opened(root)
   np.testing.assert_array_equal(benchmark[0].labels, labels)
-  assert pictures.ignored_label(300) == 65535
+  assert reader.ignored_label(300) == 65535
   root = write_folder(tmp_path / "y", classes=many(300), labels=labels + 1)
   with pytest.raises(InputError, match="label 300 .* 0..299 and 65535"):
     opened(root)[0]
@@ -133,7 +134,7 @@ def test_255_labels_are_the_last_that_ignore_255(tmp_path, count, ignored):
       return scores
 
   result = evaluate.evaluate(Second(), benchmark, threshold=0.5)
-  assert pictures.ignored_label(count) == ignored
+  assert reader.ignored_label(count) == ignored
   # One of the counted pixels is right: two where 255 is ignored, else three.
   expected = 50 if ignored == 255 else 33.33
   assert result["pixel_accuracy"] == expected
@@ -165,7 +166,7 @@ def grey_png(values, bits):
 def test_label_maps_of_few_bits_keep_their_numbers(tmp_path, bits):
   values = np.array([[0, 1, 2**bits - 1], [1, 2**bits - 2, 0]])
   (tmp_path / "x.png").write_bytes(grey_png(values, bits))
-  labels = pictures.read_labels(tmp_path / "x.png", max_label=20)
+  labels = reader.read_labels(tmp_path / "x.png", max_label=20)
   np.testing.assert_array_equal(labels, values)
 
 
@@ -181,9 +182,9 @@ def test_label_maps_of_every_mode(tmp_path, mode):
     image = Image.fromarray(values.astype(np.uint16))
   path = tmp_path / ("x.tif" if mode == "tiff" else "x.png")
   image.save(path)
-  labels = pictures.read_labels(path, max_label=1)
+  labels = reader.read_labels(path, max_label=1)
   np.testing.assert_array_equal(labels, values)
-  assert pictures.label_size(path) == (2, 2)
+  assert reader.label_size(path) == (2, 2)
 
 
 def test_label_maps_compressed_with_loss_are_refused(tmp_path):

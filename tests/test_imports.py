@@ -27,40 +27,36 @@ ORDER = (
   {"self_training"},
   {"train"},
   {"evaluator"},
-  {"api"},
   {"evaluate"},
   {"evaluation"},
-  {"checkpoint", "metrics", "data", "benchmarks", "baselines", "visualize"},
-  {"compiled_step"},
-  {"segmenter"},
-  {"windows"},
+  {
+    "config_check",
+    "metrics",
+    "data",
+    "benchmarks",
+    "baselines",
+  },
   {"train_step"},
   {"supervised"},
+  {"inference"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"models"},
+  {"checkpoints"},
   {
     "sharding",
     "tokenizer",
     "prompts",
     "default_config",
-    "palette",
-    "pictures",
-    "picture_bytes",
+    "images",
     "scoring",
-    "background",
-    "best",
+    "runtime",
+    "config_files",
     "files",
-    "integrity",
-    "named_arrays",
-    "provenance",
-    "peers",
-    "stopping",
-    "watchdog",
   },
   {"errors"},
 )
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "pictures", "files", "errors")
+_FOR_DATA = ("tokenizer", "images", "files", "runtime", "errors")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
@@ -147,7 +143,7 @@ if TYPE_CHECKING:
   from sseg_jax import train
 def f():
   from ..data import records
-  import sseg_jax.segmenter
+  import sseg_jax.inference.segmenter
   import configs.quickstart
   from sseg_jax import errors, __version__
 """

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from sseg_jax.background import apply_threshold
 from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
 from sseg_jax.benchmarks.retrieval import retrieval
 from sseg_jax.errors import InputError
+from sseg_jax.inference.background import apply_threshold
 
 
 def brute_force_iou(images, classes):

@@ -15,7 +15,7 @@ import pytest
 from test_train_end_to_end import ENVIRONMENT, ROOT, command
 from xla_flags import FAST
 
-from sseg_jax import checkpoint
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import shapes
 
 pytestmark = pytest.mark.slow
@@ -34,6 +34,7 @@ FIELDS = {
   "log_every_steps": 1,
   "checkpoint.every_steps": 10,
   "evaluate.every_steps": 0,
+  "loss.mask_every": 1,  # divides the pictures of each process
 }
 
 

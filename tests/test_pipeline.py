@@ -4,13 +4,14 @@ import io
 import itertools
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from absl import logging as absl_logging
 from PIL import Image
 
-from sseg_jax.data import examples, order, pipeline, records
+from sseg_jax.data import examples, order, pipeline, records, shards
 from sseg_jax.default_config import get_config
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
@@ -328,12 +329,18 @@ def _with_bad_records(tmp_path):
   items[5] = records.Record(b"5", items[5].image, ())
   items[6] = records.Record(b"6", items[6].image, (b" ",))
   folder = _write(tmp_path / "bad", items)
-  # And one record whose frame is damaged on disk.
-  shard = tmp_path / "bad" / "train-00002-of-00006.tfrecord"
-  data = bytearray(shard.read_bytes())
-  data[0] ^= 1
-  shard.write_bytes(data)
-  return folder, {3, 4, 5, 6, 10}
+  # And one record whose length is damaged on disk, and one whose caption is:
+  # the record still parses.
+  _flip(tmp_path / "bad" / "train-00002-of-00006.tfrecord", 0)
+  shard = tmp_path / "bad" / "train-00003-of-00006.tfrecord"
+  _flip(shard, shard.read_bytes().index(b"picture 15"))
+  return folder, {3, 4, 5, 6, 10, 15}
+
+
+def _flip(path, place):
+  data = bytearray(path.read_bytes())
+  data[place] ^= 1
+  path.write_bytes(data)
 
 
 def test_bad_records_keep_their_slot(tmp_path, folder, caplog):
@@ -357,6 +364,55 @@ def test_bad_records_keep_their_slot(tmp_path, folder, caplog):
   assert batches.bad_records >= 5
   warnings = [r for r in caplog.records if "cannot be used" in r.message]
   assert len(warnings) == 1
+
+
+def _read_all(folder):
+  table = shards.RecordTable([str(folder)])
+  found = []
+  for i in range(len(table)):
+    try:
+      found.append(table[i].key)
+    except ValueError:
+      found.append(None)
+  return found
+
+
+def test_each_byte_of_a_shard_is_checked(tmp_path):
+  items = [records.Record(b"%d" % i, b"png", (b"a",)) for i in range(3)]
+  folder = pathlib.Path(_write(tmp_path / "small", items))
+  (shard,) = folder.glob("*.tfrecord")
+  ends = np.fromfile(shard.with_suffix(".index"), "<u8")[1:]
+  whole = [b"0", b"1", b"2"]
+  for place in range(int(ends[-1])):
+    _flip(shard, place)
+    bad = int(np.searchsorted(ends, place, side="right"))
+    expected = [None if i == bad else key for i, key in enumerate(whole)]
+    assert _read_all(folder) == expected, place
+    _flip(shard, place)
+  assert _read_all(folder) == whole
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    lambda index: index[:-1],
+    lambda index: np.r_[np.uint64(8), index[1:]],
+    lambda index: index[::-1],
+    lambda index: np.r_[index[:2], index[2] - np.uint64(17), index[3:]],
+    lambda index: np.r_[index[:1], index[1:-1] + np.uint64(4), index[-1:]],
+  ],
+)
+def test_an_index_that_does_not_fit_is_told_and_not_used(
+  folder, tmp_path, wrong, caplog
+):
+  copy = tmp_path / "copy"
+  shutil.copytree(folder, copy)
+  path = copy / "train-00001-of-00006.index"
+  wrong(np.fromfile(path, "<u8")).tofile(path)
+  absl_logging.get_absl_logger().propagate = True
+  assert _read_all(copy) == [b"%d" % i for i in range(COUNT)]
+  told = [r.message for r in caplog.records if "does not fit" in r.message]
+  assert len(told) == 1 and "train-00001-of-00006" in told[0]
 
 
 def test_too_many_bad_records_stop_the_run(tmp_path, monkeypatch):

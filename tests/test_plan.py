@@ -320,9 +320,9 @@ def test_a_kernel_belongs_to_what_calls_it():
 
 @pytest.mark.slow
 def test_closed_form_of_the_paper_agrees_with_the_traced_step():
-  from sseg_jax import ablation_runs
+  from sseg_jax import config_files
 
-  config = ablation_runs.load_config(str(CONFIGS / "cc26m.py"))
+  config = config_files.load(str(CONFIGS / "cc26m.py"))
   config.batch_size = 8
   assert {"teacher", "backbone"} <= networks.training(config).keys()
   _agree(config)

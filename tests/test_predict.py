@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from test_evaluate import save_checkpoint
 
-from sseg_jax import pictures, predict, visualize
+from sseg_jax import predict
 from sseg_jax.errors import InputError
+from sseg_jax.images import drawing, reader
 
 
 def test_help_needs_no_jax():
@@ -60,9 +61,9 @@ def test_bad_input_is_one_line(tmp_path, capsys, argv, message):
 
 
 def test_window_step():
-  from sseg_jax import windows
+  from sseg_jax.inference import sliding_window
 
-  assert predict._WINDOW_STEP == windows.PAD
+  assert predict._WINDOW_STEP == sliding_window.PAD
 
 
 def test_output_names_never_collide(tmp_path):
@@ -95,8 +96,8 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
   assert "a_overlay.png is no result of this program" in error
   assert "writing a_2_overlay.png, a_2_labels.png instead" in error
   # An earlier result is replaced, but not where it is a picture to segment.
-  visualize.save(overlay, grey)
-  visualize.save(labels, grey)
+  drawing.save(overlay, grey)
+  drawing.save(labels, grey)
   assert names([image]) == ["a_overlay.png", "a_labels.png"]
   assert not capsys.readouterr().err
   assert names([image, overlay])[:2] == ["a_2_overlay.png", "a_2_labels.png"]
@@ -116,9 +117,9 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
 @pytest.mark.parametrize("out", ["r.jpg", "r.JPEG", "r.webp", "r.tif", "r.bmp"])
 def test_a_picture_name_is_a_file(tmp_path, out):
   ((overlay, labels),) = predict._outputs([tmp_path / "a.png"], tmp_path / out)
-  visualize.save(overlay, np.full((9, 9, 3), 77, np.uint8))
+  drawing.save(overlay, np.full((9, 9, 3), 77, np.uint8))
   assert (tmp_path / out).is_file() and labels == tmp_path / "r_labels.png"
-  assert pictures.read_image(overlay).mean() == pytest.approx(77, abs=1)
+  assert reader.read_image(overlay).mean() == pytest.approx(77, abs=1)
   (tmp_path / "d.png").mkdir()
   for folder in (tmp_path / "d.png", f"{tmp_path}/e.png/"):
     pair = predict._outputs([tmp_path / "a.png"], folder)[0]
@@ -134,7 +135,7 @@ class Drawn:
     return words
 
   def segment(self, image, words, threshold, *, background):
-    from sseg_jax.api import Segmentation
+    from sseg_jax.inference.api import Segmentation
 
     self.seen.append(image.shape)
     names = (*(["background"] if background else []), *words)
@@ -147,7 +148,7 @@ class Drawn:
 
 @pytest.fixture
 def drawn(monkeypatch):
-  from sseg_jax import api
+  from sseg_jax.inference import api
 
   monkeypatch.setattr(Drawn, "seen", [])
   monkeypatch.setattr(api, "load", lambda *args, **kwargs: Drawn())
@@ -160,14 +161,14 @@ def test_one_bad_picture_stops_no_other(tmp_path, capsys, drawn, monkeypatch):
     Image.new("RGB", (8, 8 + i)).save(file)
   (tmp_path / "1.png").write_bytes(b"nothing")
   opened = []
-  read = pictures.read_image
+  read = reader.read_image
 
   def counted(path):
     opened.append(path)
     assert len(opened) <= 2 + len(drawn)  # each is done before the next
     return read(path)
 
-  monkeypatch.setattr(pictures, "read_image", counted)
+  monkeypatch.setattr(reader, "read_image", counted)
   out = tmp_path / "out"
   flags = ["--checkpoint=x", "--words=a,b", f"--out={out}", "--json"]
   images = ["--image", files[0], files[1], "--image", files[2], files[3]]
@@ -204,7 +205,7 @@ def test_home_folder_and_a_name_that_is_no_text(
 
 
 def test_words_cut_to_the_same_prompt():
-  from sseg_jax import api
+  from sseg_jax.inference import api
   from sseg_jax.tokenizer import Tokenizer
 
   class Tokens:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sseg_jax import default_config, named_arrays, train_step
+from sseg_jax import default_config, train_step
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
 from sseg_jax.models import backbones, pretrained, tensors
 from sseg_jax.models.resnet import ResNet

@@ -7,7 +7,8 @@ import pytest
 
 from sseg_jax.data import manifest, records
 from sseg_jax.data.shards import RecordTable
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import lease
 
 
 def _records(count, **fields):
@@ -94,6 +95,7 @@ def test_killed_write_is_refused_then_cleaned(tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   with pytest.raises(InputError, match="interrupted"):
     records.read_manifest(str(tmp_path))
+  lease.release_all()  # as if that process were dead
   _write(tmp_path, _records(2), num_shards=1)
   assert sorted(path.name for path in tmp_path.iterdir()) == [
     "manifest.json",
@@ -201,3 +203,17 @@ def test_manifest_is_plain_json(tmp_path):
   raw = json.loads((tmp_path / "manifest.json").read_text())
   assert raw["format_version"] == manifest.FORMAT_VERSION
   assert set(raw["shards"][0]) == {"file", "count", "bytes", "sha256"}
+
+
+def test_a_second_writer_is_refused_and_harms_nothing(tmp_path):
+  items = [records.Record(b"%d" % i, b"png", (b"a",)) for i in range(3)]
+  folder = str(tmp_path / "a")
+  with records.RecordWriter(folder, num_shards=1) as writer:
+    writer.write(items[0])
+    with pytest.raises(Unavailable, match="in use by another run .process"):
+      with records.RecordWriter(folder, num_shards=1):
+        raise AssertionError
+    for item in items[1:]:
+      writer.write(item)
+  assert list(records.read(folder)) == items
+  assert not list((tmp_path / "a").glob("lease*"))

@@ -1,20 +1,24 @@
 """A run that is stopped and started again ends where a straight one ends."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import logging
 
-from sseg_jax import checkpoint, stopping, train
-from sseg_jax.errors import InputError
+from sseg_jax import train
+from sseg_jax.checkpoints import checkpoint
+from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import preemption
 
 pytestmark = pytest.mark.slow
 
 STEPS, STOP = 12, 6
 
 
-class StopAfter(stopping.Stop):
+class StopAfter(preemption.Stop):
   """Stands in for a signal, which would come at any moment."""
 
   def __init__(self, steps):
@@ -48,6 +52,7 @@ def runs(config, tmp_path_factory):
   result = train.train(config, stopped, StopAfter(STOP))
   assert result == {"preempted": STOP}
   assert not (stopped / "result.json").exists()
+  assert not (stopped / "lease.json").exists()
   stopped_result = train.train(config, stopped, StopAfter(1000))
   return (straight, straight_result), (stopped, stopped_result)
 
@@ -100,11 +105,94 @@ def test_a_finished_run_is_not_trained_again(runs, config):
   assert checkpoint.load(workdir).step == STEPS
 
 
-def test_another_model_does_not_go_on_from_this_one(runs, config):
+def changed(config, **fields):
   other = config.copy_and_resolve_references().unlock()
-  other.model.ffn_dim = 80
-  with pytest.raises(InputError, match="fc1|fc2"):
-    train.train(other, runs[0][0])
+  for name, value in fields.items():
+    part, _, field = name.rpartition("__")
+    (other[part] if part else other)[field] = value
+  return other
+
+
+def test_what_would_break_the_run_is_refused(runs, config):
+  """Also where all shapes stay the same, and before anything is touched."""
+  workdir = runs[0][0]
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+  other = changed(
+    config, seed=3, data__lanes=2, model__num_heads=2, optim__peak_lr=1e-4
+  )
+  other.data.shapes.train_size = 48
+  with pytest.raises(InputError) as raised:
+    train.train(other, workdir)
+  message = str(raised.value)
+  for part in (
+    "seed=0, not 3",
+    "data.lanes=4, not 2",
+    "model.num_heads=4, not 2",
+    "data.shapes.train_size=32, not 48",
+    "another --workdir",
+  ):
+    assert part in message
+  assert "peak_lr" not in message
+  after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+  assert after == before
+
+
+def test_a_run_that_is_beyond_its_end_says_so(runs, config, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(runs[0][0], workdir)
+  other = changed(config, total_steps=5, optim__peak_lr=1e-4)
+  result = train.train(other, workdir)
+  assert result["steps"] == STEPS
+  assert result["final"] == runs[0][1]["final"]
+  peak = config.optim.peak_lr
+  changes = {"optim.peak_lr": [peak, 1e-4], "total_steps": [STEPS, 5]}
+  assert result["changes"] == [{"step": STEPS, "fields": changes}]
+  assert json.loads((workdir / "result.json").read_text()) == result
+  stored = json.loads((workdir / "config.json").read_text())
+  assert (stored["total_steps"], stored["optim"]["peak_lr"]) == (5, 1e-4)
+
+
+def test_changes_are_told_and_kept(runs, config, tmp_path, caplog):
+  workdir = tmp_path / "run"
+  shutil.copytree(runs[1][0], workdir)
+  shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+  longer = changed(config, total_steps=STEPS + 1, loss__focal=7.0)
+  logging.get_absl_logger().propagate = True
+  result = train.train(longer, workdir, StopAfter(1000))
+  assert result["steps"] == STEPS + 1
+  told = [r.message for r in caplog.records if "changed at" in r.message]
+  assert told == [
+    f"changed at step {STOP}: loss.focal: 20.0 -> 7.0",
+    f"changed at step {STOP}: total_steps: {STEPS} -> {STEPS + 1}",
+  ]
+  fields = {
+    "loss.focal": [20.0, 7.0],
+    "total_steps": [STEPS, STEPS + 1],
+  }
+  kept = checkpoint.load(workdir).metadata["changes"]
+  assert kept == result["changes"] == [{"step": STOP, "fields": fields}]
+
+
+def test_a_run_whose_lease_was_taken_saves_nothing(runs, config, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(runs[1][0], workdir)
+  shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+  (workdir / "result.json").unlink()
+
+  class Thief(StopAfter):
+    def is_set(self):
+      self.left -= 1
+      if self.left == 2:
+        assert (workdir / "lease.json").exists()
+        (workdir / "lease.json").write_text('{"token": "x", "process": 7}')
+      return False
+
+  with pytest.raises(Unavailable, match="taken over by another run .process 7"):
+    train.train(config, workdir, Thief(4))
+  names = {path.name for path in (workdir / "checkpoints").iterdir()}
+  assert names == {str(STOP)}
+  assert not (workdir / "result.json").exists()
+  assert json.loads((workdir / "lease.json").read_text())["token"] == "x"
 
 
 def test_what_steps_add_up_to_is_kept():

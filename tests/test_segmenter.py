@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sseg_jax import default_config, scoring, segmenter, windows
-from sseg_jax.background import with_background
+from sseg_jax import default_config, scoring
 from sseg_jax.errors import InputError
+from sseg_jax.inference import segmenter, sliding_window
+from sseg_jax.inference.background import with_background
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import pooling, sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")
@@ -167,29 +168,29 @@ def test_an_unknown_refinement_is_named(fake):
   ],
 )
 def test_evaluation_size(size, expected):
-  assert windows.evaluation_size(*size, 448) == expected
+  assert sliding_window.evaluation_size(*size, 448) == expected
 
 
 def test_evaluation_size_above_the_cap_of_the_long_side():
-  assert windows.evaluation_size(100, 100, 4000) == (4000, 4000)
+  assert sliding_window.evaluation_size(100, 100, 4000) == (4000, 4000)
 
 
 def test_window_starts_shift_the_last_inside():
-  assert windows.window_starts(448, 448, 224) == [0]
-  assert windows.window_starts(597, 448, 224) == [0, 149]
-  assert windows.window_starts(672, 448, 224) == [0, 224]
-  assert windows.window_starts(673, 448, 224) == [0, 224, 225]
-  assert windows.window_starts(200, 448, 224) == [0]
+  assert sliding_window.window_starts(448, 448, 224) == [0]
+  assert sliding_window.window_starts(597, 448, 224) == [0, 149]
+  assert sliding_window.window_starts(672, 448, 224) == [0, 224]
+  assert sliding_window.window_starts(673, 448, 224) == [0, 224, 225]
+  assert sliding_window.window_starts(200, 448, 224) == [0]
 
 
 def test_windows_are_averaged_by_visits():
   """One class whose score is the window's own: overlaps show the mean."""
   rng = np.random.default_rng(0)
-  layout = windows.Layout.of(32, 80, image_size=32, stride=16)
+  layout = sliding_window.Layout.of(32, 80, image_size=32, stride=16)
   g = len(layout.starts)
   assert [x for _, x in layout.starts] == [0, 16, 32, 48]
   p = rng.random((g, 1, 8)).astype(np.float32)
-  got = windows.assemble(
+  got = sliding_window.assemble(
     jnp.zeros((g, 1, 8, 8)),
     jnp.array(p),
     jnp.int32(8),
@@ -391,7 +392,7 @@ def test_parts_of_a_vocabulary_are_made_one_by_one(monkeypatch):
   monkeypatch.setattr(segmenter, "assemble", assemble)
   model = SSegSegmenter.__new__(SSegSegmenter)
   model.combiner = "hard"
-  layout = windows.Layout.of(4, 4, image_size=32, stride=16)
+  layout = sliding_window.Layout.of(4, 4, image_size=32, stride=16)
   probabilities = jnp.array([0.1, 0.3, 0.2])[None, None]
   masks = jnp.zeros((1, 1, 4, 4))
 

@@ -6,7 +6,7 @@ import time
 
 from absl import logging as absl_logging
 
-from sseg_jax.watchdog import SLOW, Watchdog
+from sseg_jax.runtime.watchdog import SLOW, Watchdog
 
 MINUTES = 2.0
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sseg_jax import pictures, scoring
+from sseg_jax import scoring
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 
 
 class GlobalWords:
@@ -82,7 +83,7 @@ class GlobalWords:
     """The probability and the class of the word dealt to each pixel."""
     b, h, w, _ = images.shape
     side = self._config.image_size
-    seen = np.stack([pictures.resize(image, side, side) for image in images])
+    seen = np.stack([reader.resize(image, side, side) for image in images])
     # Filled up to a power of two, so that few shapes are compiled.
     rows = 1 << (b - 1).bit_length()
     seen = np.pad(seen, ((0, rows - b), (0, 0), (0, 0), (0, 0)))

@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   import jax
 
-  from sseg_jax import provenance
   from sseg_jax.bench import timing
   from sseg_jax.bench.cases import CASES, CHOOSE
   from sseg_jax.plan import chips
+  from sseg_jax.runtime import provenance
 
   flags = _parser().parse_args(argv)
   names = [name.strip() for name in flags.cases.split(",") if name.strip()]

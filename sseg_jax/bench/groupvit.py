@@ -12,8 +12,8 @@ import numpy as np
 
 from sseg_jax import default_config
 from sseg_jax.bench.timing import Case
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
-from sseg_jax.segmenter import ClassSet, SSegSegmenter
 
 _WORDS = tuple(f"word {i}" for i in range(20))
 # Fields of ours and of theirs with --small.

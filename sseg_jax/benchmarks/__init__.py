@@ -3,7 +3,7 @@
 A benchmark has `name`, `class_names` (without background), `has_background`,
 `split`, `__len__` and `__getitem__(i) -> Sample`; samples are read when asked
 for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored,
-or 65535 where there are more than 255 labels (`pictures.ignored_label`).
+or 65535 where there are more than 255 labels (`images.reader.ignored_label`).
 """
 
 import logging

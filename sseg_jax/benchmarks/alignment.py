@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from sseg_jax import pictures
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 # EXIF orientation -> what brings stored rows and columns upright.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -68,11 +68,11 @@ def photo(path: str | os.PathLike) -> Photo:
     with warnings.catch_warnings(), _opened(path) as image:
       warnings.simplefilter("ignore")  # Pillow's, on metadata
       size = image.height, image.width
-      orientation = pictures.orientation(image)
+      orientation = reader.orientation(image)
       is_tiff = image.format == "TIFF"
   except Exception:
     # Whether this is a picture, the reader decides, and says what is wrong.
-    h, w, _ = pictures.read_image(path).shape
+    h, w, _ = reader.read_image(path).shape
     return Photo(path, (h, w), 1)
   if orientation not in _UPRIGHT:
     orientation = 1
@@ -162,7 +162,7 @@ def read_labels(
   """Reads a label map as it lies on its picture.
 
   Args:
-    path: see `pictures.read_labels`.
+    path: see `images.reader.read_labels`.
     picture: the file of the picture.
     max_label: largest label that may occur besides the ignored one.
     size: height and width of the picture as it was read.
@@ -170,7 +170,7 @@ def read_labels(
   Returns:
     int32 labels of that size.
   """
-  labels = pictures.read_labels(path, max_label=max_label)
+  labels = reader.read_labels(path, max_label=max_label)
   h, w = labels.shape
   return fit(labels, turn_of((h, w), photo(picture), place=path), size)
 
@@ -182,7 +182,7 @@ def check_pairs(pairs: Iterable[tuple[Path, Path]]) -> None:
   """
 
   def check(pair: tuple[Path, Path]) -> None:
-    turn_of(pictures.label_size(pair[1]), photo(pair[0]), place=pair[1])
+    turn_of(reader.label_size(pair[1]), photo(pair[0]), place=pair[1])
 
   check_all(check, pairs)
 

@@ -5,11 +5,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.benchmarks import alignment, coco_json, lookup
 from sseg_jax.benchmarks.coco_masks import decompress_counts, segmentation_mask
 from sseg_jax.benchmarks.sample import Sample, without_background
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 from sseg_jax.prompts import CLASS_NAMES
 
 __all__ = ["CocoObject", "decompress_counts", "segmentation_mask"]
@@ -84,7 +84,7 @@ class CocoObject:
   def __getitem__(self, index: int) -> Sample:
     """Reads a picture and reads or paints its labels."""
     item = self._items[index]
-    image = pictures.read_image(item.picture)
+    image = reader.read_image(item.picture)
     size = image.shape[:2]
     if isinstance(item.truth, coco_json.Masks):
       turn = _turn(item.truth, alignment.photo(item.picture))
@@ -126,7 +126,7 @@ def _mapped(images: Path, maps: list[Path]) -> list[_Item]:
   bare = sorted(
     path.name
     for path in images.iterdir()
-    if pictures.has_suffix(path) and path not in known
+    if reader.has_suffix(path) and path not in known
   )
   if bare:
     lookup.tell(
@@ -178,7 +178,7 @@ def _find(root: Path, images: Path, names: list[str]) -> list[Path]:
     if path is None:
       last = relative.rsplit("/", 1)[-1]
       alone = images / last
-      stem = os.path.splitext(last)[0] if pictures.has_suffix(last) else last
+      stem = os.path.splitext(last)[0] if reader.has_suffix(last) else last
       path = alone if lookup.is_file(alone) else listed.find(stem)
     if path is None:
       missing.append(name)

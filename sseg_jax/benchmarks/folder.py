@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from sseg_jax import pictures, prompts
+from sseg_jax import prompts
 from sseg_jax.benchmarks import alignment, lookup
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 # Sub-folders that are taken for splits, and what else they may be called.
 _SPLITS = {
@@ -21,7 +22,7 @@ _MAX_LABELS = 65535  # label maps have 16 bits, and one value is ignored
 class Folder:
   """`images/*`, `labels/<same stem>.png`, `classes.txt`.
 
-  Pictures are all that end with one of `pictures.SUFFIXES`; those in
+  Pictures are all that end with one of `images.reader.SUFFIXES`; those in
   sub-folders of `images/` have their label maps in the same sub-folders of
   `labels/`.
 
@@ -92,7 +93,7 @@ class Folder:
     """Reads a picture and its labels; InputError names a wrong file."""
     key = self._keys[index]
     picture, labels_path = self._pairs[key]
-    image = pictures.read_image(picture)
+    image = reader.read_image(picture)
     labels = alignment.read_labels(
       labels_path,
       picture,
@@ -107,7 +108,7 @@ def _pairs(images: Path, maps: Path) -> dict[str, tuple[Path, Path]]:
   found: dict[str, Path] = {}
   others = []
   for path in lookup.walk(images):
-    if not pictures.has_suffix(path):
+    if not reader.has_suffix(path):
       others.append(path.relative_to(images))
       continue
     other = found.setdefault(_key(path, images), path)
@@ -160,7 +161,7 @@ def _parts(root: Path, split: str) -> tuple[Path, Path, str | None]:
   for name in _SPLITS.get(split, (split,)):
     if (images / name).is_dir():
       # Either all pictures are in splits or none, else some would be lost.
-      loose = [p.name for p in images.iterdir() if pictures.has_suffix(p)]
+      loose = [p.name for p in images.iterdir() if reader.has_suffix(p)]
       if loose:
         raise InputError(
           f"{images}: has the sub-folder {name} and pictures beside it"

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 
 def is_file(path: Path) -> bool:
@@ -61,7 +61,7 @@ class Pictures:
       self._stems = {}
       paths = self.folder.iterdir() if self.folder.is_dir() else ()
       for path in sorted(paths):
-        if pictures.has_suffix(path) and not path.name.startswith("."):
+        if reader.has_suffix(path) and not path.name.startswith("."):
           self._stems.setdefault(normal(path.stem), []).append(path)
     found = self._stems.get(normal(stem), [])
     if len(found) > 1:

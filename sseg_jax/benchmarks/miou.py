@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sseg_jax.background import effective_threshold
-from sseg_jax.pictures import check_labels, ignored_label
+from sseg_jax.images.reader import check_labels, ignored_label
+from sseg_jax.inference.background import effective_threshold
 
 
 class Confusion:
@@ -28,7 +28,7 @@ class Confusion:
   def add(
     self, labels: Int[np.ndarray, "h w"], predictions: Int[np.ndarray, "h w"]
   ) -> None:
-    """Counts one image; labels that are `pictures.ignored_label` are dropped.
+    """Counts one image; labels of `images.reader.ignored_label` are dropped.
 
     InputError for any other label that is no class: it has no row.
     """

@@ -16,17 +16,17 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from sseg_jax import pictures
 from sseg_jax.benchmarks.miou import Confusion
 from sseg_jax.benchmarks.sample import Benchmark, Sample
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 from sseg_jax.pseudo_masks.generator import PseudoMasks
 
 
 def oracle_labels(
   segments: Int[np.ndarray, "sh sw"],
   labels: Int[np.ndarray, "h w"],
-  ignored: int = pictures.IGNORED,
+  ignored: int = reader.IGNORED,
 ) -> Int[np.ndarray, "h w"]:
   """Gives each segment the class that most of its labelled pixels have.
 
@@ -101,7 +101,7 @@ def score(
   if benchmark.has_background:
     names = ("background", *names)
   confusions = [Confusion(len(names)) for _ in range(seeds)]
-  ignored = pictures.ignored_label(len(names))
+  ignored = reader.ignored_label(len(names))
   indices = spread(len(benchmark), max_images)
   # Only clustering depends on the key: whatever comes before it is shared.
   generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from sseg_jax import visualize
 from sseg_jax.benchmarks.sample import Benchmark
 from sseg_jax.errors import InputError
-from sseg_jax.palette import palette
+from sseg_jax.images import drawing
+from sseg_jax.images.palette import palette
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,11 +88,11 @@ def draw(
   """
   name = benchmark.name
   if rows:
-    picture = visualize.grid(
+    picture = drawing.grid(
       rows, benchmark.class_names, has_background=benchmark.has_background
     )
     try:
-      visualize.save(out / f"predictions_{name}.png", picture)
+      drawing.save(out / f"predictions_{name}.png", picture)
     except InputError as error:
       print(f"no pictures of {name}: {error}", file=sys.stderr)
   if benchmark.has_background:
@@ -101,7 +101,7 @@ def draw(
     y = [point["mIoU"] for point in points]
     t = result["threshold"]
     try:
-      visualize.curve(
+      drawing.curve(
         out / f"curve_{name}.png",
         {name: (x, y)},
         title=f"{name}: mIoU against the background threshold",
@@ -132,11 +132,11 @@ def masks(
     for row in rows:
       labels = _nearest(found[row], cell) % len(colours)
       parts.append(
-        visualize.overlay(image, labels, colours, has_background=False)
+        drawing.overlay(image, labels, colours, has_background=False)
       )
     gap = ((2, 2), (2, 2), (0, 0))
     parts = [np.pad(part, gap, constant_values=255) for part in parts]
-    lines.append(visualize.beside(*parts))
+    lines.append(drawing.beside(*parts))
   return np.concatenate(lines)
 
 

@@ -13,7 +13,7 @@ class Sample:
 
   id: str
   image: UInt8[np.ndarray, "h w 3"]
-  labels: Int[np.ndarray, "h w"]  # `pictures.ignored_label` is ignored
+  labels: Int[np.ndarray, "h w"]  # `images.reader.ignored_label` is ignored
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import benchmarks, files, visualize
+from sseg_jax import benchmarks, files
 from sseg_jax.benchmarks import oracle, report
 from sseg_jax.benchmarks.table1_rows import (
   GROUPS,
@@ -29,6 +29,7 @@ from sseg_jax.benchmarks.table1_rows import (
   config_of,
 )
 from sseg_jax.errors import InputError
+from sseg_jax.images import drawing
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.pseudo_masks.tokens import USUAL_WEIGHTS
 
@@ -136,7 +137,7 @@ def run(
       (out / "result.json").write_text(text)
   if out and pictures:
     for name, samples in kept.items():
-      visualize.save(out / f"masks_{name}.png", report.masks(samples, rows))
+      drawing.save(out / f"masks_{name}.png", report.masks(samples, rows))
   return results
 
 

@@ -4,10 +4,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.benchmarks import alignment, lookup
 from sseg_jax.benchmarks.sample import Sample, without_background
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 from sseg_jax.prompts import CLASS_NAMES
 
 
@@ -94,7 +94,7 @@ class Pascal:
   def __getitem__(self, index: int) -> Sample:
     """Reads a picture and its palette indices."""
     item = self._items[index]
-    image = pictures.read_image(item.picture)
+    image = reader.read_image(item.picture)
     labels = alignment.read_labels(
       item.labels,
       item.picture,
@@ -180,7 +180,7 @@ def _parse(
   asked = columns[1] if len(columns) == 2 else ""
   if asked in ("", "1", "0", "-1", "+1"):
     return picture, None, ""
-  if not pictures.has_suffix(asked):
+  if not reader.has_suffix(asked):
     raise InputError(
       f"{place}: {asked!r} is neither a label map nor one of the marks 1, 0, -1"
     )
@@ -192,14 +192,14 @@ def _picture(
 ) -> Path | None:
   """Finds a picture by its path, else, unless that must be, by its name."""
   name = name.replace("\\", "/")
-  if "/" in name or pictures.has_suffix(name):
+  if "/" in name or reader.has_suffix(name):
     path = _below(root, name)
-    if path is not None and pictures.has_suffix(path):
+    if path is not None and reader.has_suffix(path):
       return path
   if by_path:
     return None
   name = name.rsplit("/", 1)[-1]
-  stem = os.path.splitext(name)[0] if pictures.has_suffix(name) else name
+  stem = os.path.splitext(name)[0] if reader.has_suffix(name) else name
   return listed.find(stem)
 
 

@@ -8,9 +8,10 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sseg_jax import files
 from sseg_jax.data import import_tensorflow
 from sseg_jax.errors import InputError
 
@@ -70,7 +71,7 @@ def read_manifest(folder: str) -> Manifest:
       or a shard is missing or has another size than was written.
   """
   gfile = import_tensorflow().io.gfile
-  folder = str(folder)
+  folder = files.expand(folder)
   if not gfile.isdir(folder):
     raise InputError(
       f"no such folder of records: {folder}; write one with"
@@ -127,6 +128,16 @@ def verify(manifest: Manifest) -> None:
     path = join(manifest.folder, shard.file)
     if sha256(path) != shard.sha256:
       raise InputError(f"{path} does not match its SHA-256; copy it again")
+
+
+def fingerprint(manifests: Iterable[Manifest]) -> str:
+  """Returns a hash of the records of several folders, in their order."""
+  shards = [
+    [shard.count, shard.bytes, shard.sha256]
+    for manifest in manifests
+    for shard in manifest.shards
+  ]
+  return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
 
 def is_finished(folder: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sseg_jax import files
 from sseg_jax.data import import_tensorflow
 from sseg_jax.data.manifest import (
   Manifest,
@@ -30,6 +31,7 @@ from sseg_jax.data.manifest import (
   write_manifest,
 )
 from sseg_jax.errors import InputError
+from sseg_jax.runtime import lease
 
 __all__ = [
   "Manifest",
@@ -209,24 +211,30 @@ class RecordWriter:
     self.info: dict[str, Any] = {}
     self.rejected: dict[str, dict[str, Any]] = {}
     self.total = 0
-    self._folder = str(folder)
+    self._folder = files.expand(folder)
     self._num_shards = num_shards
     self._shard_size = shard_size
     self._split = split
     self._overwrite = overwrite
     self._shards: list[ShardWriter] = []
+    self._lease: lease.Lease | None = None
     self._with_labels = 0
     self._with_pseudo_labels = 0
 
   def __enter__(self) -> "RecordWriter":
-    """Creates the folder, or cleans it of an unfinished write."""
+    """Creates the folder, or cleans it of an unfinished write.
+
+    Raises:
+      InputError: for a folder that is finished, or cannot be written.
+      Unavailable: if another process is writing there.
+    """
     if is_finished(self._folder) and not self._overwrite:
       raise InputError(
         f"{self._folder} holds finished records; delete them or choose another"
         " folder"
       )
-    gfile = import_tensorflow().io.gfile
-    gfile.makedirs(self._folder)
+    # Another writer would clear the folder under this one.
+    self._lease = lease.Lease(self._folder, field="out")
     clear(self._folder)
     for _ in range(self._num_shards or 0):
       self._open()
@@ -260,9 +268,14 @@ class RecordWriter:
 
   def __exit__(self, kind, error, traceback) -> None:
     """Finishes the data set, or after an exception deletes it."""
+    assert self._lease is not None
+    with self._lease:
+      self._end(failed=kind is not None)
+
+  def _end(self, failed: bool) -> None:
     for shard in self._shards:
       shard.close()
-    if kind is not None:
+    if failed:
       clear(self._folder)
       return
     of = len(self._shards)

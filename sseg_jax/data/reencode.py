@@ -5,7 +5,7 @@ Uses Pillow alone; runs in the worker processes of `prepare`.
 
 import io
 
-from sseg_jax import pictures
+from sseg_jax.images import reader
 
 
 class Rejected(Exception):
@@ -13,12 +13,12 @@ class Rejected(Exception):
 
 
 def to_jpeg(data: bytes, *, short_side: int = 0, quality: int = 95) -> bytes:
-  """Returns the picture, as `pictures.decode` sees it, as an RGB JPEG.
+  """Returns the picture, as `images.reader.decode` sees it, as an RGB JPEG.
 
   Args:
     data: an encoded picture in any format Pillow reads.
     short_side: larger pictures are shrunk to it, keeping their shape; smaller
-      ones stay; 0 keeps every size up to `pictures.MAX_PIXELS`.
+      ones stay; 0 keeps every size up to `images.reader.MAX_PIXELS`.
     quality: of the JPEG.
 
   Returns:
@@ -27,11 +27,11 @@ def to_jpeg(data: bytes, *, short_side: int = 0, quality: int = 95) -> bytes:
 
   Raises:
     Rejected: `empty_file`, `unreadable` or `too_large` (see
-      `pictures.LARGEST`).
+      `images.reader.LARGEST`).
   """
   try:
-    picture = pictures.decode(data, "picture", short_side=short_side)
-  except pictures.BadPicture as error:
+    picture = reader.decode(data, "picture", short_side=short_side)
+  except reader.BadPicture as error:
     raise Rejected(error.reason) from None
   if picture.is_plain:
     return data

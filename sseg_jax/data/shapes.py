@@ -205,7 +205,7 @@ def write(
       f"data.shapes: train_size={train_size}, eval_size={eval_size} and"
       f" hard_share={hard_share}: sizes are at least 1, the share is in 0..1"
     )
-  folder = Path(folder)
+  folder = files.path(str(folder))
   names = {n: str(folder / n) for n in ("train", "val", *KINDS)}
   request = {
     "version": VERSION,

@@ -1,4 +1,8 @@
-"""Random access to the records of one or more folders."""
+"""Random access to the records of one or more folders.
+
+Every read checks the checksums that TFRecord files hold, so that a byte that
+storage changed is seen as a damaged record and not as another caption.
+"""
 
 import bisect
 import functools
@@ -9,7 +13,9 @@ import threading
 import weakref
 from collections.abc import Sequence
 
+import google_crc32c
 import numpy as np
+from absl import logging
 
 from sseg_jax.data import import_tensorflow, manifest, records
 from sseg_jax.errors import InputError
@@ -23,7 +29,8 @@ class _OpenShard:
   def __init__(self, folder: str, shard: manifest.Shard):
     self.path = manifest.join(folder, shard.file)
     self._shard = shard
-    self._lock = threading.Lock()
+    self._lock = threading.RLock()
+    self._walked = False
     try:
       if "://" in self.path:
         self._file = import_tensorflow().io.gfile.GFile(self.path, "rb")
@@ -39,11 +46,20 @@ class _OpenShard:
 
   def read(self, row: int) -> bytes:
     """Returns the serialised record `row`; ValueError where it is damaged."""
-    start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-    data = self._at(start, end - start)
-    if len(data) < 16 or struct.unpack_from("<Q", data)[0] != len(data) - 16:
-      raise ValueError(f"record {row} of {self.path} is truncated or damaged")
+    offsets = self._offsets
+    data = self._frame(offsets, row)
+    if not _is_frame(data) and self._index_was_wrong(offsets):
+      data = self._frame(self._offsets, row)
+    if not _is_frame(data):
+      raise ValueError(
+        f"record {row} of {self.path} is damaged: its length or checksum is"
+        " wrong"
+      )
     return data[12:-4]
+
+  def _frame(self, offsets: np.ndarray, row: int) -> bytes:
+    start, end = int(offsets[row]), int(offsets[row + 1])
+    return self._at(start, end - start)
 
   def _at(self, offset: int, size: int) -> bytes:
     if self._fd is not None:
@@ -61,21 +77,80 @@ class _OpenShard:
         data = file.read()
       if len(data) == 8 * (self._shard.count + 1):
         offsets = np.frombuffer(data, "<u8")
-        if offsets[-1] == self._shard.bytes and np.all(np.diff(offsets) > 16):
+        if (
+          offsets[0] == 0
+          and offsets[-1] == self._shard.bytes
+          and np.all(offsets[:-1] + 16 < offsets[1:])
+        ):
           return offsets
-    walked = [0]
-    while walked[-1] < self._shard.bytes:
-      header = self._at(walked[-1], 8)
-      if len(header) < 8:
-        break
-      walked.append(walked[-1] + struct.unpack("<Q", header)[0] + 16)
-    if walked[-1] != self._shard.bytes or len(walked) != self._shard.count + 1:
+      logging.warning(
+        "%s does not fit its shard: the shard is read in its place", path
+      )
+    walked = self._walk()
+    if walked is None:
       raise InputError(
         f"{self.path} is damaged: its records do not add up to"
         f" {self._shard.count} records and {self._shard.bytes} bytes; copy it"
         " again"
       )
+    return walked
+
+  def _walk(self) -> np.ndarray | None:
+    """Returns the offsets that the records' lengths add up to, None if none."""
+    walked = [0]
+    while walked[-1] < self._shard.bytes:
+      header = self._at(walked[-1], 12)
+      if not _is_header(header):
+        return None
+      walked.append(walked[-1] + struct.unpack_from("<Q", header)[0] + 16)
+    if (walked[-1], len(walked)) != (self._shard.bytes, self._shard.count + 1):
+      return None
     return np.asarray(walked, "<u8")
+
+  def _index_was_wrong(self, offsets: np.ndarray) -> bool:
+    """Whether the shard itself gives other offsets, which then are used.
+
+    Looked at only once a record was found damaged: reading the length of every
+    record of a shard would make opening it slow.
+    """
+    with self._lock:
+      if not self._walked:
+        self._walked = True
+        found = self._walk()
+        if found is not None and not np.array_equal(found, offsets):
+          logging.warning(
+            "the index of %s does not fit: the shard is read in its place",
+            self.path,
+          )
+          self._offsets = found
+      return self._offsets is not offsets
+
+
+def _is_header(data: bytes) -> bool:
+  """Whether a record's length, its first 12 bytes, has the right checksum."""
+  return (
+    len(data) >= 12
+    and _masked_crc(data[:8]) == struct.unpack_from("<I", data, 8)[0]
+  )
+
+
+def _is_frame(data: bytes) -> bool:
+  """Whether `data` is a whole record with the right checksums.
+
+  That is: length (8 bytes), checksum of it (4), content, checksum of it (4).
+  """
+  return (
+    _is_header(data)
+    and struct.unpack_from("<Q", data)[0] == len(data) - 16
+    and _masked_crc(data[12:-4])
+    == struct.unpack_from("<I", data, len(data) - 4)[0]
+  )
+
+
+def _masked_crc(data: bytes) -> int:
+  """CRC-32C as TFRecord files store it (tensorflow/lib/hash/crc32c.h)."""
+  crc = google_crc32c.value(data)
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class RecordTable:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from sseg_jax import named_arrays
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
 from sseg_jax.models import backbones, tensors, vit_weights, weights
 from sseg_jax.models.resnet import ResNet

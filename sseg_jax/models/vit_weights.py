@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sseg_jax import named_arrays
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
 from sseg_jax.models import tensors, weights
 from sseg_jax.models.vit import VIT_SIZES, ViT

@@ -253,7 +253,7 @@ def locate(
   InputError for a name that is not published for one of `networks`, and as
   `fetch`, and for a path that leads to no file.
   """
-  name, path = str(source), Path(source)
+  name, path = str(source), Path(files.expand(source))
   if "://" in name:
     raise InputError(f"{field}={name}: weights are read from local files alone")
   if name in PUBLISHED or not (path.suffix or path.exists()):
@@ -393,7 +393,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   InputError names the file where it is missing, damaged, of another kind, or
   needs PyTorch and there is none.
   """
-  path = Path(path)
+  path = Path(files.expand(path))
   if not path.is_file():
     raise InputError(f"{path}: no such file of weights")
   if path.suffix not in SUFFIXES:

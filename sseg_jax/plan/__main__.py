@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     result, text = _generators(flags)
     print(json.dumps(result) if flags.json else text)
     return 0
-  from sseg_jax import ablation_runs
+  from sseg_jax import config_files
 
-  config = ablation_runs.overridden(
-    ablation_runs.load_config(flags.config),
-    ablation_runs.parse_settings(flags.set),
+  config = config_files.overridden(
+    config_files.load(flags.config),
+    config_files.parse_settings(flags.set),
   )
   result, text = _sweep(config, flags) if flags.sweep else _plan(config, flags)
   print(json.dumps(result) if flags.json else text)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sseg_jax import sharding, train, train_step
+from sseg_jax import config_check, sharding, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.plan.chips import Topology
 from sseg_jax.plan.environment import COMPILE_ONLY
@@ -79,7 +79,7 @@ def build(config: Any, devices: Sequence[jax.Device]) -> Step:
   Raises:
     InputError: if a field cannot work, or the batch does not divide.
   """
-  train.check(config)
+  config_check.check(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
   class_names: tuple[str, ...] = ()

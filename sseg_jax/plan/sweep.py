@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sseg_jax import files
 from sseg_jax.errors import InputError
 from sseg_jax.plan import page
 from sseg_jax.plan.chips import Chip, Topology, squarest
@@ -133,7 +134,7 @@ def write(rows: Sequence[Mapping[str, Any]], out: str | pathlib.Path) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  folder = pathlib.Path(out)
+  folder = files.path(out)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "scaling.json").write_text(json.dumps(list(rows), indent=2) + "\n")
   figure, axes = pyplot.subplots(figsize=(6, 4))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sseg_jax import named_arrays
+from sseg_jax.checkpoints import named_arrays
 
 
 def relative_error(ours, theirs) -> float:

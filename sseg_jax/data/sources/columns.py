@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.data.sources import json_rows
 from sseg_jax.data.sources.listing import Listing
 from sseg_jax.data.sources.rows import is_url, shown
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 _ENOUGH = 10  # rows of equal width, which captions with tabs would not have
@@ -63,7 +63,7 @@ def find(
   named = {*known} & {*json_rows.FILE_NAMES, *json_rows.CAPTION_NAMES} or any(
     re.fullmatch(r"\s*\w*caption\w*\s*", cell, re.IGNORECASE) for cell in first
   )
-  data = any(pictures.has_suffix(c.strip()) or is_url(c) for c in first) or (
+  data = any(reader.has_suffix(c.strip()) or is_url(c) for c in first) or (
     any(
       listing.holds(cell)
       for cell, name in zip(first, known, strict=True)

@@ -120,7 +120,7 @@ def read_items(
     rows = sidecar.read(listing)
   else:
     place = shown(path, 1000)
-    rows = _find_move(kinds.reader(path)(path, listing), listing)
+    rows = _find_move(kinds.reader_of(path)(path, listing), listing)
   merged = _Merged(listing)
   for row in rows:
     merged.add(row)
@@ -139,7 +139,7 @@ def _captions_file(listing: Listing, captions: str | Path) -> Path | None:
   given = Path(files.expand(captions))
   for path in (given, listing.folder / given):
     if os.path.isfile(path):
-      kinds.reader(path)
+      kinds.reader_of(path)
       folder = os.path.relpath(
         os.path.abspath(path.parent), os.path.abspath(listing.folder)
       ).replace(os.sep, "/")

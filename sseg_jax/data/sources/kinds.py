@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.data.sources import json_file, sidecar, tables
 from sseg_jax.data.sources.listing import Listing
 from sseg_jax.data.sources.rows import Row, few, shown
 from sseg_jax.errors import InputError
+from sseg_jax.images import reader
 
 Reader = Callable[[Path, Listing], Iterator[Row]]
 
@@ -36,7 +36,7 @@ _WANTED = (
 )
 
 
-def reader(path: Path) -> Reader:
+def reader_of(path: Path) -> Reader:
   """Returns the reader for a file; raises InputError for an unknown suffix."""
   try:
     return READERS[path.suffix.lower()]
@@ -152,7 +152,7 @@ def _rest(listing: Listing) -> str:
   """Returns which suffixes a source has beside pictures."""
   counts: dict[str, int] = {}
   for name in listing.files:
-    if not pictures.has_suffix(name):
+    if not reader.has_suffix(name):
       suffix = _suffix(name) or "no suffix"
       counts[suffix] = counts.get(suffix, 0) + 1
   if not counts:

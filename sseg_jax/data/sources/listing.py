@@ -10,8 +10,8 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sseg_jax import pictures
 from sseg_jax.data.sources.rows import encodable, few, is_url, shown
+from sseg_jax.images import reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Listing:
   @functools.cached_property
   def pictures(self) -> list[str]:
     """The files whose suffix is a picture's, in order."""
-    return [name for name in self.files if pictures.has_suffix(name)]
+    return [name for name in self.files if reader.has_suffix(name)]
 
   @functools.cached_property
   def _by_form(self) -> dict[str, list[str]]:
@@ -168,14 +168,14 @@ class Listing:
 
   def is_written(self, text: str) -> bool:
     """Whether a text ends as a picture's name does, or is a file's name."""
-    return pictures.has_suffix(text) or text in self.files
+    return reader.has_suffix(text) or text in self.files
 
   def names_picture(self, text: str) -> bool:
     """Whether a cell of a table can be the name of a picture."""
     text = text.strip()
     if not text or len(text) > 1024 or is_url(text):
       return False
-    return pictures.has_suffix(text) or self.holds(text)
+    return reader.has_suffix(text) or self.holds(text)
 
   def holds(self, text: str) -> bool:
     """Whether a cell of a table names a file of the source."""

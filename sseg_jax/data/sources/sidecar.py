@@ -4,9 +4,9 @@ import codecs
 import os
 from collections.abc import Iterator
 
-from sseg_jax import pictures
 from sseg_jax.data.sources.listing import Listing
 from sseg_jax.data.sources.rows import Row, clean_all, few, split_lines
+from sseg_jax.images import reader
 
 SUFFIXES = (".txt", ".caption")
 # Beside a picture as well, and no pictures: what downloaders write.
@@ -94,7 +94,7 @@ def _alone(used: set[str], listing: Listing) -> Iterator[Row]:
   for text in unused:
     stem = os.path.splitext(text)[0]
     found = beside.get(stem, []) + beside.get(f"images/{stem}", [])
-    found = [name for name in found if not pictures.has_suffix(name)]
+    found = [name for name in found if not reader.has_suffix(name)]
     if not found:
       lonely.append(text)
     for name in found:

@@ -15,7 +15,7 @@ The newest are kept, and those with the best scores (`best`).
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +25,10 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sseg_jax import best, files, integrity, named_arrays, provenance
+from sseg_jax import files
+from sseg_jax.checkpoints import best, integrity, named_arrays
 from sseg_jax.errors import InputError
+from sseg_jax.runtime import provenance
 
 # Written beside the manifest, which does not cover it: it may change later.
 _THRESHOLDS_FILE = "thresholds.json"
@@ -60,6 +62,8 @@ class Checkpoints:
     every_minutes: and this long after the last save; 0 switches that off.
     metadata: written into each checkpoint as JSON: `config`, class of the
       model, thresholds. Versions of the packages are added.
+    before_save: is called before anything is written; raises where this process
+      must not write, as `lease.Lease.check` does.
 
   Attributes:
     metadata: as given; may be replaced between saves.
@@ -75,6 +79,7 @@ class Checkpoints:
     every_minutes: float,
     metadata: Mapping[str, Any],
     keep_best: int = 0,
+    before_save: Callable[[], None] = lambda: None,
   ):
     if keep < 1:
       raise InputError(f"checkpoint.keep is {keep}; keep at least 1")
@@ -91,6 +96,8 @@ class Checkpoints:
     self._every_seconds = 60 * every_minutes
     self._last_save = time.monotonic()
     self._saving = -1
+    self._before_save = before_save
+    self._found: int | None = None
     self._best = best.Best(self._directory, keep_best)
     policies = ocp.checkpoint_managers
     self._manager = ocp.CheckpointManager(
@@ -126,6 +133,7 @@ class Checkpoints:
       state: any pytree of arrays; copied before the call returns.
     """
     self._last_save = time.monotonic()
+    self._before_save()
     if step in self._manager.all_steps():
       return
     self._manager.wait_until_finished()  # errors of the last save show here
@@ -162,6 +170,31 @@ class Checkpoints:
       self._best.write()
     return kept
 
+  def find(self) -> dict[str, Any]:
+    """Returns the metadata of the checkpoint to go on from; {} without one.
+
+    It is that of the latest whole one; damaged ones are reported. `restore`
+    goes on from what is found here. Call it in every process.
+
+    Raises:
+      InputError: if there are checkpoints, and none is whole.
+    """
+    self.wait()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
+      return {}
+    # One process reads the files over and tells the others.
+    whole = (
+      _latest_whole({s: self._directory / str(s) for s in steps})
+      if _is_first_process()
+      else None
+    )
+    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
+    if step < 0:
+      raise InputError(_none_whole(self._directory, steps))
+    self._found = step
+    return _metadata(self._directory / str(step))
+
   def set_thresholds(self, step: int, thresholds: Mapping[str, Any]) -> None:
     """Stores background thresholds with `step`, if saved, and all later ones.
 
@@ -172,6 +205,7 @@ class Checkpoints:
     """
     if not thresholds:
       return
+    self._before_save()
     self._thresholds = dict(thresholds)
     self._manager.wait_until_finished()
     folder = self._directory / str(step)
@@ -182,7 +216,7 @@ class Checkpoints:
     """Returns the latest whole checkpoint, or None if there is none at all.
 
     A damaged one is reported, set aside as `DIRECTORY.damaged/STEP` and the one
-    before it taken.
+    before it taken. Looks for it unless `find` did so before.
 
     Args:
       abstract_state: pytree of the structure wanted, of arrays or of
@@ -194,25 +228,20 @@ class Checkpoints:
       InputError: if no checkpoint is whole, or the latest whole one is not of
         this model; the message names the first array that differs.
     """
-    self.wait()
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if not steps:
+    if self._found is None:
+      self.find()
+    if self._found is None:
       return None
-    # One process reads the files over and tells the others.
-    whole = (
-      _latest_whole(self._directory, steps) if _is_first_process() else None
-    )
-    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
-    if step < 0:
-      raise InputError(_none_whole(self._directory, steps))
+    step, self._found = self._found, None
     folder = self._directory / str(step)
     state = named_arrays.restore(folder, abstract_state)
     self.restored = _metadata(folder)
     self._thresholds = {
       name: self.restored[name] for name in _THRESHOLDS if name in self.restored
     }
-    for damaged in (s for s in steps if s > step):
-      self._set_aside(damaged)
+    for later in sorted(self._manager.all_steps()):
+      if later > step:  # damaged
+        self._set_aside(later)
     self._manager.reload()
     self._last_save = time.monotonic()
     return state
@@ -276,17 +305,19 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
   Raises:
     InputError: if there is no checkpoint, or none of those asked for is whole.
   """
-  if "://" not in str(path):
+  path = files.expand(path)
+  if "://" not in path:
     path = os.path.abspath(path)
-  directory, steps = _find(epath.Path(path))
+  folders = _find(epath.Path(path))
+  steps = list(folders)
   if step is not None:
     if step not in steps:
       raise InputError(f"{path} has no step {step}; it has {sorted(steps)}")
     steps = [step]
-  whole = _latest_whole(directory, steps)
+  whole = _latest_whole({step: folders[step] for step in steps})
   if whole is None:
-    raise InputError(_none_whole(directory, steps))
-  folder = directory / str(whole)
+    raise InputError(_none_whole(path, steps))
+  folder = folders[whole]
   metadata = _metadata(folder)
   wanted = {
     name: stored
@@ -350,45 +381,98 @@ def _write_thresholds(
   files.write_text(folder / _THRESHOLDS_FILE, text)
 
 
-def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
-  """Returns the folder of the step folders and the steps, latest first."""
-  if path.name.isdigit() and (path / "state").exists():
-    return path.parent, [int(path.name)]
+def _find(path: epath.Path) -> dict[int, epath.Path]:
+  """Returns the folders of a place's checkpoints by step."""
+  if any((path / item).is_dir() for item in integrity.ITEMS):
+    return {_step_of(path): path}
   if path.name == "best" and not path.exists():
-    directory, steps = _find(path.parent)
-    found = best.ranked(best.read(directory), steps)
+    folders = _find(path.parent)
+    found = best.ranked(best.read(_common(folders)), folders)
     if not found:
       raise InputError(
         f"{path}: no checkpoint there was scored while training; see"
         " evaluate.every_steps and checkpoint.keep_best"
       )
-    return directory, found[:1]
+    return {found[0]: folders[found[0]]}
   for directory in (path / "checkpoints", path):
-    if directory.is_dir():
-      names = [child.name for child in directory.iterdir()]
-      steps = sorted((int(n) for n in names if n.isdigit()), reverse=True)
-      if steps:
-        return directory, steps
+    if folders := _step_folders(directory):
+      return folders
   raise InputError(
-    f"{path} holds no checkpoint; give a run's work directory, its checkpoints"
-    " folder or the folder of one step"
+    f"{path} holds no checkpoint: {_content(path)}; give a run's work"
+    " directory, its checkpoints folder or the folder of one step"
   )
 
 
-def _latest_whole(directory: epath.Path, steps: list[int]) -> int | None:
-  for step in sorted(steps, reverse=True):
-    damage = integrity.damage(directory / str(step))
+def _step_folders(directory: epath.Path) -> dict[int, epath.Path]:
+  """Returns folders named by a step; not runs that are called by a number."""
+  if not directory.is_dir():
+    return {}
+  return {
+    int(child.name): child
+    for child in directory.iterdir()
+    if _is_number(child.name)
+    and not (child / "checkpoints").exists()
+    # Of a run: it may hold none yet.
+    and not (child / "config.json").exists()
+    and child.is_dir()
+  }
+
+
+def _is_number(name: str) -> bool:
+  return name.isascii() and name.isdigit()
+
+
+def _step_of(folder: epath.Path) -> int:
+  """Returns the step of a checkpoint, whatever its folder is called."""
+  if _is_number(folder.name):
+    return int(folder.name)
+  try:
+    wanted = {"step": named_arrays.stored(folder)["step"]}
+    return int(named_arrays.read(folder, wanted)["step"])
+  except Exception:  # damaged in any way: told when all its files are checked
+    return 0
+
+
+def _common(folders: dict[int, epath.Path]) -> epath.Path:
+  return next(iter(folders.values())).parent
+
+
+def _content(path: epath.Path) -> str:
+  """Says what is found where a checkpoint was looked for."""
+  if not path.exists():
+    parent = path.parent
+    while not parent.exists() and parent != parent.parent:
+      parent = parent.parent
+    return f"there is no such folder in {parent}"
+  if not path.is_dir():
+    return "it is a file"
+  names = sorted(child.name for child in path.iterdir())
+  if "checkpoints" in names:
+    return "its folder checkpoints holds no step; was the run ever saved?"
+  runs = [n for n in names if (path / n / "checkpoints").is_dir()]
+  if runs:
+    return f"it holds the runs {_few(runs)}"
+  return f"it holds {_few(names)}" if names else "it is empty"
+
+
+def _few(names: list[str]) -> str:
+  return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+
+
+def _latest_whole(folders: Mapping[int, epath.Path]) -> int | None:
+  for step in sorted(folders, reverse=True):
+    damage = integrity.damage(folders[step])
     if damage is None:
       return step
     logging.warning(
       "CHECKPOINT DAMAGED: %s: %s; trying the one before",
-      directory / str(step),
+      folders[step],
       damage,
     )
   return None
 
 
-def _none_whole(directory: epath.Path, steps: list[int]) -> str:
+def _none_whole(directory: object, steps: list[int]) -> str:
   return (
     f"no checkpoint in {directory} is whole (steps {sorted(steps)}); restore"
     " the folder from a copy, or choose another work directory to start over"

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sseg_jax import picture_bytes, pictures
 from sseg_jax.data import decode, import_tensorflow, reencode
 from sseg_jax.errors import InputError
+from sseg_jax.images import picture_bytes, reader
 
 KINDS = dict(drawn.every_kind())
 
 
 def read(data: bytes) -> np.ndarray:
-  return np.asarray(pictures.decode(data, "x").image).astype(int)
+  return np.asarray(reader.decode(data, "x").image).astype(int)
 
 
 def in_training(data: bytes) -> np.ndarray:
@@ -41,7 +41,7 @@ def jpeg() -> bytes:
 def test_all_kinds_are_the_same_in_training():
   plain = 0
   for name, data in KINDS.items():
-    picture = pictures.decode(data, name)
+    picture = reader.decode(data, name)
     seen, learnt = np.asarray(picture.image).astype(int), in_training(data)
     assert seen.shape == learnt.shape, name
     if picture.is_plain:  # the bytes as they are: equal to the last bit
@@ -271,9 +271,9 @@ def test_jpegs_without_their_end(jpeg):
 def test_unfinished_progressive_jpegs_are_written_anew():
   data = drawn.encode(drawn.picture(), "JPEG", progressive=True)
   scans = [s for m, s, _ in picture_bytes.jpeg_segments(data) if m == 0xDA]
-  assert pictures.decode(data, "x").is_plain and len(scans) > 5
+  assert reader.decode(data, "x").is_plain and len(scans) > 5
   data = data[: scans[4]] + data[-2:]  # decoders smooth what is missing
-  assert not pictures.decode(data, "x").is_plain
+  assert not reader.decode(data, "x").is_plain
   assert np.abs(in_training(data) - read(data)).mean() < 3
 
 
@@ -294,26 +294,26 @@ def test_broken_pictures_are_named(tmp_path, content, message):
   path = tmp_path / "x.png"
   path.write_bytes(content)
   with pytest.raises(InputError, match=f"x.png: .*{message}"):
-    pictures.read_image(path)
+    reader.read_image(path)
   with pytest.raises(reencode.Rejected):
     reencode.to_jpeg(content)
 
 
 def test_what_is_no_file(tmp_path):
   with pytest.raises(InputError, match="absent.png: no such picture"):
-    pictures.read_image(tmp_path / "absent.png")
+    reader.read_image(tmp_path / "absent.png")
   with pytest.raises(InputError, match="is a folder"):
-    pictures.read_image(tmp_path)
+    reader.read_image(tmp_path)
   with pytest.raises(InputError, match="is not a file's name"):
-    pictures.read_image("a\0b.png")
+    reader.read_image("a\0b.png")
   with pytest.raises(InputError, match="File name too long"):
-    pictures.read_image("a" * 300)
+    reader.read_image("a" * 300)
 
 
 def test_home_folder(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "a.png").write_bytes(KINDS["PNG RGB"])
-  assert pictures.read_image("~/a.png").shape == (24, 32, 3)
+  assert reader.read_image("~/a.png").shape == (24, 32, 3)
 
 
 # --------------------------------------------------------------- large pictures
@@ -323,20 +323,20 @@ def test_home_folder(tmp_path, monkeypatch):
 def test_large_pictures_are_scaled_down(tmp_path, monkeypatch, caplog, name):
   path = tmp_path / "x"
   path.write_bytes(KINDS[name])
-  whole = pictures.read_image(path).astype(float)
+  whole = reader.read_image(path).astype(float)
   assert not caplog.records
-  monkeypatch.setattr(pictures, "MAX_PIXELS", 24 * 32 // 4)
-  monkeypatch.setattr(pictures, "_BAND_PIXELS", 200)
+  monkeypatch.setattr(reader, "MAX_PIXELS", 24 * 32 // 4)
+  monkeypatch.setattr(reader, "_BAND_PIXELS", 200)
   with caplog.at_level(logging.WARNING):
-    small = pictures.read_image(path)
+    small = reader.read_image(path)
   expected = whole.reshape(12, 2, 16, 2, 3).mean((1, 3))
   assert np.abs(small - expected).mean() < 2
   assert (
     "x: 32x24 pixels are too many; it is scaled down to 16x12" in caplog.text
   )
   assert np.abs(in_training(KINDS[name]) - small).mean() < 3
-  monkeypatch.setattr(pictures, "MAX_PIXELS", 24 * 32 // 4 - 1)
-  assert pictures.read_image(path).shape == (6, 8, 3)
+  monkeypatch.setattr(reader, "MAX_PIXELS", 24 * 32 // 4 - 1)
+  assert reader.read_image(path).shape == (6, 8, 3)
 
 
 def test_long_pictures_fit_a_jpeg():
@@ -345,7 +345,7 @@ def test_long_pictures_fit_a_jpeg():
 
 
 def test_sizes_that_are_refused(monkeypatch):
-  monkeypatch.setattr(pictures, "LARGEST", 32 * 24 - 1)
+  monkeypatch.setattr(reader, "LARGEST", 32 * 24 - 1)
   for name in ("JPEG RGB", "PNG RGB"):
     with pytest.raises(InputError, match="32x24 pixels, more than 767"):
       read(KINDS[name])
@@ -374,10 +374,10 @@ def test_suffixes():
     "f.WebP",
     "g.bmp",
   ):
-    assert pictures.has_suffix(name)
+    assert reader.has_suffix(name)
   for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.json", "a.pdf"):
-    assert not pictures.has_suffix(name)
-  known = {Image.registered_extensions()[s] for s in pictures.SUFFIXES}
+    assert not reader.has_suffix(name)
+  known = {Image.registered_extensions()[s] for s in reader.SUFFIXES}
   assert known - {"MPO"} <= set(Image.OPEN)  # Pillow opens MPO as JPEG
 
 
@@ -422,7 +422,7 @@ def test_fuzz(seed, changes):
   name, data = seed
   data = changed(data, changes)
   try:
-    picture = pictures.decode(data, name)
+    picture = reader.decode(data, name)
   except InputError as error:
     assert str(error).startswith(f"{name}: ") and "\n" not in str(error)
     with pytest.raises(reencode.Rejected):
@@ -440,8 +440,8 @@ def test_fuzz(seed, changes):
 
 def test_resize_has_half_pixel_centres():
   row = np.array([[[0], [4]]], np.uint8)
-  got = pictures.resize(row, 1, 4)[0, :, 0]
+  got = reader.resize(row, 1, 4)[0, :, 0]
   np.testing.assert_allclose(got, [0, 1, 3, 4])
   # No antialias: every second pair is averaged, the rest is not looked at.
   ramp = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-  np.testing.assert_allclose(pictures.resize(ramp, 1, 2)[0, :, 0], [1.5, 5.5])
+  np.testing.assert_allclose(reader.resize(ramp, 1, 2)[0, :, 0], [1.5, 5.5])

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from sseg_jax import picture_bytes
 from sseg_jax.errors import InputError
+from sseg_jax.images import picture_bytes
 
 # Names that end so, in capitals as well, are pictures: the ending of every
 # format that `read` takes, as far as this Pillow was built with its decoder.

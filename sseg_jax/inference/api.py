@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sseg_jax import checkpoint, default_config, pictures, prompts
-from sseg_jax.background import (
+from sseg_jax import default_config, prompts
+from sseg_jax.checkpoints import checkpoint
+from sseg_jax.errors import InputError
+from sseg_jax.images import reader
+from sseg_jax.inference.background import (
   Threshold,
   apply_threshold,
   check_flag,
   stored,
   without_labels,
 )
-from sseg_jax.errors import InputError
-from sseg_jax.segmenter import ClassSet, SSegSegmenter, winners
+from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter, winners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Model:
 
     Args:
       image: RGB pixels, uint8 [h, w, 3], or the path of a picture, which is
-        scaled down if it has more than `pictures.MAX_PIXELS`.
+        scaled down if it has more than `images.reader.MAX_PIXELS`.
       words: names of what to look for; a string is split at its commas.
       background_threshold: pixels whose best score is below it are background;
         None takes the checkpoint's, and without one finds it without labels
@@ -129,7 +131,7 @@ class Model:
 
   def _pixels(self, image) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-      return pictures.read_image(image)
+      return reader.read_image(image)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
       raise InputError(

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import visualize
 from sseg_jax.errors import InputError
-from sseg_jax.palette import palette
+from sseg_jax.images import drawing
+from sseg_jax.images.palette import palette
 
 
 def scene(h=60, w=90):
@@ -30,14 +30,14 @@ def test_colours_of_many_classes_repeat():
     few = palette(255, has_background=has_background)
     np.testing.assert_array_equal(colours[:255], few)
   labels = np.array([[0, 255, 256, 599]])
-  painted = visualize.colourize(labels, colours)
+  painted = drawing.colourize(labels, colours)
   np.testing.assert_array_equal(painted[0], colours[labels[0]])
 
 
 def test_overlay_tints_classes_and_dims_the_background():
   image, labels = scene()
   colours = palette(3, has_background=True)
-  painted = visualize.overlay(image, labels, colours, has_background=True)
+  painted = drawing.overlay(image, labels, colours, has_background=True)
   assert painted.shape == image.shape and painted.dtype == np.uint8
   expected = 128 + (colours[1].astype(float) - 128) * 0.55
   np.testing.assert_allclose(painted[25, 25], expected, atol=1)
@@ -50,7 +50,7 @@ def test_palette_png_holds_the_labels(tmp_path):
   labels[0, 0] = 255
   colours = palette(3, has_background=True)
   path = tmp_path / "labels.png"
-  visualize.save_labels(path, labels, colours)
+  drawing.save_labels(path, labels, colours)
   with Image.open(path) as image:
     assert image.mode == "P"
     np.testing.assert_array_equal(np.asarray(image), labels)
@@ -62,7 +62,7 @@ def test_palette_png_holds_the_labels(tmp_path):
 def test_labels_png_of_many_classes(tmp_path, classes):
   labels = np.arange(classes, dtype=np.int32)[None].repeat(4, 0)
   colours = palette(classes, has_background=False)
-  visualize.save_labels(tmp_path / "x.png", labels, colours)
+  drawing.save_labels(tmp_path / "x.png", labels, colours)
   with Image.open(tmp_path / "x.png") as image:
     assert image.mode == ("P" if classes < 256 else "I;16")
     np.testing.assert_array_equal(np.asarray(image), labels)
@@ -70,40 +70,40 @@ def test_labels_png_of_many_classes(tmp_path, classes):
 
 def test_own_files_are_known(tmp_path):
   image, labels = scene()
-  visualize.save(tmp_path / "a.png", image)
-  visualize.save_labels(
+  drawing.save(tmp_path / "a.png", image)
+  drawing.save_labels(
     tmp_path / "b.png", labels, palette(3, has_background=True)
   )
-  assert visualize.is_ours(tmp_path / "a.png")
-  assert visualize.is_ours(tmp_path / "b.png")
+  assert drawing.is_ours(tmp_path / "a.png")
+  assert drawing.is_ours(tmp_path / "b.png")
   Image.fromarray(image).save(tmp_path / "c.png")
   (tmp_path / "d.png").write_text("mine")
-  assert not any(visualize.is_ours(tmp_path / f"{n}.png") for n in "cde")
+  assert not any(drawing.is_ours(tmp_path / f"{n}.png") for n in "cde")
 
 
 def test_overlay_in_bands_is_the_same(monkeypatch):
   image, labels = scene()
   colours = palette(3, has_background=True)
-  whole = visualize.overlay(image, labels, colours, has_background=True)
-  monkeypatch.setattr(visualize, "_BAND_PIXELS", 7 * 90)
-  bands = visualize.overlay(image, labels, colours, has_background=True)
+  whole = drawing.overlay(image, labels, colours, has_background=True)
+  monkeypatch.setattr(drawing, "_BAND_PIXELS", 7 * 90)
+  bands = drawing.overlay(image, labels, colours, has_background=True)
   np.testing.assert_array_equal(whole, bands)
 
 
 def test_legend_grows_columns_and_cuts_long_names():
   entries = [((i, 0, 0), f"class number {i}", "1.0 %") for i in range(40)]
-  one = visualize.legend(entries[:5], height=300)
-  many = visualize.legend(entries, height=300)
+  one = drawing.legend(entries[:5], height=300)
+  many = drawing.legend(entries, height=300)
   assert one.shape[0] == many.shape[0] == 300
   assert many.shape[1] > 2 * one.shape[1]
-  long = visualize.legend([((0, 0, 0), "word " * 100, "")], max_width=200)
+  long = drawing.legend([((0, 0, 0), "word " * 100, "")], max_width=200)
   assert long.shape[1] < 300
 
 
 def test_annotated_enlarges_small_pictures():
   image, labels = scene()
   names = ("background", "cat", "potted plant")
-  out = visualize.annotated(
+  out = drawing.annotated(
     image, labels, names, palette(3, has_background=True), has_background=True
   )
   assert out.shape[0] >= 240 and out.shape[1] > 360
@@ -116,7 +116,7 @@ def test_grid_shows_every_sample():
   labels[0] = 255
   rows = [(image, labels, guess)] * 5
   names = ("cat", "dog", "tree")
-  out = visualize.grid(rows, names, has_background=True, cell=60)
+  out = drawing.grid(rows, names, has_background=True, cell=60)
   assert 3 * 40 < out.shape[0] < 3 * 60  # five samples, two a line
   colours = palette(4, has_background=True)  # of those that occur
   flat = out.reshape(-1, 3)
@@ -127,7 +127,7 @@ def test_grid_shows_every_sample():
 def test_curve_is_a_picture(tmp_path):
   pytest.importorskip("matplotlib")
   path = tmp_path / "curve.png"
-  visualize.curve(
+  drawing.curve(
     path,
     {"voc": ([0.1, 0.5, 0.9], [10.0, 30.0, 20.0])},
     title="mIoU",
@@ -141,4 +141,4 @@ def test_curve_is_a_picture(tmp_path):
 
 def test_unwritable_path_is_named(tmp_path):
   with pytest.raises(InputError, match="absent"):
-    visualize.save(tmp_path / "absent" / "x.png", scene()[0])
+    drawing.save(tmp_path / "absent" / "x.png", scene()[0])

@@ -19,9 +19,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from sseg_jax import provenance
 from sseg_jax.errors import InputError, Unavailable
-from sseg_jax.stopping import Stop
+from sseg_jax.runtime import lease, provenance
+from sseg_jax.runtime.preemption import Stop
 
 # Silence after which JAX gives a process up whose line did not close, as when
 # its machine lost power.
@@ -85,6 +85,8 @@ def joined(
     yield
   except InputError as error:
     peers.fail(str(error), 2)
+  except Unavailable as error:
+    peers.fail(str(error), 1)
   except BaseException as error:
     # That a process died reaches the others as a failed collective as well:
     # its name is on the way.
@@ -286,6 +288,7 @@ class Peers:
     # The others must have read why: without process 0 they abort, and a line
     # that is closed with something unread may lose what was sent.
     time.sleep(_GRACE_SECONDS if not self._id else _GRACE_SECONDS / 4)
+    lease.release_all()
     # Not sys.exit, which waits for the others to leave JAX as well.
     os._exit(code)
 

@@ -96,6 +96,9 @@ def _exit(wait_seconds: float) -> None:
   for child in multiprocessing.active_children():
     child.kill()
   time.sleep(wait_seconds)
+  # Not imported here: where nobody did, there is nothing to release.
+  if lease := sys.modules.get("sseg_jax.runtime.lease"):
+    lease.release_all()
   os._exit(PREEMPTED)
 
 

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax import scoring
 from sseg_jax.errors import InputError
+from sseg_jax.inference.sliding_window import PAD, Layout, assemble
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.tokenizer import Tokenizer, check_distinct
-from sseg_jax.windows import PAD, Layout, assemble
 
 __all__ = [
   "ClassSet",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from sseg_jax import pictures
+from sseg_jax.images import reader
 from sseg_jax.scoring import combine
 
 LONG_SIDE_CAP = 2048  # GroupViT's img_scale=(2048, 448)
@@ -75,7 +75,7 @@ class Layout:
     self, image: UInt8[np.ndarray, "h w 3"]
   ) -> Float[np.ndarray, "g wh ww 3"]:
     """Resizes an image, pads it to the window and cuts the windows out."""
-    image = pictures.resize(image, *self.resized)
+    image = reader.resize(image, *self.resized)
     pad = [
       (0, max(0, c - s)) for c, s in zip(self.window, self.resized, strict=True)
     ]
@@ -88,7 +88,7 @@ class Layout:
     rows, columns = (
       tuple(
         np.pad(part, (0, -target % PAD))
-        for part in pictures.interpolation_table(source, target)
+        for part in reader.interpolation_table(source, target)
       )
       for source, target in zip(self.resized, self.picture, strict=True)
     )

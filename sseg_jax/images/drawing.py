@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from sseg_jax.errors import InputError
-from sseg_jax.palette import palette
-from sseg_jax.pictures import IGNORED, ignored_label
+from sseg_jax.images.palette import palette
+from sseg_jax.images.reader import IGNORED, ignored_label
 
 _INK = (32, 32, 36)
 _PALE = (120, 120, 128)

@@ -1,0 +1,1 @@
+"""Checkpoints: saving, verifying, ranking, and what a resumed run changes."""

@@ -1,0 +1,258 @@
+"""Configurations from Python files, and overrides of their fields.
+
+All commands that take `--config` read it here, and the overrides given as
+`--config.FIELD=VALUE` or `--set FIELD=VALUE`.
+"""
+
+import ast
+import copy
+import difflib
+import functools
+import importlib.util
+import os
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sseg_jax import default_config, files
+from sseg_jax.errors import InputError
+
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+_CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def load(path: str | os.PathLike) -> ConfigDict:
+  """Returns what `get_config` of a Python file gives, locked.
+
+  Args:
+    path: of the file; a leading `~` is the home folder.
+
+  Raises:
+    InputError: if there is no such file, it is not Python, it has no
+      `get_config`, or that raises or returns something else.
+  """
+  given, file = f"config={os.fspath(path)}", Path(files.expand(path))
+  if not file.is_file():
+    raise InputError(f"{given}: {_missing(file)}")
+  spec = importlib.util.spec_from_file_location("sseg_jax_config", file)
+  if file.suffix != ".py" or spec is None or spec.loader is None:
+    raise InputError(
+      f"{given}: not a Python file; give one whose name ends in .py"
+    )
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    make = getattr(module, "get_config", None)
+    if not callable(make):
+      raise InputError(
+        f"{given}: has no function get_config; see configs/ for examples"
+      )
+    config = make()
+  except InputError:
+    raise
+  except SyntaxError as error:
+    raise InputError(
+      f"{given}: not Python, line {error.lineno}: {error.msg}"
+    ) from error
+  except UnicodeDecodeError as error:
+    raise InputError(f"{given}: not Python: it is not UTF-8") from error
+  # Whatever the user's own code raises, to leave included.
+  except (Exception, SystemExit) as error:
+    raise InputError(f"{given}: {_raised(error, file)}") from error
+  if not isinstance(config, ConfigDict):
+    raise InputError(
+      f"{given}: get_config returns {type(config).__name__}; return what"
+      " sseg_jax.default_config.get_config() gives, with changes"
+    )
+  return config.lock()
+
+
+def _missing(file: Path) -> str:
+  if file.is_dir():
+    return "is a folder; give a file of it"
+  for folder in (file.parent, _CONFIGS):
+    if folder.is_dir():
+      names = sorted(p.name for p in folder.glob("*.py"))
+      # One without the suffix is meant by its whole name.
+      wanted = file.name if file.suffix else f"{file.name}.py"
+      if close := difflib.get_close_matches(wanted, names, 1):
+        # As it was given, where the folder is the one given.
+        place = folder if folder == file.parent else _relative(folder)
+        return f"no such file; did you mean {place / close[0]}?"
+  return "no such file; see configs/ for examples"
+
+
+def _relative(folder: Path) -> Path:
+  try:
+    return folder.relative_to(Path.cwd())
+  except ValueError:
+    return folder
+
+
+def _raised(error: BaseException, file: Path) -> str:
+  """Says what the user's code raised, and at which of its lines."""
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if Path(frame.filename) == file
+  ]
+  where = f" at line {lines[-1]}" if lines else ""
+  text = " ".join(str(error).split())
+  return f"raises {type(error).__name__}{where}: {text}"
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+  """Splits `field=value`; `overridden` turns values into the fields' types."""
+  settings = {}
+  for text in texts:
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+      raise InputError(f"set={text!r}: give field=value")
+    settings[field] = value
+  return settings
+
+
+def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """Returns a copy with fields replaced, given by their dotted names.
+
+  What follows from a replaced field (`default_config.follow_batch`) follows.
+
+  Args:
+    config: is not changed.
+    overrides: values, or the text that stands for one on a command line.
+
+  Raises:
+    InputError: if fields do not exist or have another type; names all of them.
+  """
+  config = copy.deepcopy(config)
+  wrong = []
+  for field, value in overrides.items():
+    try:
+      *path, name = field.split(".")
+      node = config
+      for part in path:
+        node = node[part]
+      # Not the old value: it may follow from one that is wrong.
+      kind = node.get_type(name)
+      node[name] = convert(field, value, kind, field in optional())
+    except InputError as error:
+      wrong.append(str(error))
+    except (KeyError, AttributeError, TypeError):
+      wrong.append(
+        f"{shown(field)}={shown(value)}: there is no such field; {hint(field)}"
+      )
+  if wrong:
+    raise InputError("; ".join(wrong))
+  default_config.check_batch(config)
+  return config
+
+
+@functools.cache
+def optional() -> frozenset[str]:
+  """Returns the fields that may be None, as they are by default."""
+  default = default_config.get_config()
+  found = []
+  for name in names(default):
+    value: Any = default
+    for part in name.split("."):
+      value = value[part]
+    if value is None:
+      found.append(name)
+  return frozenset(found)
+
+
+def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
+  """Returns a value as the type of its field.
+
+  Args:
+    field: its name, for messages.
+    value: of that type, or a text that stands for it.
+    kind: of the field: bool, int, float, str or tuple.
+    or_none: whether None, as a text "none", is a value as well.
+
+  Raises:
+    InputError: if the value is none of that type.
+  """
+  if or_none and (value is None or str(value).lower() == "none"):
+    return None
+  try:
+    if kind is bool and isinstance(value, str):
+      return _bool(value)
+    if kind in (int, float) and isinstance(value, str):
+      return kind(value)
+    if kind is tuple and isinstance(value, str):
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, about odd texts
+        read = ast.literal_eval(value.strip())
+      return tuple(read) if isinstance(read, list) else _same(read, tuple)
+    if kind is tuple and isinstance(value, list | tuple):
+      return tuple(value)
+    if kind is float and type(value) is int:
+      return float(value)
+    if kind in _KINDS:
+      return _same(value, kind)
+  # All of what `literal_eval` raises.
+  except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+    pass
+  except OverflowError:
+    pass
+  wanted = _KINDS.get(kind, "left as it is: it is a group of fields")
+  wanted += " or none" if or_none else ""
+  raise InputError(f"{field}={shown(value, True)}: must be {wanted}")
+
+
+def shown(value: Any, quoted: bool = False) -> str:
+  """Returns a value for a message of one line."""
+  text = value if isinstance(value, str) else repr(value)
+  if isinstance(value, str) and (quoted or not value.isprintable()):
+    text = ascii(value) if not value.isprintable() else repr(value)
+  return text if len(text) < 80 else f"{text[:60]} …"
+
+
+_KINDS = {
+  bool: "true or false",
+  int: "a whole number",
+  float: "a number",
+  str: "a text",
+  tuple: 'several values, as "(0.4, 1.0)"',
+}
+
+
+def _same(value: Any, kind: type) -> Any:
+  if type(value) is not kind:
+    raise TypeError(value)
+  return value
+
+
+def _bool(text: str) -> bool:
+  lower = text.strip().lower()
+  if lower not in _TRUE + _FALSE:
+    raise ValueError(text)
+  return lower in _TRUE
+
+
+def hint(field: str) -> str:
+  """Names the field that was probably meant."""
+  fields = list(names(default_config.get_config()))
+  # The last part alone as well: another part of the config may have it.
+  by_last = {name.rpartition(".")[2]: name for name in fields}
+  if close := difflib.get_close_matches(field, fields, 1):
+    return f"did you mean {close[0]}?"
+  if found := by_last.get(field.rpartition(".")[2]):
+    return f"did you mean {found}?"
+  return "see sseg_jax/default_config.py"
+
+
+def names(config: ConfigDict, prefix: str = "") -> list[str]:
+  """Returns the dotted names of all fields, without computing any value."""
+  found = []
+  for name in config:
+    if config.get_type(name) is ConfigDict:
+      found += names(config[name], f"{prefix}{name}.")
+    else:
+      found.append(prefix + name)
+  return found

@@ -1,0 +1,1 @@
+"""From a picture and words to class scores and labels."""

@@ -1,0 +1,1 @@
+"""What keeps a run alive: processes, signals, leases, stalls, versions."""
