@@ -13,8 +13,8 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
-from sseg_jax.models.layers import resize_bilinear, resize_labels
-from sseg_jax.scoring import clamped_scale, unit
+from sseg_jax.models.layers import resize_bilinear, resize_labels, unit
+from sseg_jax.scoring import clamped_scale
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.

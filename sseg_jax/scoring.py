@@ -8,10 +8,12 @@ are background.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sseg_jax.default_config import COMBINERS
 from sseg_jax.errors import InputError
+from sseg_jax.models.layers import unit
+from sseg_jax.models.pooling import in_front
 
 
 def class_embeddings(
@@ -24,17 +26,6 @@ def class_embeddings(
   e = prompt_embeddings.shape[-1]
   mean = prompt_embeddings.astype(jnp.float32).reshape(classes, -1, e).mean(1)
   return unit(mean)
-
-
-def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """Scales vectors to length one, in float32.
-
-  Those shorter than 1e-6 are divided by 1e-6 only: a zero vector, such as that
-  of an empty mask, stays zero and has a finite gradient.
-  """
-  x = x.astype(jnp.float32)
-  square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
-  return x * jax.lax.rsqrt(square)
 
 
 def clamped_scale(
@@ -105,21 +96,6 @@ def combine(
   else:
     raise unknown_combiner(combiner)
   return jnp.einsum("bnhw,bnc->bhwc", share, probabilities)
-
-
-def in_front(mask_logits: Float[Array, "b n h w"]) -> Int[Array, "b h w"]:
-  """Returns the query whose mask lies in front: the smallest that has a pixel.
-
-  A mask has a pixel where its logit is over 0. The strongest query stands in
-  where no mask has it, and decides between masks of one area.
-  """
-  inside = mask_logits > 0
-  area = inside.sum((2, 3), keepdims=True, dtype=jnp.float32)
-  # Areas count whole pixels; what decides between equals is below one half.
-  rank = jnp.where(inside, -area, -jnp.inf)
-  rank = rank + jax.nn.sigmoid(mask_logits) / 2
-  rank = jnp.where(inside.any(1, keepdims=True), rank, mask_logits)
-  return jnp.argmax(rank, axis=1)
 
 
 def unknown_combiner(combiner: str) -> InputError:

@@ -40,6 +40,7 @@ ORDER = (
   {"supervised"},
   {"inference"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
+  {"scoring"},
   {"models"},
   {"checkpoints"},
   {
@@ -48,7 +49,6 @@ ORDER = (
     "prompts",
     "default_config",
     "images",
-    "scoring",
     "runtime",
     "config_files",
     "files",

@@ -157,6 +157,17 @@ class RegionLayer(nnx.Module):
     return nnx.relu(self.norm(self.linear(x)))
 
 
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  """Scales vectors to length one, in float32.
+
+  A vector shorter than 1e-6 is divided by 1e-6 instead: a zero vector, such as
+  that of an empty mask, stays zero and has a finite gradient.
+  """
+  x = x.astype(jnp.float32)
+  square = jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)
+  return x * lax.rsqrt(square)
+
+
 def resize_bilinear(
   values: Float[Array, "*batch h w"],
   size: tuple[int, int],

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import scoring
 from sseg_jax.models.layers import resize_bilinear, resize_labels
 
 FREQUENCIES = 6  # of an outline, along each axis
@@ -35,12 +34,28 @@ def owned_pixels(
   return owned.reshape(b, n, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
 
 
+def in_front(mask_logits: Float[Array, "b n h w"]) -> Int[Array, "b h w"]:
+  """Returns, for each pixel, the query whose mask lies in front.
+
+  A mask has a pixel where its logit is over 0. In front lies the smallest mask
+  that has the pixel; of equally small ones, that with the highest logit. Where
+  no mask has the pixel, the query with the highest logit is taken.
+  """
+  inside = mask_logits > 0
+  area = inside.sum((2, 3), keepdims=True, dtype=jnp.float32)
+  # Areas are whole numbers, so a term below one half decides between equals.
+  rank = jnp.where(inside, -area, -jnp.inf)
+  rank = rank + jax.nn.sigmoid(mask_logits) / 2
+  rank = jnp.where(inside.any(1, keepdims=True), rank, mask_logits)
+  return jnp.argmax(rank, axis=1)
+
+
 def visible(
   mask_logits: Float[Array, "b n h w"], size: tuple[int, int]
 ) -> Float[Array, "b n y x"]:
   """Returns the share of each cell of a grid that a query's mask shows.
 
-  A mask shows where no smaller one lies in front of it (`scoring.in_front`), so
+  A mask shows where no smaller one lies in front of it (`in_front`), so
   that a ground is told without the things on it, as in a pseudo-mask. Judged at
   twice the logits' resolution or the grid's, whichever is finer; logits as fine
   as the grid (those of `snap`) are judged as they are, for what lies between
@@ -50,7 +65,7 @@ def visible(
   finer = max(2, -(-size[0] // h), -(-size[1] // w))
   if h >= size[0] or w >= size[1]:
     finer = 1
-  front = scoring.in_front(resize_bilinear(mask_logits, (finer * h, finer * w)))
+  front = in_front(resize_bilinear(mask_logits, (finer * h, finer * w)))
   # The grid of a network's tokens need not fit the cells.
   whole = [-(-finer * s // c) * c for s, c in zip((h, w), size, strict=True)]
   front = resize_labels(front, (whole[0], whole[1]))

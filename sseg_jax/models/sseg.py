@@ -19,10 +19,14 @@ from sseg_jax import errors, tokenizer
 from sseg_jax.models import backbones, pooling, remat, swin
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
-from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
+from sseg_jax.models.layers import (
+  Projection,
+  RegionLayer,
+  normalize_pixels,
+  unit,
+)
 from sseg_jax.models.maskformer import MaskFormer
 from sseg_jax.models.text import TextTower
-from sseg_jax.scoring import unit
 
 PIXEL_DECODERS = ("fpn", "transformer_encoder")
 POOL_MASKS = ("soft", "hard", "pseudo")

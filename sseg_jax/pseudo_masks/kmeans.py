@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sseg_jax.models.layers import unit
+
 METRICS = ("euclidean", "cosine")
 INITS = ("kmeans++", "farthest")
 _CACHE = 2**21  # bytes of points that a core's second-level cache holds
@@ -240,11 +242,6 @@ def matmul(equation: str, *operands: Array) -> Array:
   Asked for by name, as TPUs round float32 factors to bfloat16 by default.
   """
   return jnp.einsum(equation, *operands, precision=lax.Precision.HIGHEST)
-
-
-def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """Scales the last axis to unit length; zeros stay zeros."""
-  return x * lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
 
 
 def merge(clusters: KMeans, distance: float) -> KMeans:

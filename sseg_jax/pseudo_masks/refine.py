@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sseg_jax.models.layers import resize_bilinear
+from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.pseudo_masks import kmeans
 
 # Distances, in cells, at which a cell looks for its like.
@@ -36,13 +36,13 @@ def smooth(
     Features of unit length.
   """
   b, h, w, d = cells.shape
-  points = kmeans.unit(cells.reshape(b, h * w, d))
+  points = unit(cells.reshape(b, h * w, d))
   y, x = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
   place = jnp.stack([y.ravel(), x.ravel()], -1).astype(jnp.float32)
   apart = ((place[:, None] - place[None]) ** 2).sum(-1)  # [p, p]
   logits = kmeans.matmul("bpd,bqd->bpq", points, points) / temperature
   weights = jax.nn.softmax(logits - (apart / (2 * radius**2))[None], -1)
-  points = kmeans.unit(kmeans.matmul("bpq,bqd->bpd", weights, points))
+  points = unit(kmeans.matmul("bpq,bqd->bpd", weights, points))
   return points.reshape(b, h, w, d)
 
 

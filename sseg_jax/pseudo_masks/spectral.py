@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from sseg_jax.models.layers import unit
 from sseg_jax.pseudo_masks import kmeans, pixels
 
 # Steps of the subspace iteration. Eigenvalues of the cut lie close together;
@@ -65,7 +66,7 @@ class Spectral:
       lambda points: eigenvectors(points, self.k), cells.reshape(b, h * w, d)
     )
     clusters = kmeans.kmeans(
-      kmeans.unit(vectors),
+      unit(vectors),
       keys,
       k=self.k,
       iterations=self.iterations,

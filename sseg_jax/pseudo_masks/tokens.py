@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from sseg_jax import errors
 from sseg_jax.models import vit, vit_weights
-from sseg_jax.models.layers import normalize_pixels
+from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.pseudo_masks import kmeans, refine
 
 # Squared distance, between features of unit length, over which a cell's share
@@ -189,7 +189,7 @@ class Tokens:
     b, h, w, d = cells.shape
     points = cells.reshape(b, h * w, d)
     if self.metric == "cosine":
-      points = kmeans.unit(points)
+      points = unit(points)
     centers = clusters.centers
     product = kmeans.matmul("bpd,bkd->bpk", points, centers)
     # Negative squared distances, but for what all clusters have in common.
@@ -245,4 +245,4 @@ def read_features(
   ]
   if len(values) == 1:
     return values[0]
-  return jnp.concatenate([kmeans.unit(value) for value in values], -1)
+  return jnp.concatenate([unit(value) for value in values], -1)
