@@ -201,7 +201,7 @@ RULES: dict[str, Rule] = {
   "evaluate.max_images": _at_least(0),
   "evaluate.image_size": Rule(
     lambda x: 0 < x <= _LARGEST and not x % sliding_window.PAD,
-    f"a multiple of {windows.PAD}",
+    f"a multiple of {sliding_window.PAD}",
   ),
   "evaluate.stride": _at_least(1),
   "evaluate.combiner": _one_of(*scoring.COMBINERS),

@@ -98,7 +98,7 @@ def test_labels_of_a_photo_that_is_scaled_down(tmp_path, monkeypatch):
   labels[:, 4:] = 2
   root = write_folder(tmp_path / "x", labels=labels)
   monkeypatch.setattr(
-    pictures, "read_image", lambda path: np.zeros((2, 4, 3), np.uint8)
+    reader, "read_image", lambda path: np.zeros((2, 4, 3), np.uint8)
   )
   sample = benchmarks.open_benchmark(str(root))[0]
   np.testing.assert_array_equal(sample.labels, [[0, 0, 2, 2]] * 2)
