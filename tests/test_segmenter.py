@@ -364,6 +364,12 @@ def test_refined_masks_follow_the_pictures_regions(monkeypatch):
   assert spread["pseudo_masks"] < 1e-4
 
 
+def test_vectors_of_any_length_become_units():
+  vectors = jnp.array([[3e-5, 4e-5], [3e5, -4e5], [3e-8, 4e-8], [0, 0]])
+  units = [[0.6, 0.8], [0.6, -0.8], [0.03, 0.04], [0, 0]]
+  np.testing.assert_allclose(scoring.unit(vectors), units, rtol=1e-5)
+
+
 def test_zero_embeddings_have_finite_gradients():
   """That of an empty mask may be zero: it must not cost a run its steps."""
   classes = scoring.class_embeddings(jnp.eye(3, 4), 3)
