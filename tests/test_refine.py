@@ -43,6 +43,33 @@ def test_upsampling_interpolates():
   np.testing.assert_allclose(finer[0, :, :, 0], [[0, 0.25, 0.75, 1]] * 2)
 
 
+def test_following_colours_is_the_weighted_mean_it_says(rng):
+  h, w, k = 5, 6, 2
+  shares = rng.random((h, w, k), np.float32)
+  colours = rng.random((h, w, 3), np.float32)
+  steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+  places = [(d * y, d * x) for d in (1, 2, 4) for y, x in steps]
+
+  def around(values, y, x):  # edges are repeated
+    rows = [min(max(y + dy, 0), h - 1) for dy, _ in places]
+    columns = [min(max(x + dx, 0), w - 1) for _, dx in places]
+    return values[rows, columns]  # [24, …]
+
+  expected = shares
+  for _ in range(3):
+    moved = np.empty_like(shares)
+    for y, x in np.ndindex(h, w):
+      near = around(colours, y, x)
+      contrast = np.abs(near - colours[y, x]) / (near.std(0) + 1e-3) / 0.3
+      weights = np.exp(-contrast.mean(-1))
+      moved[y, x] = weights / weights.sum() @ around(expected, y, x)
+    expected = moved
+  got = refine.follow_colours(
+    jnp.asarray(shares)[None], jnp.asarray(colours)[None], 3
+  )
+  np.testing.assert_allclose(got[0], expected, rtol=1e-4)
+
+
 def test_masks_follow_colours(rng):
   # The picture's edge is at column 9, the mask's at column 8.
   colours = np.zeros((1, 16, 16, 3), np.float32)

@@ -27,6 +27,16 @@ def test_owned_pixels_are_a_partition(rng):
   assert set(np.unique(owned)) <= {0, 0.25, 0.5, 0.75, 1}
 
 
+def test_ownership_is_judged_between_the_cells():
+  # At the four quarter points between 0 and 3 the first line has 0, 0.75, 2.25
+  # and 3: over 1 at two of them.
+  logits = jnp.asarray([[[[0.0, 3.0]], [[1.0, 1.0]]]])
+  owned = pooling.owned_pixels(logits)
+  np.testing.assert_allclose(owned[0, :, 0], [[0, 1], [1, 0]])
+  owned = pooling.owned_pixels(logits.at[0, 1].set(0.5))
+  np.testing.assert_allclose(owned[0, :, 0], [[0.5, 1], [0.5, 0]])
+
+
 def test_a_mask_shows_where_no_smaller_one_has_the_pixel():
   logits = np.full((1, 3, 4, 4), -1.0, np.float32)
   logits[0, 0] = 2.0  # everything
@@ -72,6 +82,24 @@ def test_outline_knows_neither_place_nor_size_but_in_the_last_number():
   assert same[-1] == pytest.approx(np.log1p(20.0), abs=0.03)
   empty = pooling.outline(jnp.zeros((1, 1, 8, 8)))
   np.testing.assert_allclose(empty, 0, atol=1e-6)
+
+
+def test_outline_is_the_moments_it_says(rng):
+  mask = (rng.random((9, 7)) < 0.4).astype(np.float64)
+  y, x = np.nonzero(mask)
+  radius = np.sqrt(len(y) / np.pi)
+  places = [(v - v.mean()) / radius for v in (y, x)]
+  waves = [0, *range(1, 7), *range(1, 7)]
+
+  def functions(place):  # [13, cells]
+    angles = np.pi / 2 * np.arange(1, 7)[:, None] * place
+    return np.concatenate([place[None] * 0 + 1, np.cos(angles), np.sin(angles)])
+
+  moments = functions(places[0]) @ functions(places[1]).T / len(y)
+  moments *= 1 + np.hypot(*np.meshgrid(waves, waves))
+  expected = [*moments.ravel(), np.log1p(radius)]
+  got = pooling.outline(jnp.asarray(mask[None, None], jnp.float32))
+  np.testing.assert_allclose(got[0, 0], expected, atol=1e-4)
 
 
 def test_place_is_the_centroid_and_the_share_of_the_picture():

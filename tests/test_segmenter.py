@@ -163,7 +163,8 @@ def test_an_unknown_refinement_is_named(fake):
     ((375, 500), (448, 597)),  # 597.33
     ((500, 375), (597, 448)),
     ((448, 448), (448, 448)),
-    ((896, 1001), (448, 501)),  # 500.5 rounds up
+    ((1001, 896), (501, 448)),  # 500.5 rounds up
+    ((896, 1001), (448, 501)),
     ((100, 1000), (205, 2048)),  # the cap; 204.8 rounds up
   ],
 )
@@ -364,6 +365,12 @@ def test_refined_masks_follow_the_pictures_regions(monkeypatch):
     np.testing.assert_array_equal(scores.argmax(-1), labels)
   assert spread["none"] > 1e-2
   assert spread["pseudo_masks"] < 1e-4
+
+
+def test_vectors_of_any_length_become_units():
+  vectors = jnp.array([[3e-5, 4e-5], [3e5, -4e5], [3e-8, 4e-8], [0, 0]])
+  units = [[0.6, 0.8], [0.6, -0.8], [0.03, 0.04], [0, 0]]
+  np.testing.assert_allclose(scoring.unit(vectors), units, rtol=1e-5)
 
 
 def test_zero_embeddings_have_finite_gradients():

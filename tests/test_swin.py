@@ -30,6 +30,12 @@ def tiny(**overrides):
   return nnx.merge(graphdef, jax.tree.map(draw, state))
 
 
+@functools.cache
+def published(size):
+  """The shapes of a published network, which take a while to find."""
+  return nnx.eval_shape(lambda: Swin(**SWIN_SIZES[size], rngs=nnx.Rngs(0)))
+
+
 @nnx.jit  # as the backbone is run, and far fewer compilations than op by op
 def outputs(model, image):
   return model(image)
@@ -39,7 +45,7 @@ def outputs(model, image):
   ("size", "count"), [("swin_t", 27_520_698), ("swin_s", 48_838_602)]
 )
 def test_published_parameter_counts(size, count):
-  model = nnx.eval_shape(lambda: Swin(**SWIN_SIZES[size], rngs=nnx.Rngs(0)))
+  model = published(size)
   leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
   assert sum(leaf.size for leaf in leaves) == count
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
@@ -51,7 +57,7 @@ def test_published_parameter_counts(size, count):
   + [("swin_l", 192, 24)],
 )
 def test_published_sizes(size, width, blocks):
-  model = nnx.eval_shape(lambda: Swin(**SWIN_SIZES[size], rngs=nnx.Rngs(0)))
+  model = published(size)
   assert list(model.channels.values()) == [width * 2**i for i in range(4)]
   assert sum(len(stage) for stage in model.stages) == blocks
   # Every published size has 32 channels a head.
@@ -63,8 +69,7 @@ def test_published_sizes(size, width, blocks):
 
 @pytest.mark.parametrize(("h", "w"), [(224, 224), (75, 130)])
 def test_output_shapes(h, w):
-  sizes = SWIN_SIZES["swin_t"]
-  model = nnx.eval_shape(lambda: Swin(**sizes, rngs=nnx.Rngs(0)))
+  model = published("swin_t")
   graphdef, state = nnx.split(model)
   maps = jax.eval_shape(
     lambda state, image: nnx.merge(graphdef, state)(image),

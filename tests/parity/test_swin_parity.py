@@ -50,21 +50,21 @@ def relative_errors(reference, model, height, width):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(64, 64), (75, 130), (224, 224)], ids=str)
+@pytest.mark.parametrize("size", [(75, 130), (224, 224)], ids=str)
 def test_tiny_equals_maskformer(size):
   errors = relative_errors(*random_pair("MaskFormerSwin", TINY), *size)
   assert max(errors.values()) <= 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(224, 224), (100, 180)], ids=str)
+@pytest.mark.parametrize("size", [(100, 180)], ids=str)
 def test_swin_t_equals_maskformer(size):
   pair = random_pair("MaskFormerSwin", SWIN_SIZES["swin_t"])
   assert max(relative_errors(*pair, *size).values()) <= 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(256, 256), (270, 330)], ids=str)
+@pytest.mark.parametrize("size", [(270, 330)], ids=str)
 def test_tiny_equals_swin_where_maps_exceed_a_window(size):
   errors = relative_errors(*random_pair("Swin", TINY), *size)
   assert max(errors.values()) <= 1e-4
