@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sseg_jax import config_files, default_config, prompts, scoring, train_step
+from sseg_jax import config_files, default_config, prompts, train_step
 from sseg_jax.errors import InputError
-from sseg_jax.inference import segmenter, sliding_window
+from sseg_jax.inference import scoring, segmenter, sliding_window
 from sseg_jax.models import backbones, pooling, positions, remat, sseg
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
 

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from sseg_jax.errors import InputError
 
-# Values of `evaluate.combiner`; see scoring.py.
+# Values of `evaluate.combiner`; see inference/scoring.py.
 COMBINERS = ("mean", "sum", "hard", "smallest")
 # Until 2026 the default threshold, GroupViT's for VOC. The scores of most
 # combiners never reach it.

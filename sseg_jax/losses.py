@@ -13,8 +13,12 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
-from sseg_jax.models.layers import resize_bilinear, resize_labels, unit
-from sseg_jax.scoring import clamped_scale
+from sseg_jax.models.layers import (
+  clamped_scale,
+  resize_bilinear,
+  resize_labels,
+  unit,
+)
 
 # What an excluded pair's logit is set to: far below any cosine times a scale,
 # and finite, so that a row without any valid pair has finite gradients.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sseg_jax import losses, scoring
+from sseg_jax import losses
+from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, sseg
 from sseg_jax.models.dropout import ExampleRngs
 

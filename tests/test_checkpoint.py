@@ -404,7 +404,8 @@ def test_marks_of_orbax_are_not_needed(tmp_path, damage):
 EIGHT = """
 import sys, types
 import jax, numpy as np
-from sseg_jax import checkpoint, sharding
+from sseg_jax import sharding
+from sseg_jax.checkpoints import checkpoint
 
 mesh = sharding.make_mesh(types.SimpleNamespace(data=-1, fsdp=4))
 kernel = np.arange(2**15, dtype=np.float32).reshape(256, 128)

@@ -15,7 +15,7 @@ from sseg_jax.runtime import lease
 
 HOLDER = """
 import sys, time
-from sseg_jax import lease
+from sseg_jax.runtime import lease
 held = lease.Lease(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()

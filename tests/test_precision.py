@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sseg_jax import losses, matching, scoring
+from sseg_jax import losses, matching
+from sseg_jax.inference import scoring
 from sseg_jax.models import maskformer, swin, text, vit
 from sseg_jax.pseudo_masks import kmeans
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sseg_jax import default_config, scoring
+from sseg_jax import default_config
 from sseg_jax.errors import InputError
-from sseg_jax.inference import segmenter, sliding_window
+from sseg_jax.inference import scoring, segmenter, sliding_window
 from sseg_jax.inference.background import with_background
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import pooling, sseg

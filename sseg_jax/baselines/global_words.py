@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sseg_jax import scoring
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
+from sseg_jax.inference import scoring
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
-from sseg_jax import scoring
 from sseg_jax.errors import InputError
+from sseg_jax.inference import scoring
 from sseg_jax.inference.sliding_window import PAD, Layout, assemble
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator

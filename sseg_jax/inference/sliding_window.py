@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from sseg_jax.images import reader
-from sseg_jax.scoring import combine
+from sseg_jax.inference.scoring import combine
 
 LONG_SIDE_CAP = 2048  # GroupViT's img_scale=(2048, 448)
 # The network's largest stride. A picture smaller than the window is padded to a

@@ -209,3 +209,17 @@ def _bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:
   centers = np.clip(centers, 0, size_in - 1)
   distance = np.abs(centers[:, None] - np.arange(size_in))
   return np.maximum(0, 1 - distance).astype(np.float32)
+
+
+def clamped_scale(
+  logit_scale: Float[Array, ""], max_logit_scale: float
+) -> Float[Array, ""]:
+  """Returns the factor exp(logit_scale), at most `max_logit_scale`; float32.
+
+  The logarithm is clamped, not the factor, since exp overflows float32 above
+  88.7 and its gradient is then NaN. Below the clamp the gradient is that of
+  exp. Above it is zero, as with `torch.clamp(logit_scale.exp(), max=100)` in
+  GroupViT (models/multi_label_contrastive.py).
+  """
+  largest = np.log(np.float32(max_logit_scale))
+  return jnp.exp(jnp.minimum(logit_scale.astype(jnp.float32), largest))

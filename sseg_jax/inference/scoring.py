@@ -7,12 +7,11 @@ are background.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from sseg_jax.default_config import COMBINERS
 from sseg_jax.errors import InputError
-from sseg_jax.models.layers import unit
+from sseg_jax.models.layers import clamped_scale, unit
 from sseg_jax.models.pooling import in_front
 
 
@@ -26,20 +25,6 @@ def class_embeddings(
   e = prompt_embeddings.shape[-1]
   mean = prompt_embeddings.astype(jnp.float32).reshape(classes, -1, e).mean(1)
   return unit(mean)
-
-
-def clamped_scale(
-  logit_scale: Float[Array, ""], max_logit_scale: float
-) -> Float[Array, ""]:
-  """Returns the factor exp(logit_scale), at most `max_logit_scale`; float32.
-
-  The logarithm is clamped, not the factor, since exp overflows float32 above
-  88.7 and its gradient is then NaN. Below the clamp the gradient is that of
-  exp. Above it is zero, as with `torch.clamp(logit_scale.exp(), max=100)` in
-  GroupViT (models/multi_label_contrastive.py).
-  """
-  largest = np.log(np.float32(max_logit_scale))
-  return jnp.exp(jnp.minimum(logit_scale.astype(jnp.float32), largest))
 
 
 def class_probabilities(
