@@ -7,7 +7,7 @@ was not, and why, and keeps the same in OUT/train's manifest. Which captions are
 read is told in `data/sources/`. OUT/train's manifest is the last file written:
 a run that was interrupted is started again with the same command. With
 --add_pseudo_masks it stores pseudo-masks in such records instead; see
-`caching.py`.
+`pseudo_masks/caching.py`.
 """
 
 import argparse
@@ -398,7 +398,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   if "--add_pseudo_masks" in (sys.argv[1:] if argv is None else argv):
-    from sseg_jax import caching
+    from sseg_jax.pseudo_masks import caching
 
     return caching.main(argv)
   args = vars(_parser().parse_args(argv))

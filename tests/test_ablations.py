@@ -5,16 +5,11 @@ import sys
 
 import pytest
 
-from sseg_jax import (
-  ablation_runs,
-  ablation_table,
-  ablations,
-  config_check,
-  config_files,
-)
+from sseg_jax import ablations, config_check, config_files
 from sseg_jax.ablations import ROWS
 from sseg_jax.data.shapes import CLASS_NAMES, GROUNDS, KINDS, THINGS
 from sseg_jax.errors import InputError
+from sseg_jax.study import runs, table
 
 CONFIG = """
 from sseg_jax import default_config
@@ -221,15 +216,15 @@ def test_stops_when_a_run_was_asked_to(config_path, tmp_path, monkeypatch):
 
 def test_a_training_is_a_process(config_path, tmp_path, monkeypatch):
   base = config_files.load(config_path)
-  run = ablation_runs.Run(
+  run = runs.Run(
     "trained", ROWS["trained"], 0, tmp_path, str(config_path), base, {}
   )
   run.prepare()
   code = "import sys; print('so far'); sys.exit(3)"
   monkeypatch.setattr(
-    ablation_runs.Run, "command", lambda self: [sys.executable, "-c", code]
+    runs.Run, "command", lambda self: [sys.executable, "-c", code]
   )
-  assert ablation_runs.execute(run) == 3
+  assert runs.execute(run) == 3
   assert (run.workdir / "output.txt").read_text() == "so far\n"
   assert run.result() is None
 
@@ -238,14 +233,14 @@ def test_sigterm_stops_the_training_and_the_table(
   config_path, tmp_path, monkeypatch
 ):
   base = config_files.load(config_path)
-  run = ablation_runs.Run(
+  run = runs.Run(
     "trained", ROWS["trained"], 0, tmp_path, str(config_path), base, {}
   )
   run.prepare()
   # A training that dies of the signal, before it could save anything.
   code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM)"
   monkeypatch.setattr(
-    ablation_runs.Run,
+    runs.Run,
     "command",
     lambda self: [sys.executable, "-c", code + "; time.sleep(60)"],
   )
@@ -253,7 +248,7 @@ def test_sigterm_stops_the_training_and_the_table(
   # Should the command not catch it, this test fails and pytest lives on.
   signal.signal(signal.SIGTERM, lambda *_: pytest.fail("was not caught"))
   try:
-    assert ablation_runs.execute(run) == ablation_runs.PREEMPTED
+    assert runs.execute(run) == runs.PREEMPTED
   finally:
     signal.signal(signal.SIGTERM, before)
 
@@ -266,7 +261,7 @@ def test_scores_are_read_from_the_result():
   hard["per_class"]["box"] = 52.0
   one["benchmarks"]["hard"] = hard
   del one["benchmarks"]["held_out"]
-  found = ablation_table.scores(one)
+  found = table.scores(one)
   assert found["plain things"] == 30 and found["plain grounds"] == 60
   assert found["plain mIoU"] == 40
   assert found["hard things"] == pytest.approx((10 * 30 + 52) / 11)
@@ -274,7 +269,7 @@ def test_scores_are_read_from_the_result():
   assert found["text_to_image R@1"] == 12
   assert found["ms per step"] == 100
   assert not any(name.startswith("held_out") for name in found)
-  assert ablation_table.scores({"seed": 0, "steps": 0}) == {}
+  assert table.scores({"seed": 0, "steps": 0}) == {}
 
 
 def test_list(capsys):

@@ -10,7 +10,7 @@ import pytest
 import small_vit
 from PIL import Image
 
-from sseg_jax import caching, prepare, train_step
+from sseg_jax import prepare, train_step
 from sseg_jax.data import (
   import_tensorflow,
   pipeline,
@@ -18,7 +18,7 @@ from sseg_jax.data import (
   records,
 )
 from sseg_jax.errors import InputError, Unavailable
-from sseg_jax.pseudo_masks import generator
+from sseg_jax.pseudo_masks import caching, generator
 from sseg_jax.runtime import lease
 
 COUNT = 26

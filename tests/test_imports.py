@@ -22,8 +22,7 @@ ORDER = (
     "ablations",
     "curves",
   },
-  {"caching"},
-  {"ablation_runs", "ablation_table"},
+  {"study"},
   {"self_training"},
   {"train"},
   {"evaluator"},
@@ -32,7 +31,6 @@ ORDER = (
   {
     "config_check",
     "metrics",
-    "data",
     "benchmarks",
     "baselines",
   },
@@ -42,7 +40,7 @@ ORDER = (
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"scoring"},
   {"models"},
-  {"checkpoints"},
+  {"checkpoints", "data"},
   {
     "sharding",
     "tokenizer",

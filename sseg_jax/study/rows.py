@@ -1,0 +1,193 @@
+"""The variants of a config that are compared: what each row of a table is.
+
+See `ROWS`. A new row is one entry there.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sseg_jax.config_files import load, overridden
+from sseg_jax.errors import InputError
+from sseg_jax.study.runs import Row, Run
+
+_TABLE = ("table",)
+_DECODER = {
+  "model.query_embedding": "decoder",
+  "model.mean": "after",
+  "model.counted_queries": "all",
+  "model.normalize_queries": False,
+  "evaluate.combiner": "mean",
+  "loss.mask_every": 1,  # words need every picture's queries
+}
+_POOLED = {"model.query_embedding": "mask_pooled"}
+_BACKBONE = {**_POOLED, "loss.mask_every": 1}  # words need every picture's
+
+ROWS: dict[str, Row] = {
+  "trained": Row("the base config as it is", groups=("table", "ablation")),
+  "paper": Row(
+    "the paper's embedding: mean of the decoder's features, then projected",
+    {**_DECODER, "model.mean": "before"},
+    _TABLE,
+  ),
+  "supervised": Row(
+    "the same network taught true masks and their names",
+    {"task": "supervised"},
+    _TABLE,
+  ),
+  "untrained": Row(
+    "random weights: the floor", groups=_TABLE, method="untrained"
+  ),
+  "global_words": Row(
+    "retrieval without localisation: best words dealt to masks by area",
+    groups=_TABLE,
+    method="global_words",
+  ),
+  "global_words_3": Row(
+    "the same with the three best words, about as many as a picture has nouns",
+    groups=_TABLE,
+    method="global_words",
+    words=3,
+  ),
+  "oracle": Row(
+    "pseudo-masks with oracle labels: what better words alone could reach",
+    groups=_TABLE,
+    method="oracle",
+  ),
+  "decoder_after": Row("decoder features, each query projected", _DECODER),
+  "decoder_after_unit": Row(
+    "the same, and no query may outshout the mean by its length",
+    {**_DECODER, "model.normalize_queries": True},
+  ),
+  "decoder_local": Row(
+    "the same with one layer: queries have hardly spoken to each other",
+    {**_DECODER, "model.decoder_layers": 1},
+  ),
+  "pooled_pixel": Row(
+    "pools what has seen the whole picture",
+    {**_BACKBONE, "model.pool_feature": "pixel"},
+  ),
+  "pooled_res2": Row(
+    "pools the most local level alone",
+    {**_BACKBONE, "model.pool_feature": "res2"},
+  ),
+  "pooled_res3": Row(
+    "pools the next level alone", {**_BACKBONE, "model.pool_feature": "res3"}
+  ),
+  "masks_hard": Row(
+    "pools under the pixels each query wins, in training too",
+    {**_BACKBONE, "model.pool_masks": "hard"},
+  ),
+  "masks_soft_all": Row(
+    "pools under soft masks, and counts queries without pixels",
+    {
+      **_BACKBONE,
+      "model.pool_masks": "soft",
+      "model.counted_queries": "all",
+      "evaluate.combiner": "mean",
+    },
+  ),
+  "no_outline": Row(
+    "the projection is not told the mask's outline",
+    {"model.pool_outline": False},
+  ),
+  "coarse_outline": Row(
+    "the outline is seen in cells of four pixels", {"model.pool_stride": 4}
+  ),
+  "no_region_layer": Row(
+    "feature and outline meet in the projection only",
+    {"model.region_hidden": 0},
+  ),
+  "mask_every_2": Row(
+    "half the pictures teach masks, not one of eight", {"loss.mask_every": 2}
+  ),
+  "no_refine": Row(
+    "at test the network's own masks, not snapped to clusters",
+    {"evaluate.refine": "none"},
+  ),
+  "no_unit": Row(
+    "a query may outshout the mean by its length",
+    {"model.normalize_queries": False},
+  ),
+  "all_words": Row("captions keep all their words", {"data.word_dropout": 0.0}),
+  "mirrored": Row("pictures are mirrored at random", {"data.flip": 0.5}),
+  "mean_before": Row(
+    "pooled features, but the paper's mean before the projection",
+    {**_POOLED, "model.mean": "before"},
+  ),
+  "queries_8": Row("fewer queries", {"model.num_queries": 8}),
+  "queries_24": Row("more queries", {"model.num_queries": 24}),
+  "k_4": Row("fewer pseudo-masks", {"pseudo_masks.k": 4}),
+  "no_merge": Row(
+    "near clusters stay apart", {"pseudo_masks.merge_distance": 0.0}
+  ),
+  "no_median": Row(
+    "fine texture stays in the clusters", {"pseudo_masks.median_passes": 0}
+  ),
+  "batch_32": Row(
+    "fewer negatives, and fewer pictures where steps stay the same",
+    {"batch_size": 32, "data.lanes": 32},
+  ),
+  "proj_bn": Row(
+    "GroupViT's batch norm in the projections", {"model.proj_norm": "bn"}
+  ),
+  "proj_none": Row("no norm in the projections", {"model.proj_norm": "none"}),
+  "bfloat16": Row(
+    "matrix products in bfloat16, as on accelerators", {"dtype": "bfloat16"}
+  ),
+  "text_2": Row("two layers read a caption", {"text.layers": 2}),
+  "plain_only": Row(
+    "no training picture is of the hard kind", {"data.shapes.hard_share": 0.0}
+  ),
+  "hard_only": Row("all of them are", {"data.shapes.hard_share": 1.0}),
+}
+
+
+def choose(names: str) -> list[str]:
+  """Returns the rows that a comma-separated list of rows and groups names.
+
+  In the order of `ROWS`, and with "trained" where a row needs its checkpoint.
+  """
+  wanted: set[str] = set()
+  for name in filter(None, (n.strip() for n in names.split(","))):
+    found = {r for r, row in ROWS.items() if name == r or name in row.groups}
+    if not found:
+      raise InputError(
+        f"rows={name!r} is neither table, ablation nor one of {', '.join(ROWS)}"
+      )
+    wanted |= found
+  if not wanted:
+    raise InputError("rows is empty; give table, ablation or names of rows")
+  if any(ROWS[name].method == "global_words" for name in wanted):
+    wanted.add("trained")
+  return [name for name in ROWS if name in wanted]
+
+
+def plan(
+  names: Sequence[str],
+  seeds: Sequence[int],
+  *,
+  out: Path,
+  config_path: str,
+  settings: Mapping[str, Any],
+) -> tuple[list[Run], dict[str, str]]:
+  """Returns the runs in their order, and why rows are left out.
+
+  Seed by seed, so that whole tables come early; what is computed in this
+  process comes last, so that no training finds the accelerator taken.
+  """
+  base = overridden(load(config_path), settings)
+  runs, left_out = [], {}
+  for name in names:
+    row = ROWS[name]
+    config = overridden(base, row.overrides)
+    if row.overrides and config.to_dict() == base.to_dict():
+      left_out[name] = "equals the base config"
+      continue
+    for seed in seeds:
+      overrides = {**settings, **row.overrides, "seed": seed}
+      config = overridden(base, {**row.overrides, "seed": seed})
+      runs.append(Run(name, row, seed, out, config_path, config, overrides))
+  order = {name: i for i, name in enumerate(ROWS)}
+  runs.sort(key=lambda r: (r.row.method != "train", r.seed, order[r.name]))
+  return runs, left_out
