@@ -184,6 +184,15 @@ def test_window_starts_shift_the_last_inside():
   assert sliding_window.window_starts(200, 448, 224) == [0]
 
 
+def test_a_picture_below_the_window_is_padded_by_its_edge():
+  layout = windows.Layout.of(2, 200, image_size=64, stride=32)
+  assert layout.resized == (20, 2048) and layout.window == (32, 64)
+  image = np.random.default_rng(0).integers(0, 256, (2, 200, 3), np.uint8)
+  cut = layout.cut(image)
+  np.testing.assert_array_equal(cut[:, 20:], cut[:, 19:20].repeat(12, 1))
+  assert np.ptp(cut[:, 19]) > 100
+
+
 def test_windows_are_averaged_by_visits():
   """One class whose score is the window's own: overlaps show the mean."""
   rng = np.random.default_rng(0)
