@@ -1,7 +1,5 @@
 """From masks to what words are learned on: features under them, outlines."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -11,14 +9,6 @@ from sseg_jax.models.layers import resize_bilinear, resize_labels
 FREQUENCIES = 6  # of an outline, along each axis
 PLACE_SIZE = 17
 OUTLINE_SIZE = (2 * FREQUENCIES + 1) ** 2 + 1
-
-
-def by_regions(model: Any) -> bool:
-  """Whether words are learned on the teacher's regions, not on own masks.
-
-  `model` has the fields of `config.model`.
-  """
-  return model.query_embedding == "mask_pooled" and model.pool_masks == "pseudo"
 
 
 def owned_pixels(
