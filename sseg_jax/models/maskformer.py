@@ -4,7 +4,7 @@ Numbers and order of operations are those of facebookresearch/MaskFormer,
 mask_former/modeling/transformer/transformer_predictor.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,3 +149,33 @@ class MaskFormer(nnx.Module):
     )
     mask_logits = mask_logits.reshape(*mask_logits.shape[:-1], h, w)
     return MaskFormerOutputs(mask_logits, outputs[-1], pixel_features)
+
+
+def build(
+  c: Any, channels: dict[str, int], *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> MaskFormer:
+  """Builds the network of `config.model`.
+
+  Args:
+    c: `config.model`.
+    channels: of the backbone's levels.
+    dtype: of the products.
+    rngs: source of the initial values.
+  """
+  encoded = c.pixel_decoder == "transformer_encoder"
+  return MaskFormer(
+    channels,
+    hidden_dim=c.hidden_dim,
+    mask_dim=c.mask_dim,
+    num_queries=c.num_queries,
+    decoder_layers=c.decoder_layers,
+    num_heads=c.num_heads,
+    ffn_dim=c.ffn_dim,
+    dropout=c.dropout,
+    memory=c.memory,
+    deep_supervision=c.deep_supervision,
+    encoder_layers=c.encoder_layers if encoded else 0,
+    remat=c.remat,
+    dtype=dtype,
+    rngs=rngs,
+  )

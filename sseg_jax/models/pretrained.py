@@ -1,7 +1,7 @@
 """Published weights for the networks that are trained, as a start.
 
 The paper starts from random ones. What `model.weights` and `text.weights` may
-name, beside `weights.PUBLISHED`, is a file with the tensors' names of
+name, beside `published.PUBLISHED`, is a file with the tensors' names of
 
 - Swin's own code (Microsoft), or transformers' Swin;
 - torchvision's or transformers' ResNet, bottlenecks with the stride in the 3x3;
@@ -26,7 +26,13 @@ from absl import logging
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
-from sseg_jax.models import backbones, tensors, vit_weights, weights
+from sseg_jax.models import (
+  backbones,
+  published,
+  tensors,
+  vit_weights,
+  weights,
+)
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
 from sseg_jax.models.vit import VIT_SIZES
@@ -234,15 +240,15 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   return found
 
 
-def _check_heads(fields: Any, part: str, published: int) -> None:
+def _check_heads(fields: Any, part: str, usual: int) -> None:
   """Tells of another number of heads, which no tensor's shape shows."""
-  if fields.num_heads == published:
+  if fields.num_heads == usual:
     return
   message = (
     f"{part}.num_heads={fields.num_heads}, where published networks of this"
-    f" size have {published}"
+    f" size have {usual}"
   )
-  if fields.weights in weights.PUBLISHED:
+  if fields.weights in published.PUBLISHED:
     raise InputError(f"{message}, as {part}.weights={fields.weights!r}")
   logging.warning("%s; %s may need as many", message, fields.weights)
 

@@ -13,16 +13,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import errors, tokenizer
-from sseg_jax.models import backbones, fields, pooling, query_embedding, swin
+from sseg_jax import errors
+from sseg_jax.models import (
+  backbones,
+  fields,
+  maskformer,
+  pooling,
+  query_embedding,
+  swin_attention,
+  text,
+)
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
-from sseg_jax.models.maskformer import MaskFormer
-from sseg_jax.models.text import TextTower
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays
 
@@ -88,7 +93,7 @@ class SSeg(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.maskformer = _maskformer(
+    self.maskformer = maskformer.build(
       c, self.backbone.channels, dtype=dtype, rngs=rngs
     )
     self.regions = config.pseudo_masks.k
@@ -124,7 +129,7 @@ class SSeg(nnx.Module):
       rngs=rngs,
     )
     self.image_projection = projection(width)
-    self.text = _text_tower(config, dtype=dtype, rngs=rngs)
+    self.text = text.build(config, dtype=dtype, rngs=rngs)
     self.text_projection = projection(config.text.width)
     self.logit_scale = nnx.Param(
       jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
@@ -283,43 +288,6 @@ class SSeg(nnx.Module):
     return projected.astype(jnp.float32)
 
 
-def _maskformer(
-  c: Any, channels: dict[str, int], *, dtype: DTypeLike, rngs: nnx.Rngs
-) -> MaskFormer:
-  encoded = c.pixel_decoder == "transformer_encoder"
-  return MaskFormer(
-    channels,
-    hidden_dim=c.hidden_dim,
-    mask_dim=c.mask_dim,
-    num_queries=c.num_queries,
-    decoder_layers=c.decoder_layers,
-    num_heads=c.num_heads,
-    ffn_dim=c.ffn_dim,
-    dropout=c.dropout,
-    memory=c.memory,
-    deep_supervision=c.deep_supervision,
-    encoder_layers=c.encoder_layers if encoded else 0,
-    remat=c.remat,
-    dtype=dtype,
-    rngs=rngs,
-  )
-
-
-def _text_tower(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
-  t = config.text
-  return TextTower(
-    vocab_size=tokenizer.VOCAB_SIZE,
-    context_length=t.context_length,
-    width=t.width,
-    layers=t.layers,
-    num_heads=t.num_heads,
-    dropout=t.dropout,
-    remat=config.model.remat,
-    dtype=dtype,
-    rngs=rngs,
-  )
-
-
 def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
   """Returns the static structure, parameters, and statistics of `model`."""
   parts: Any = nnx.split(model, nnx.Param, ...)
@@ -339,7 +307,7 @@ def build(
   """
   model = nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0)))
   if mesh is not None:
-    swin.use_kernels(model, mesh)
+    swin_attention.use_kernels(model, mesh)
   return split(model)
 
 

@@ -4,12 +4,15 @@ CLIP's text transformer at GroupViT's size (`models/transformer.py` there),
 which equals the paper's "12 layers, hidden dimension 256", from scratch.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sseg_jax import tokenizer
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
@@ -212,3 +215,19 @@ class TextTower(nnx.Module):
     # The final norm works on each token alone, so one token is enough.
     x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
     return self.norm(x)
+
+
+def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
+  """Builds the tower of `config.text`; `dtype` is that of the products."""
+  t = config.text
+  return TextTower(
+    vocab_size=tokenizer.VOCAB_SIZE,
+    context_length=t.context_length,
+    width=t.width,
+    layers=t.layers,
+    num_heads=t.num_heads,
+    dropout=t.dropout,
+    remat=config.model.remat,
+    dtype=dtype,
+    rngs=rngs,
+  )

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
-from sseg_jax.models import tensors, weights
+from sseg_jax.models import published, tensors, weights
 from sseg_jax.models.vit import VIT_SIZES, ViT
 
 _HEAD_DIM = 64  # of every published network
@@ -68,7 +68,7 @@ def load(
   """Loads a published network, or a file whose shapes tell the network.
 
   Args:
-    source: a key of `weights.PUBLISHED`, or the path of a file.
+    source: a key of `published.PUBLISHED`, or the path of a file.
     num_heads: None for the published number, one per 64 features.
     position_rule: one of `positions.RULES`; None for the published one. A file
       gets `file_rule`, else "dino", or "antialias" if there are registers.
@@ -84,7 +84,7 @@ def load(
   """
   path = weights.locate(source, VIT_SIZES)
   arrays = rename(weights.read_arrays(path), path)
-  if str(source) in weights.PUBLISHED:
+  if str(source) in published.PUBLISHED:
     sizes = sizes_of(source)
   else:
     sizes = infer_sizes(arrays, path)
@@ -121,9 +121,9 @@ def sizes_of(source: str | os.PathLike) -> dict[str, Any]:
   Published weights are not downloaded; a file is read. InputError for
   published weights of something that is no `ViT`.
   """
-  if str(source) in weights.PUBLISHED:
-    weights.check_network(str(source), VIT_SIZES)
-    return dict(VIT_SIZES[weights.PUBLISHED[str(source)].network])
+  if str(source) in published.PUBLISHED:
+    published.check_network(str(source), VIT_SIZES)
+    return dict(VIT_SIZES[published.PUBLISHED[str(source)].network])
   path = Path(source)
   return infer_sizes(rename(weights.read_arrays(path), path), path)
 
@@ -140,7 +140,7 @@ def abstract(
   sizes = sizes_of(source)
   if num_heads:
     sizes["num_heads"] = num_heads
-  if str(source) not in weights.PUBLISHED:
+  if str(source) not in published.PUBLISHED:
     position_rule = position_rule or file_rule
   if position_rule:
     sizes["position_rule"] = position_rule

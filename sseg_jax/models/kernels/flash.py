@@ -27,7 +27,7 @@ def attend(
   v: Float[Array, "b t2 h c"],
   tokens: int,
 ) -> Float[Array, "b t h c"]:
-  """Does what `vit.attend` does, for a TPU alone, and in its forward pass.
+  """Does what `attention.attend` does, on TPUs only and without a gradient.
 
   Args:
     q: queries of padded tokens; see `pad`.
@@ -95,5 +95,5 @@ def attend_by_cudnn(
   k: Float[Array, "b t h c"],
   v: Float[Array, "b t h c"],
 ) -> Float[Array, "b t h c"]:
-  """Does what `vit.attend` does, on a CUDA GPU alone; see `has_cudnn`."""
+  """Does what `attention.attend` does, on CUDA GPUs only; see `has_cudnn`."""
   return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
