@@ -1,4 +1,4 @@
-"""Attention of all tokens to all tokens, with the gradient."""
+"""Attention among all tokens, in forms that have a gradient."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,7 +12,7 @@ def attend(
   k: Float[Array, "b t h c"],
   v: Float[Array, "b t h c"],
 ) -> Float[Array, "b t h c"]:
-  """Attends over all tokens, head by head: in one kernel on CUDA GPUs."""
+  """Attends over all tokens in each head; in one kernel on CUDA GPUs."""
   if flash.has_cudnn(q.dtype, q.shape[-1]):
     return lax.platform_dependent(
       q, k, v, cuda=flash.attend_by_cudnn, default=attend_in_steps
@@ -25,12 +25,12 @@ def attend_in_steps(
   k: Float[Array, "b t h c"],
   v: Float[Array, "b t h c"],
 ) -> Float[Array, "b t h c"]:
-  """Attends over all tokens, head by head, in few passes over memory.
+  """Attends over all tokens in each head, in few passes over memory.
 
   Softmax is in float32, on logits kept in the type of the input and normalised
-  after the product with the values: in bfloat16 on a TPU less than half the
-  bytes of `jax.nn.dot_product_attention`, and bytes are what bounds it. See
-  `flash.attend` for less still.
+  after the product with the values. In bfloat16 on a TPU this moves less than
+  half the bytes of `jax.nn.dot_product_attention`, and memory traffic limits
+  the speed. `flash.attend` moves fewer still.
   """
   logits = jnp.einsum("bqhc,bkhc->bhqk", q * q.shape[-1] ** -0.5, k)
   top = logits.max(-1, keepdims=True).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The published weights that a name can stand for: address, size, licence."""
+"""Published weights by name: their address, network, size and licence."""
 
 import dataclasses
 from collections.abc import Collection
@@ -11,14 +11,15 @@ class Published:
   """A file of weights somebody published.
 
   Attributes:
-    url: where it lies.
-    network: a key of `vit.VIT_SIZES`, or what `pretrained.py` knows.
-    megabytes: its size, roughly; to be told before a download.
+    url: its address.
+    network: a key of `vit.VIT_SIZES`, or another network that `pretrained.py`
+      can read.
+    megabytes: its approximate size, logged before a download.
     license: of the weights, as their authors state it.
-    sha256: or its beginning; "" where the authors give none. Either way the
-      hash of the first download is kept beside the file and checked at every
-      use.
-    file: its name in the cache; "" for the one in the address.
+    sha256: the hash or its beginning, or "" if the authors give none. In either
+      case the hash of the first download is stored beside the file and checked
+      at every use.
+    file: its name in the cache; "" for the last part of the address.
   """
 
   url: str
@@ -40,7 +41,7 @@ PUBLISHED: dict[str, Published] = {
     87,
     "Apache-2.0",
   ),
-  # Another training of the same network, behind DINO's own figures.
+  # Another training of the same network; DINO's own figures were made with it.
   "dino_vits8_300ep": Published(
     f"{_META}/dino/dino_deitsmall8_300ep_pretrain/"
     "dino_deitsmall8_300ep_pretrain.pth",
@@ -111,8 +112,8 @@ PUBLISHED: dict[str, Published] = {
     343,
     "CC-BY-NC-4.0",
   ),
-  # What follows is for the networks that are trained. Swin, supervised on
-  # ImageNet-1k, or on 22k where the name says so.
+  # From here on: initial weights of networks that are trained. Swin, supervised
+  # on ImageNet-1k, or on ImageNet-22k if the name says so.
   "swin_t": Published(
     f"{_SWIN}/swin_tiny_patch4_window7_224.pth", "swin_t", 114, "MIT"
   ),

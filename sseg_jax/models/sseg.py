@@ -38,8 +38,8 @@ class ImageFeatures(NamedTuple):
   Attributes:
     mask_logits: as in `ImageOutputs`.
     query_features: likewise.
-    part_features: [b, k, d], what the picture is embedded from: the queries'
-      again, or those of the regions that stand in for them.
+    part_features: [b, k, d], features of the parts whose mean embeds the
+      picture: the queries, or regions given in their place.
     counts: float32 [b, k], 1 for the parts that the mean counts, else 0.
   """
 
@@ -57,8 +57,8 @@ class ImageOutputs(NamedTuple):
       in evaluation the last layer alone.
     query_features: [b, n, d], what a query is embedded from.
     query_embeddings: float32 [b, n, e], each query projected.
-    part_embeddings: float32 [b, k, e], of what the picture is embedded from:
-      the queries' again, or those of the regions that stand in for them.
+    part_embeddings: float32 [b, k, e], each part projected: the queries, or
+      regions given in their place.
     image_embedding: float32 [b, e], for the contrastive loss.
   """
 
@@ -80,7 +80,7 @@ class SSeg(nnx.Module):
       rngs: the stream `params`.
 
     Raises:
-      InputError: if a field of `config.model` has an unknown value.
+      InputError: if a field has a value that makes no network (`fields`).
     """
     fields.check(config)
     c = config.model
@@ -146,9 +146,9 @@ class SSeg(nnx.Module):
     labels: Int[Array, "b y x"] | None = None,
     masks_every: int = 1,
   ) -> ImageOutputs:
-    """Gives N masks, an embedding for each, and one for the picture.
+    """Returns n masks, an embedding of each, and one of the picture.
 
-    `image_features`, whose arguments these are, then `embed_image`.
+    Calls `image_features`, which has the same arguments, and `embed_image`.
     """
     features = self.image_features(
       image,
@@ -172,24 +172,25 @@ class SSeg(nnx.Module):
     labels: Int[Array, "b y x"] | None = None,
     masks_every: int = 1,
   ) -> ImageFeatures:
-    """Gives N masks, and what they and the picture are embedded from.
+    """Returns n masks, and features to embed them and the picture from.
 
-    But for a backbone's batch norm, no picture looks at another.
+    Each picture's result is independent of the others, except through a
+    backbone's batch norm.
 
     Args:
       image: RGB in 0..255, [b, h, w, 3]; sides are multiples of 32.
       train: dropout, batch statistics and the masks of every decoder layer.
-      rngs: of the pictures, where `train`.
+      rngs: of the pictures; needed if `train`.
       valid: the pictures that count for batch statistics; None for all.
-      regions: shares in [0, 1] of each cell of `pool_stride` pixels. With
-        `pool_masks="pseudo"` the picture's embedding is made from them, not
-        from the queries' own masks; empty ones are not counted.
-      labels: regions of the picture, -1 or less for none. The last layer's
-        masks are snapped to them first (`pooling.snap`), and have the finer
-        resolution of both. They stand in for `regions` too.
-      masks_every: of so many pictures only one, the first, gets masks; the
-        outputs with an axis n then have that many rows fewer. Needs `regions`,
-        and a `pool_feature` that does without the backbone.
+      regions: the share, in [0, 1], that each region has of each cell of
+        `pool_stride` pixels. If `query_embedding.by_regions`, the picture is
+        embedded from them and not from the queries; empty ones do not count.
+      labels: regions of the picture as a map, -1 or less for none. The last
+        layer's masks are snapped to them first (`pooling.snap`), at the finer
+        of both resolutions. Used as `regions` too, if those are not given.
+      masks_every: only the first of every so many pictures gets masks. Outputs
+        with an axis n have b / masks_every rows. Needs `regions` and
+        `pool_feature="stem"`.
     """
     h, w = image.shape[1:3]
     if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
@@ -225,7 +226,7 @@ class SSeg(nnx.Module):
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
   ) -> ImageOutputs:
-    """Projects what `image_features` gives; `train` and `valid` as there."""
+    """Projects the result of `image_features`; `train` and `valid` as there."""
     queries = features.query_features
     of_parts, pooled = self.embed_parts(
       features.part_features, features.counts, train=train, valid=valid
@@ -246,7 +247,7 @@ class SSeg(nnx.Module):
     """Projects the parts of pictures, and embeds the pictures by their mean.
 
     Args:
-      parts: what a picture is embedded from (`ImageFeatures.part_features`).
+      parts: `ImageFeatures.part_features`.
       counts: 1 for the parts that the mean counts, else 0.
       train: the projection's batch norm takes the batch's statistics.
       valid: the pictures that count for these; None for all.
@@ -298,12 +299,12 @@ def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
 def build(
   config: Any, mesh: Mesh | None = None
 ) -> tuple[nnx.GraphDef, Variables, Variables]:
-  """Returns the structure, and shapes in place of parameters and statistics.
+  """Returns the structure, and shapes of the parameters and the statistics.
 
   Args:
     config: fields as in `default_config.py`.
-    mesh: of TPUs, over which batches are split, for kernels that XLA cannot
-      divide among them; None uses none.
+    mesh: TPUs over which batches are split, to use kernels that XLA cannot
+      divide among devices by itself; None uses no such kernel.
   """
   model = nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0)))
   if mesh is not None:

@@ -1,8 +1,8 @@
 """Swin Transformer in MaskFormer's variant: four maps, any image size.
 
 Source: MaskFormer `mask_former/modeling/backbone/swin.py`. Swin's own code has
-one LayerNorm at the end where this has one for each output, and it drops the
-shift where a map is no larger than a window; here the shift always stays.
+a single LayerNorm at the end; here each output has one. Swin's own code also
+does not shift if the map is no larger than a window; here it always does.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,10 @@ def _layer_norm(dim, dtype, rngs):
 
 
 class SwinBlock(nnx.Module):
-  """Pre-norm window attention and MLP; `shift` rolls the map before the cut."""
+  """Pre-norm window attention and MLP.
+
+  With `shift` the map is rolled by so many tokens before it is cut.
+  """
 
   def __init__(
     self,
@@ -85,8 +88,8 @@ class SwinBlock(nnx.Module):
 
   def _attend(self, x):
     _, h, w, _ = x.shape
-    # Padded after the norm, so that padding is zero; it is attended to like any
-    # token, as in the published networks.
+    # Padded after the norm, so that the padding is zero. Tokens attend to it as
+    # to any other token, as in the published networks.
     x = windows.pad_to_multiple(x, self.window)
     _, padded_h, padded_w, _ = x.shape
     regions = None
@@ -114,7 +117,7 @@ class PatchMerging(nnx.Module):
     x = windows.pad_to_multiple(x, 2)
     b, h, w, d = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, d)
-    # Channels of the 2×2 neighbours column by column, the published order.
+    # The 2×2 neighbours' channels follow column by column, as published.
     x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * d)
     return self.reduction(self.norm(x))
 
@@ -129,7 +132,7 @@ class Swin(nnx.Module):
     window: side of the attention windows, in tokens.
     mlp_ratio: width of a block's MLP over the block's own.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
-    remat: what is kept of a block (`remat.POLICIES`).
+    remat: what is stored of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 

@@ -17,12 +17,13 @@ from jaxtyping import Array, Float, Int
 from sseg_jax.models import windows
 from sseg_jax.models.kernels import flash
 
-# What pairs of tokens from different regions add to their logit: large beside
-# logits, finite so that the published networks are matched exactly.
+# Added to the logit of two tokens of different regions. It is large compared
+# with logits, and finite as in the published networks.
 MASKED = -100.0
 
-# torch's trunc_normal_(std=0.02) cuts at ±2, a hundred deviations out, so it is
-# a plain normal. (JAX's truncated_normal cuts at two deviations.)
+# torch's trunc_normal_(std=0.02) cuts at ±2, which is a hundred standard
+# deviations, so it equals a normal distribution. (JAX's truncated_normal cuts
+# at two standard deviations.)
 normal_init = nnx.initializers.normal(0.02)
 
 
@@ -44,8 +45,8 @@ class WindowAttention(nnx.Module):
   """Self-attention inside windows, with a learned bias per displacement.
 
   Attributes:
-    mesh: of TPUs, over which windows are split: attends in one kernel on each.
-      None attends in several steps, anywhere.
+    mesh: TPUs over which windows are split; each attends in one kernel. None
+      attends in several steps, on any device.
   """
 
   def __init__(
@@ -72,25 +73,30 @@ class WindowAttention(nnx.Module):
     x: Float[Array, "m t d"],
     regions: Int[np.ndarray, "n t"] | None = None,
   ) -> Float[Array, "m t d"]:
-    """Attends within windows; m = b·n, and `regions` is one map's n windows."""
+    """Attends within windows; m = b·n.
+
+    `regions` numbers the regions of the tokens in one map's n windows; tokens
+    of different regions do not attend to each other.
+    """
     qkv, table = self.qkv(x), self.relative_position_bias[...]
     mesh = self.mesh
     if mesh is not None and _has_whole_maps(mesh, len(x), regions):
-      # Each device attends in its own windows, and nothing is exchanged.
+      # Each device attends in its own windows; they exchange nothing.
       rows = PartitionSpec(mesh.axis_names)
       attend = jax.shard_map(
         functools.partial(self._attend_in_kernel, regions=regions),
         mesh=mesh,
         in_specs=(rows, PartitionSpec()),
         out_specs=rows,
-        check_vma=False,  # a Pallas kernel does not tell
+        check_vma=False,  # Pallas kernels do not support the check
       )
       return self.out(attend(qkv, table))
     return self.out(self._attend(qkv, table, regions))
 
   def _attend(self, qkv, table, regions):
     m, t, _ = qkv.shape
-    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    # Queries, keys and values are split before heads are: a TPU pads an array
+    # of heads to whole tiles.
     q, k, v = (
       part.reshape(m, t, self.num_heads, -1)
       for part in jnp.split(qkv, 3, axis=-1)
@@ -99,7 +105,7 @@ class WindowAttention(nnx.Module):
     if regions is not None:
       bias = bias + _mask(regions)[:, None]  # [n, h, t, t]
     if flash.on_cuda():
-      # cuBLAS's own alignment, once instead of around each product.
+      # Padded once to cuBLAS's alignment, instead of around each product.
       ends = (0, -t % 8)
       q, k, v = (jnp.pad(x, ((0, 0), ends, (0, 0), (0, 0))) for x in (q, k, v))
       bias = jnp.pad(bias, ((0, 0), (0, 0), ends, (0, 0)))
@@ -109,7 +115,7 @@ class WindowAttention(nnx.Module):
     return _mix(q, k, v, bias)[:, :t].reshape(m, t, -1)
 
   def _attend_in_kernel(self, qkv, table, *, regions):
-    # Here, since Pallas takes a while to import.
+    # Imported here, because importing Pallas is slow.
     from sseg_jax.models.kernels import window_attention
 
     kinds, kind_of = None, None
@@ -129,11 +135,11 @@ def _mix(
   v: Float[Array, "m t h c"],
   bias: Float[Array, "n h t t"],
 ) -> Float[Array, "m t h c"]:
-  """Attends in each window, of which every n have the `bias` [n, h, t, t].
+  """Attends in each window; `bias` is that of one map's n windows, m = b·n.
 
   Logits and softmax are float32 whatever the type of the products. The gradient
-  is written down, since JAX's own would keep float32 logits, and take products
-  with them in float32.
+  is written by hand, since JAX's own would store float32 logits and multiply
+  them in float32.
   """
   return _mix_fwd(q, k, v, bias)[0]
 
@@ -172,7 +178,7 @@ def _in_maps(x: Array, bias: Array) -> Float[Array, "b n h t t"]:
 def _has_whole_maps(
   mesh: Mesh, m: int, regions: Int[np.ndarray, "n t"] | None
 ) -> bool:
-  """Whether m windows are split so that each device's begin with a map."""
+  """Whether each device gets the windows of whole maps."""
   maps = 1 if regions is None else len(regions)
   return m % (mesh.size * maps) == 0
 
@@ -183,7 +189,7 @@ def _mask(regions: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t t"]:
 
 
 def use_kernels(model: nnx.Module, mesh: Mesh) -> None:
-  """Makes every window attention in `model` one kernel on each TPU of `mesh`.
+  """Makes all window attention in `model` use one kernel on TPUs of `mesh`.
 
   Batches must be split over all axes of the mesh.
   """

@@ -42,7 +42,7 @@ def sine_positions(height: int, width: int, dim: int) -> np.ndarray:
 
 
 class Attention(nnx.Module):
-  """Multi-head attention with its own inputs for query, key and value."""
+  """Multi-head attention with separate inputs for query, key and value."""
 
   def __init__(
     self,
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
-    """Mixes the values for each query; `train` drops weights."""
+    """Mixes the values for each query; `train` applies dropout to weights."""
 
     def heads(x):
       return x.reshape(*x.shape[:2], self.num_heads, -1)
@@ -121,7 +121,7 @@ class EncoderLayer(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b m d"]:
-    """Updates the cells `x` from each other."""
+    """Lets the cells `x` attend to each other."""
 
     def drop(y):
       return self.dropout(y, deterministic=not train, rngs=rngs)
@@ -172,12 +172,12 @@ class DecoderLayer(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
-    """Updates the queries `x` from each other and from the memory."""
+    """Lets the queries `x` attend to each other and to the memory."""
 
     def drop(y):
       return self.dropout(y, deterministic=not train, rngs=rngs)
 
-    # Positions go to queries and keys, never to values.
+    # Positions are added to queries and keys, never to values.
     q = x + query_positions
     y = self.self_attention(q, q, x, train=train, rngs=rngs)
     x = self.norms[0](x + drop(y))

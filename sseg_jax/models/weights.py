@@ -1,7 +1,7 @@
-"""Files of published weights: a registry, a cache, and readers.
+"""Files of weights: downloads them once, checks their hashes, reads them.
 
-No file is ever unpickled: `.safetensors` and `.npz` hold arrays alone, and a
-`.pth` goes through PyTorch's `weights_only` loading.
+No file is ever unpickled: `.safetensors` and `.npz` hold only arrays, and a
+`.pth` is read with PyTorch's `weights_only`.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ except ImportError:  # not on Windows
 
 CACHE_VARIABLE = "SSEG_JAX_CACHE"
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
-# Where training checkpoints keep the network among other things, best first.
+# Keys under which training checkpoints hold the network, best first.
 _INSIDE = ("teacher", "model", "state_dict")
 _CHUNK = 1 << 20
 _TIMEOUT = 60  # seconds without a byte
 
 
 def cache_folder() -> Path:
-  """Folder of downloads: `$SSEG_JAX_CACHE`, else below `~/.cache`."""
+  """Returns `$SSEG_JAX_CACHE`, or `~/.cache/sseg_jax`: where downloads go."""
   given = os.environ.get(CACHE_VARIABLE)
   return Path(given) if given else Path.home() / ".cache" / "sseg_jax"
 
@@ -45,10 +45,12 @@ def locate(
   *,
   field: str = "weights",
 ) -> Path:
-  """Returns the path of a file, or of a published name's, downloaded once.
+  """Returns the path of the weights that `source` names.
 
-  InputError for a name that is not published for one of `networks`, and as
-  `fetch`, and for a path that leads to no file.
+  `source` is a path, or a name in `published.PUBLISHED`, whose file is
+  downloaded once. Raises InputError if the file does not exist, if the name is
+  not published for one of `networks`, and as `fetch` does. `field` is what
+  messages call the source.
   """
   name, path = str(source), Path(files.expand(source))
   if "://" in name:
@@ -64,10 +66,10 @@ def locate(
 def fetch(name: str, *, folder: Path | None = None) -> Path:
   """Returns the local file of a published name, downloading it once.
 
-  An interrupted download goes on where it stopped; of several processes one
-  downloads and the others wait. InputError for an unknown
-  name, without a connection, and where the file's SHA-256 is not the one it had
-  when it was downloaded, or not the published one.
+  An interrupted download continues where it stopped. Of several processes one
+  downloads, and the others wait. Raises InputError for an unknown name, without
+  a connection, and if the file's SHA-256 is not the published one or not that
+  of the first download.
   """
   published.check_network(
     name, {entry.network for entry in published.PUBLISHED.values()}
@@ -80,7 +82,7 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
     try:
       folder.mkdir(parents=True, exist_ok=True)
       with _alone(path):
-        if not path.exists():  # another process has brought it meanwhile
+        if not path.exists():  # or another process has downloaded it
           logging.info(
             "downloading %s (%d MB, %s) to %s",
             entry.url,
@@ -101,10 +103,10 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
       f"{path} has SHA-256 {found[:16]}…, and the published one begins with"
       f" {entry.sha256}; delete it to download it again"
     )
-  if not record.exists():  # killed between the two, or put there by hand
+  if not record.exists():  # the process was killed, or a user put it there
     try:
       files.write_text(record, found + "\n")
-    except OSError:  # a folder of others
+    except OSError:  # a folder that only others can write
       logging.warning("%s: no place to note its SHA-256 %s", path, found)
       return path
   expected = record.read_text().strip()
@@ -118,9 +120,9 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-  """Waits until no other process downloads `path`, and keeps others waiting."""
+  """Holds a lock, so that only one process downloads `path`."""
   with path.with_name(path.name + ".lock").open("a") as file:
-    if fcntl:  # it lets go when the process ends, however that ends
+    if fcntl:  # the lock is released when the process ends, for any reason
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -134,7 +136,7 @@ def _download(url: str, path: Path, expected: str) -> None:
   try:
     opened = urllib.request.urlopen(request, timeout=_TIMEOUT)
     with contextlib.closing(opened) as answer:
-      # 206: the rest alone. A server that ignores the range sends everything.
+      # 206: only the rest. A server that ignores the range sends everything.
       with part.open("ab" if answer.status == 206 else "wb") as file:
         while chunk := answer.read(_CHUNK):
           file.write(chunk)
@@ -147,7 +149,8 @@ def _download(url: str, path: Path, expected: str) -> None:
         f"{url}: HTTP {error.code}; download it by other means and give its"
         " path"
       ) from error
-    # Asked for what lies behind the end. The part is whole if that is so long.
+    # The range begins behind the end: the part is complete if its length is
+    # that of the file.
     size = have
     announced = error.headers.get("Content-Range", "").rpartition("/")[2]
     if announced != str(have):
@@ -170,7 +173,7 @@ def _download(url: str, path: Path, expected: str) -> None:
       f"{url}: SHA-256 {found} does not begin with {expected}; not kept"
     )
   with part.open("rb") as file:
-    is_page = file.read(1) == b"<"  # as of a network that wants a login first
+    is_page = file.read(1) == b"<"  # for example a network's login page
   if is_page:
     part.unlink()
     raise InputError(
@@ -187,10 +190,10 @@ def sha256(path: Path) -> str:
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads every array of a file under its name there, floats as float32.
+  """Returns every array of a file by its name there, floats as float32.
 
-  InputError names the file where it is missing, damaged, of another kind, or
-  needs PyTorch and there is none.
+  Raises InputError, which names the file, if it is missing, damaged or of
+  another kind, or if it needs PyTorch and that is not installed.
   """
   path = Path(files.expand(path))
   if not path.is_file():
@@ -211,7 +214,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       arrays = _read_torch(path)
   except InputError:
     raise
-  # Readers raise many kinds for broken files.
+  # Readers raise exceptions of many kinds for damaged files.
   except Exception as error:
     reason = str(error).split("\n")[0] or type(error).__name__
     raise InputError(
