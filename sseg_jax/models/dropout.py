@@ -66,37 +66,25 @@ class Dropout(nnx.Module):
     """Maps [b,...] to the same shape; needs `rngs` unless `deterministic`."""
     if deterministic or self.rate == 0:
       return x
+    if rngs is None:
+      raise ValueError("dropout needs rngs when it is not deterministic")
     keep = 1 - self.rate
+    kept = self._draw(x, keep, rngs)
+    return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
+
+  def _draw(self, x: Array, keep: float, rngs: ExampleRngs) -> Array:
+    """Returns what of `x` is kept, with the chance `keep`."""
     draw = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))
-    return _kept(x, draw(_needed(rngs)()), keep)
+    return draw(rngs())
 
 
-class DropPath(nnx.Module):
+class DropPath(Dropout):
   """Drops a residual branch of whole examples (stochastic depth).
 
   The input's leading axis is the batch; what is kept is divided by the keep
   rate.
   """
 
-  def __init__(self, rate: float):
-    self.rate = rate
-
-  def __call__(
-    self, x: Array, *, deterministic: bool, rngs: ExampleRngs | None = None
-  ) -> Array:
-    """Maps [b,...] to the same shape; needs `rngs` unless `deterministic`."""
-    if deterministic or self.rate == 0:
-      return x
-    keep = 1 - self.rate
-    kept = _needed(rngs).uniform() < jnp.float32(keep)
-    return _kept(x, kept.reshape(-1, *(1,) * (x.ndim - 1)), keep)
-
-
-def _needed(rngs: ExampleRngs | None) -> ExampleRngs:
-  if rngs is None:
-    raise ValueError("dropout needs rngs when it is not deterministic")
-  return rngs
-
-
-def _kept(x: Array, kept: Array, keep: float) -> Array:
-  return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
+  def _draw(self, x: Array, keep: float, rngs: ExampleRngs) -> Array:
+    kept = rngs.uniform() < jnp.float32(keep)
+    return kept.reshape(-1, *(1,) * (x.ndim - 1))

@@ -140,25 +140,14 @@ class SSeg(nnx.Module):
     image: Array,
     *,
     train: bool = False,
-    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
-    regions: Float[Array, "b k H W"] | None = None,
-    labels: Int[Array, "b y x"] | None = None,
-    masks_every: int = 1,
+    **how: Any,
   ) -> ImageOutputs:
     """Returns n masks, an embedding of each, and one of the picture.
 
     Calls `image_features`, which has the same arguments, and `embed_image`.
     """
-    features = self.image_features(
-      image,
-      train=train,
-      rngs=rngs,
-      valid=valid,
-      regions=regions,
-      labels=labels,
-      masks_every=masks_every,
-    )
+    features = self.image_features(image, train=train, valid=valid, **how)
     return self.embed_image(features, train=train, valid=valid)
 
   def image_features(

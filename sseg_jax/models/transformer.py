@@ -87,6 +87,16 @@ class Attention(nnx.Module):
     return self.out(mixed.reshape(query.shape))
 
 
+def _layer_norm(dim, dtype, rngs):
+  return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+
+def _linear(d_in, d_out, dtype, rngs):
+  return nnx.Linear(
+    d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+  )
+
+
 class EncoderLayer(nnx.Module):
   """Self-attention and feed-forward; each added, then normed."""
 
@@ -100,17 +110,10 @@ class EncoderLayer(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    def norm():
-      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-    def linear(d_in, d_out):
-      return nnx.Linear(
-        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
-      )
-
     self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
-    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
-    self.norms = nnx.List([norm(), norm()])
+    self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
+    self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
+    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(2))
     self.dropout = Dropout(dropout)
 
   def __call__(
@@ -149,17 +152,10 @@ class DecoderLayer(nnx.Module):
     def attention():
       return Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
 
-    def norm():
-      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-    def linear(d_in, d_out):
-      return nnx.Linear(
-        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
-      )
-
     self.self_attention, self.cross_attention = attention(), attention()
-    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
-    self.norms = nnx.List([norm(), norm(), norm()])
+    self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
+    self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
+    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(3))
     self.dropout = Dropout(dropout)
 
   def __call__(
