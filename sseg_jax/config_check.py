@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 from sseg_jax import config_files, default_config, prompts, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.inference import scoring, segmenter, sliding_window
-from sseg_jax.models import backbones, pooling, positions, remat, sseg
+from sseg_jax.models import (
+  backbones,
+  fields,
+  positions,
+  query_embedding,
+  remat,
+)
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
 
 _LARGEST = 2**31 - 1  # of whole numbers: steps are int32 on the device
@@ -83,7 +89,7 @@ RULES: dict[str, Rule] = {
   "model.backbone": _one_of(*sorted(backbones.BACKBONES)),
   "model.weights": _TEXT,
   "model.drop_path": _RATE,
-  "model.pixel_decoder": _one_of(*sseg.PIXEL_DECODERS),
+  "model.pixel_decoder": _one_of(*fields.PIXEL_DECODERS),
   "model.encoder_layers": _at_least(1),
   "model.memory": _one_of(*_LEVELS),
   "model.hidden_dim": _at_least(1),
@@ -95,7 +101,7 @@ RULES: dict[str, Rule] = {
   "model.dropout": _RATE,
   "model.remat": _one_of(*remat.POLICIES),
   "model.deep_supervision": _SWITCH,
-  "model.query_embedding": _one_of(*sseg.EMBEDDINGS),
+  "model.query_embedding": _one_of(*query_embedding.EMBEDDINGS),
   "model.pool_feature": Rule(
     lambda x: all(level in _POOLED for level in x.split("+")),
     f"of {', '.join(_POOLED)}, several joined by +",
@@ -106,7 +112,7 @@ RULES: dict[str, Rule] = {
   "model.stem_depths": Rule(
     lambda x: _whole(x, 0), "one to four whole numbers, at least 0"
   ),
-  "model.pool_masks": _one_of(*sseg.POOL_MASKS),
+  "model.pool_masks": _one_of(*query_embedding.POOL_MASKS),
   "model.pool_outline": _SWITCH,
   "model.pool_place": _SWITCH,
   "model.region_hidden": _at_least(0),
@@ -369,7 +375,7 @@ def _mask_every(c: Any) -> str | None:
   every = c.loss.mask_every
   if c.batch_size % every:
     return f"loss.mask_every={every}: must divide batch_size={c.batch_size}"
-  by_regions = pooling.by_regions(c.model)
+  by_regions = query_embedding.by_regions(c.model)
   if every == 1 or (by_regions and c.model.pool_feature == "stem"):
     return None
   if c.task == "supervised" and not by_regions:

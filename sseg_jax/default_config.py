@@ -102,7 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
   # "": random weights, the paper's claim. Otherwise the backbone, of a
   # MaskFormer both decoders as well, starts from a file or a name in
-  # models/weights.py (models/pretrained.py); a run that goes on does not ask.
+  # models/published.py (models/pretrained.py); a run that goes on does not ask.
   c.model.weights = ""
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
   # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the one of its
@@ -175,8 +175,8 @@ def get_config() -> ml_collections.ConfigDict:
   # have a network's patch; cached labels are read at this stride.
   c.pseudo_masks.stride = 8
   c.pseudo_masks.mode = "online"  # "online": inside the step; "cached": records
-  # Of the frozen network: a file's path, or a name in models/weights.py; "" is
-  # the generator's usual network.
+  # Of the frozen network: a file's path, or a name in models/published.py;
+  # "" is the generator's usual network.
   c.pseudo_masks.weights = ""
   # How the network's table of positions is resized (models/positions.py); "" is
   # the rule of whoever published the weights. A file has that of the usual

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from sseg_jax import losses
 from sseg_jax.inference import scoring
-from sseg_jax.models import pooling, sseg
+from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
 
 
@@ -51,7 +51,7 @@ def loss(
   exists = jnp.arange(k)[None] < present.sum(1)[:, None]
   counted = exists & batch["valid"][:, None]
 
-  by_regions = pooling.by_regions(config.model)
+  by_regions = query_embedding.by_regions(config.model)
   regions = None
   _, h, w, _ = batch["image"].shape
   if by_regions:

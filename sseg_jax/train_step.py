@@ -23,7 +23,7 @@ from sseg_jax import (
   supervised,
   tokenizer,
 )
-from sseg_jax.models import pooling, pretrained, sseg
+from sseg_jax.models import pooling, pretrained, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
 
@@ -121,9 +121,10 @@ def _check_mask_every(config: Any, mesh: Any) -> None:
         f"loss.mask_every={every}: must divide the {rows} pictures of a device"
         f" (batch_size={config.batch_size} on {mesh.size} devices)"
       )
-  if config.task == "supervised" and not pooling.by_regions(config.model):
+  by_regions = query_embedding.by_regions(model)
+  if config.task == "supervised" and not by_regions:
     return  # takes every picture
-  alone = pooling.by_regions(config.model) and model.pool_feature == "stem"
+  alone = by_regions and model.pool_feature == "stem"
   if every > 1 and not alone:
     raise errors.InputError(
       f"loss.mask_every={every}: words need every picture's masks or backbone;"
@@ -244,7 +245,7 @@ def towers(
   valid, every = batch["valid"], weights.mask_every
   _, h, w, _ = batch["image"].shape
   regions = None
-  if config.model.pool_masks == "pseudo":
+  if query_embedding.by_regions(config.model):
     stride = config.model.pool_stride
     regions = pooling.region_shares(labels, present, (h, w), stride)
   image_key, text_key = jax.random.split(key)

@@ -10,8 +10,8 @@ import pytest
 from sseg_jax import config_check, config_files, default_config, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit_weights
+from sseg_jax.models.published import PUBLISHED
 from sseg_jax.models.vit import VIT_SIZES
-from sseg_jax.models.weights import PUBLISHED
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

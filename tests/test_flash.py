@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
-from sseg_jax.models import vit
+from sseg_jax.models import attention, vit
 from sseg_jax.models.kernels import flash
 from sseg_jax.pseudo_masks import tokens as tokens_module
 
@@ -22,7 +22,7 @@ def test_equals_plain_attention(tokens):
   padded = (jnp.pad(x, padding, constant_values=3) for x in (q, k, v))
   with pltpu.force_tpu_interpret_mode():
     found = jax.jit(flash.attend, static_argnums=3)(*padded, tokens)
-  expected = vit.attend(q, k, v)
+  expected = attention.attend(q, k, v)
   assert found.shape == expected.shape
   np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -38,7 +38,6 @@ ORDER = (
   {"supervised"},
   {"inference"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
-  {"scoring"},
   {"models"},
   {"checkpoints", "data"},
   {

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import swin, windows
+from sseg_jax.models import swin_attention, windows
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.kernels import flash
 from sseg_jax.models.swin import SWIN_SIZES, Swin
@@ -193,7 +193,7 @@ def test_attention_s_gradients_are_jax_s_own(maps):
     return jnp.einsum("mhqk,mkhc->mqhc", jax.nn.softmax(logits), v)
 
   expected, back = jax.vjp(plain, q, k, v, bias)
-  found, ours = jax.vjp(swin._mix, q, k, v, bias)
+  found, ours = jax.vjp(swin_attention._mix, q, k, v, bias)
   np.testing.assert_allclose(found, expected, atol=1e-6)
   for a, b in zip(ours(g), back(g), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -202,7 +202,9 @@ def test_attention_s_gradients_are_jax_s_own(maps):
 @pytest.mark.parametrize("shifted", [False, True])
 def test_windows_padded_for_gpus_give_the_same(monkeypatch, shifted):
   rng = np.random.default_rng(0)
-  attention = swin.WindowAttention(8, 2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  attention = swin_attention.WindowAttention(
+    8, 2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0)
+  )
   x = jnp.asarray(rng.normal(size=(8, 9, 8)), jnp.float32)
   regions = rng.integers(3, size=(4, 9)) if shifted else None
   expected = attention(x, regions)

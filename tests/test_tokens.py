@@ -123,7 +123,7 @@ def test_a_type_that_does_not_exist(weights, tiny_config):
 
 
 def test_every_network_has_usual_weights():
-  from sseg_jax.models.weights import PUBLISHED
+  from sseg_jax.models.published import PUBLISHED
 
   assert set(tokens.USUAL_WEIGHTS.values()) <= PUBLISHED.keys()
   assert tokens.USUAL_WEIGHTS.keys() <= generator.GENERATORS.keys()

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import positions, vit, vit_weights
+from sseg_jax.models import attention, positions, vit, vit_weights
 from sseg_jax.models.kernels import flash
 
 TINY = dict(patch=4, width=16, depth=3, num_heads=2, grid=6)
@@ -68,7 +68,7 @@ def test_examples_do_not_depend_on_each_other():
 def test_attention_is_jax_s_own(dtype):
   q, k, v = 2 * jax.random.normal(jax.random.key(0), (3, 2, 7, 3, 8))
   expected = jax.nn.dot_product_attention(q, k, v)
-  ours = vit.attend(*(x.astype(dtype) for x in (q, k, v)))
+  ours = attention.attend(*(x.astype(dtype) for x in (q, k, v)))
   assert ours.dtype == dtype
   tolerance = 1e-5 if dtype == jnp.float32 else 0.1
   np.testing.assert_allclose(ours.astype(jnp.float32), expected, atol=tolerance)

@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import nnx
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import vit_weights, weights
+from sseg_jax.models import published, vit_weights, weights
 
 SIZES = dict(patch=4, width=64, depth=2, num_heads=1, grid=3)
 
@@ -262,8 +262,8 @@ def server(tmp_path, monkeypatch):
   thread = threading.Thread(target=listening.serve_forever)
   thread.start()
   url = f"http://127.0.0.1:{listening.server_address[1]}/net.npz"
-  entry = weights.Published(url, "dino_vits8", 1, "none")
-  monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+  entry = published.Published(url, "dino_vits8", 1, "none")
+  monkeypatch.setattr(published, "PUBLISHED", {"net": entry})
   monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "cache"))
   yield handler
   listening.shutdown()
@@ -332,8 +332,8 @@ def test_a_server_that_speaks_no_http(monkeypatch, tmp_path):
     thread = threading.Thread(target=answer)
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/x.npz"
-    entry = weights.Published(url, "dino_vits8", 1, "none")
-    monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+    entry = published.Published(url, "dino_vits8", 1, "none")
+    monkeypatch.setattr(published, "PUBLISHED", {"net": entry})
     with pytest.raises(InputError, match="cannot be downloaded"):
       weights.fetch("net", folder=tmp_path)
     thread.join()
@@ -354,15 +354,15 @@ def test_a_changed_file_is_refused(server):
 
 
 def test_the_published_hash_is_checked(server, monkeypatch):
-  entry = dataclasses.replace(weights.PUBLISHED["net"], sha256="0123")
-  monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+  entry = dataclasses.replace(published.PUBLISHED["net"], sha256="0123")
+  monkeypatch.setattr(published, "PUBLISHED", {"net": entry})
   with pytest.raises(InputError, match="does not begin with 0123"):
     weights.fetch("net")
 
 
 def test_a_file_put_there_by_hand_is_compared(server, tmp_path, monkeypatch):
-  entry = dataclasses.replace(weights.PUBLISHED["net"], sha256="0123")
-  monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+  entry = dataclasses.replace(published.PUBLISHED["net"], sha256="0123")
+  monkeypatch.setattr(published, "PUBLISHED", {"net": entry})
   (tmp_path / "cache").mkdir()
   (tmp_path / "cache" / "net.npz").write_bytes(server.body)
   with pytest.raises(InputError, match="the published one begins with 0123"):
@@ -371,8 +371,10 @@ def test_a_file_put_there_by_hand_is_compared(server, tmp_path, monkeypatch):
 
 
 def test_no_connection(monkeypatch, tmp_path):
-  entry = weights.Published("http://127.0.0.1:9/x.npz", "dino_vits8", 1, "none")
-  monkeypatch.setattr(weights, "PUBLISHED", {"net": entry})
+  entry = published.Published(
+    "http://127.0.0.1:9/x.npz", "dino_vits8", 1, "none"
+  )
+  monkeypatch.setattr(published, "PUBLISHED", {"net": entry})
   with pytest.raises(InputError, match="cannot be downloaded.*local file"):
     weights.fetch("net", folder=tmp_path)
 
@@ -381,11 +383,11 @@ def test_every_entry_names_a_network():
   from sseg_jax.models.backbones import BACKBONES
   from sseg_jax.models.vit import VIT_SIZES
 
-  for entry in weights.PUBLISHED.values():
+  for entry in published.PUBLISHED.values():
     network = entry.network.removeprefix("maskformer/")
     assert network in {*VIT_SIZES, *BACKBONES, "text"} and entry.license
   files = [
-    e.file or e.url.rsplit("/", 1)[1] for e in weights.PUBLISHED.values()
+    e.file or e.url.rsplit("/", 1)[1] for e in published.PUBLISHED.values()
   ]
   assert len({*files}) == len(files)  # in one folder
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
 from sseg_jax import sharding
-from sseg_jax.models import sseg, swin, windows
+from sseg_jax.models import sseg, swin_attention, windows
 from sseg_jax.models.kernels import window_attention
 
 DIM, HEADS, WINDOW = 16, 2, 3
@@ -31,12 +31,12 @@ def assert_kernels_change_nothing(devices, shifted):
   """Outputs and gradients of one attention, windows split over devices."""
   rng = np.random.default_rng(0)
   plain, one_kernel = (
-    swin.WindowAttention(
+    swin_attention.WindowAttention(
       DIM, HEADS, WINDOW, dtype=jnp.float32, rngs=nnx.Rngs(0)
     )
     for _ in range(2)
   )
-  swin.use_kernels(one_kernel, _mesh(devices))
+  swin_attention.use_kernels(one_kernel, _mesh(devices))
   regions = windows.shift_regions(6, 9, WINDOW, 1) if shifted else None
   maps = 4
   x = jnp.asarray(rng.normal(size=(maps * 6, WINDOW**2, DIM)), jnp.float32)
@@ -94,14 +94,14 @@ def test_devices_add_up_the_gradient_of_their_biases():
 
 
 def test_maps_that_devices_would_share_are_left_to_xla():
-  module = swin.WindowAttention(
+  module = swin_attention.WindowAttention(
     DIM, HEADS, WINDOW, dtype=jnp.float32, rngs=nnx.Rngs(0)
   )
-  swin.use_kernels(module, _mesh())
+  swin_attention.use_kernels(module, _mesh())
   # Twelve windows are no whole number of maps of nine: no kernel is called,
   # which would fail here.
   regions = windows.shift_regions(9, 9, WINDOW, 1)[:8]
-  assert not swin._has_whole_maps(_mesh(), 12, regions)
+  assert not swin_attention._has_whole_maps(_mesh(), 12, regions)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_a_model_is_given_kernels_where_there_is_a_mesh(tiny_config):
     found = [
       module.mesh
       for _, module in nnx.iter_modules(model)
-      if isinstance(module, swin.WindowAttention)
+      if isinstance(module, swin_attention.WindowAttention)
     ]
     assert found == [given] * 12

@@ -20,6 +20,7 @@ from scipy import optimize
 from sseg_jax import default_config, sharding, train_step
 from sseg_jax.bench.timing import Case
 from sseg_jax.models import vit
+from sseg_jax.models.attention import attend, attend_in_steps
 from sseg_jax.models.kernels import flash
 from sseg_jax.models.swin import SWIN_SIZES
 from sseg_jax.plan import networks
@@ -414,8 +415,8 @@ def attention(small: bool, need: Need) -> Case:
   ways: dict[str, Way] = {}
   found = {}
   for name, function in (
-    ("in one kernel", vit.attend),
-    ("in several steps", vit.attend_in_steps),
+    ("in one kernel", attend),
+    ("in several steps", attend_in_steps),
   ):
     if name == "in one kernel" and not flash.has_cudnn(q.dtype, 64):
       name = "as this machine takes it"

@@ -12,8 +12,8 @@ from sseg_jax.models.resnet import RESNET_SIZES, ResNet
 from sseg_jax.models.swin import SWIN_SIZES, Swin
 from sseg_jax.models.vit_pyramid import PYRAMID_SIZES, ViTPyramid
 
-# Each entry maps a picture [b,h,w,3] to {"res2" .. "res5"} and tells the
-# features and the stride of each in `.channels` and `.strides`.
+# Name -> class and arguments. Each network maps a picture [b,h,w,3] to levels
+# "res2" to "res5"; `.channels` and `.strides` give their features and strides.
 BACKBONES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
   **{name: (ConvNet, sizes) for name, sizes in CONV_SIZES.items()},
   **{name: (ResNet, sizes) for name, sizes in RESNET_SIZES.items()},

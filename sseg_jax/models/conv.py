@@ -1,8 +1,9 @@
 """A small convolutional backbone for CPUs and for tests.
 
-Not of the paper. It reads the picture in patches, as Swin does, and has one 3x3
-convolution a block, since convolutions are what costs most on a CPU. Without
-attention, what a feature can see is bounded: see `receptive_field`.
+It is not the paper's. It cuts the picture into patches, as Swin does, and each
+block has a single 3x3 convolution, because convolutions cost most on a CPU. It
+has no attention, so a feature depends on a part of the picture only
+(`receptive_field`).
 """
 
 from typing import Any
@@ -53,7 +54,7 @@ class ConvBlock(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-  """Stages at strides 4, 8, 16 and 32: all four, or the first few."""
+  """Up to four stages, at strides 4, 8, 16 and 32; `widths` tells how many."""
 
   def __init__(
     self,
@@ -65,7 +66,7 @@ class ConvNet(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    del drop_path  # too shallow to need it
+    del drop_path  # so few layers need none
     self.remat = remat
     # Tuples, not dictionaries: static fields of a module are hashed.
     self.widths, self.depths = tuple(widths), tuple(depths)
@@ -130,7 +131,7 @@ class ConvNet(nnx.Module):
     return outputs
 
   def receptive_field(self, name: str) -> int:
-    """Returns the side, in pixels, of all that a feature of `name` can see."""
+    """Returns the side, in pixels, of the square a feature of `name` sees."""
     side, stride = 1, 1
     for i, stage in enumerate(self.levels):
       patch = 4 if i == 0 else 2

@@ -1,7 +1,7 @@
-"""Dropout and stochastic depth, drawn for each example on its own.
+"""Dropout and stochastic depth, drawn for each example separately.
 
-What an example loses depends on its own key and on the layer, never on the rest
-of the batch: run again in a smaller batch, it loses the same.
+What is dropped of an example depends on its own key and on the layer, never on
+the rest of the batch. In a smaller batch the same is dropped.
 """
 
 import jax
@@ -9,29 +9,29 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Integer, Key
 
-_AHEAD = 128  # calls; a network has one for each layer that drops something
+_AHEAD = 128  # calls; every layer that drops something makes one
 
 
 class ExampleRngs:
   """A stream of random keys for each example of a batch.
 
-  Each call gives new keys, by the number of calls so far: the same program
-  draws the same numbers. Not for the "rbg" generators, which under `vmap` draw
-  from the first key alone.
+  The keys of a call follow from the number of calls before it, so the same
+  program draws the same numbers. Do not use it with JAX's "rbg" generators:
+  under `vmap` they draw from the first key only.
   """
 
   def __init__(self, keys: Key[Array, "b"]):
     self._keys = keys
     self._calls = 0
-    # For the first calls all at once: a compiler takes minutes over a hundred
-    # hashes, each spelt out.
+    # The keys of the first calls are made in one operation: compiling a hundred
+    # separate ones takes minutes.
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     self._ahead = fold(keys, jnp.arange(_AHEAD))  # [b, _AHEAD]
     self._draws = jax.vmap(jax.vmap(jax.random.uniform))(self._ahead)
 
   @classmethod
   def from_ids(cls, key: Array, ids: Integer[Array, "b"]) -> "ExampleRngs":
-    """Folds each example's number into `key`; equal numbers draw alike."""
+    """Folds each example's number into `key`; equal numbers draw the same."""
     return cls(jax.vmap(lambda i: jax.random.fold_in(key, i))(ids))
 
   def __call__(self) -> Key[Array, "b"]:
@@ -50,7 +50,7 @@ class ExampleRngs:
     return jax.vmap(jax.random.uniform)(keys)
 
   def fork(self, rows: slice = slice(None)) -> "ExampleRngs":
-    """Returns a stream of its own for some of the examples."""
+    """Returns a separate stream for the examples that `rows` selects."""
     return ExampleRngs(self()[rows])
 
 
@@ -63,40 +63,28 @@ class Dropout(nnx.Module):
   def __call__(
     self, x: Array, *, deterministic: bool, rngs: ExampleRngs | None = None
   ) -> Array:
-    """Maps [b,...] to the same shape; `rngs` is needed where it draws."""
+    """Maps [b,...] to the same shape; needs `rngs` unless `deterministic`."""
     if deterministic or self.rate == 0:
       return x
+    if rngs is None:
+      raise ValueError("dropout needs rngs when it is not deterministic")
     keep = 1 - self.rate
+    kept = self._draw(x, keep, rngs)
+    return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
+
+  def _draw(self, x: Array, keep: float, rngs: ExampleRngs) -> Array:
+    """Returns what of `x` is kept, with the chance `keep`."""
     draw = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))
-    return _kept(x, draw(_needed(rngs)()), keep)
+    return draw(rngs())
 
 
-class DropPath(nnx.Module):
+class DropPath(Dropout):
   """Drops a residual branch of whole examples (stochastic depth).
 
   The input's leading axis is the batch; what is kept is divided by the keep
   rate.
   """
 
-  def __init__(self, rate: float):
-    self.rate = rate
-
-  def __call__(
-    self, x: Array, *, deterministic: bool, rngs: ExampleRngs | None = None
-  ) -> Array:
-    """Maps [b,...] to the same shape; `rngs` is needed where it draws."""
-    if deterministic or self.rate == 0:
-      return x
-    keep = 1 - self.rate
-    kept = _needed(rngs).uniform() < jnp.float32(keep)
-    return _kept(x, kept.reshape(-1, *(1,) * (x.ndim - 1)), keep)
-
-
-def _needed(rngs: ExampleRngs | None) -> ExampleRngs:
-  if rngs is None:
-    raise ValueError("dropout needs rngs when it is not deterministic")
-  return rngs
-
-
-def _kept(x: Array, kept: Array, keep: float) -> Array:
-  return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
+  def _draw(self, x: Array, keep: float, rngs: ExampleRngs) -> Array:
+    kept = rngs.uniform() < jnp.float32(keep)
+    return kept.reshape(-1, *(1,) * (x.ndim - 1))

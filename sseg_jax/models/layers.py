@@ -24,7 +24,7 @@ torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def normalize_pixels(
   image: Array, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "b h w 3"]:
-  """Maps RGB in 0..255, [b,h,w,3], to zero mean and unit variance."""
+  """Maps RGB in 0..255 to about zero mean and unit variance."""
   mean = jnp.asarray(PIXEL_MEAN, jnp.float32)[None, None, None]
   std = jnp.asarray(PIXEL_STD, jnp.float32)[None, None, None]
   return ((image.astype(jnp.float32) - mean) / std).astype(dtype)
@@ -33,8 +33,8 @@ def normalize_pixels(
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """GELU by the error function, in float32 whatever the type of `x`.
 
-  `jax.nn.gelu` takes the complement, a long polynomial that XLA on a GPU does
-  not keep in one pass over memory.
+  `jax.nn.gelu` uses the complementary error function, a long polynomial for
+  which XLA on a GPU needs several passes over memory.
   """
   y = x.astype(jnp.float32)
   return (0.5 * y * (1 + lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
@@ -72,8 +72,8 @@ class Projection(nnx.Module):
 
   Linear, norm, ReLU, linear, as GroupViT's ProjectMLP
   (models/multi_label_contrastive.py). Under a sharded batch the batch norm's
-  statistics are those of the global batch. One set of statistics serves the
-  mean of the queries and each query alone, as there.
+  statistics are those of the global batch. As in GroupViT, the mean of the
+  queries and each single query use the same statistics.
   """
 
   def __init__(
@@ -91,8 +91,8 @@ class Projection(nnx.Module):
     )
     self.norm: nnx.Module | None
     if norm == "bn":
-      # torch's momentum 0.1. The queries of fresh weights hardly differ, so
-      # the mean square less the squared mean would leave few digits.
+      # The momentum is 0.1 in torch's sense. With new weights queries hardly
+      # differ, and E[x²] - E[x]² would lose most digits.
       self.norm = nnx.BatchNorm(
         hidden,
         momentum=0.9,
@@ -126,14 +126,14 @@ class Projection(nnx.Module):
       x: features, one or several of each example.
       train: a batch norm takes the batch's statistics and updates its own.
       valid: the examples that count for these statistics; None for all. The
-        others are read as zeros.
+        others are replaced by zeros.
     """
     mask = None
     if valid is not None:
       valid = valid.reshape(-1, *(1,) * (x.ndim - 1))
-      # NaN in one that does not count would pass into every gradient.
+      # NaN in an invalid example would pass into every gradient.
       x = jnp.where(valid, x, 0)
-      # Of a batch without any valid example, all: no mean is over nothing.
+      # If no example is valid all count, since a mean needs at least one.
       mask = valid | ~valid.any()
     x = self.fc1(x)
     if isinstance(self.norm, nnx.BatchNorm):
@@ -144,7 +144,7 @@ class Projection(nnx.Module):
 
 
 class RegionLayer(nnx.Module):
-  """relu(norm(linear(x))): brings what is known of a region together."""
+  """relu(norm(linear(x))), over all the features of a region."""
 
   def __init__(
     self, d_in: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -173,10 +173,11 @@ def resize_bilinear(
   size: tuple[int, int],
   precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "*batch H W"]:
-  """Resizes by torch's "bilinear", without align_corners or antialias.
+  """Resizes by torch's "bilinear", without align_corners or antialias; float32.
 
-  Two products with small constant matrices: gradients are products as well,
-  where those of a gather would be scatters. `precision` is theirs.
+  Computed as two products with small constant matrices, whose gradients are
+  products too; the gradient of a gather would be a scatter. `precision` is that
+  of the products.
   """
   values = values.astype(jnp.float32)
   if values.shape[-2:] == size:

@@ -4,7 +4,7 @@ Numbers and order of operations are those of facebookresearch/MaskFormer,
 mask_former/modeling/transformer/transformer_predictor.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,9 @@ class MaskFormerOutputs(NamedTuple):
 class MaskFormer(nnx.Module):
   """Pixel decoder and transformer decoder over a backbone's features.
 
-  With `encoder_layers` the deepest level passes a transformer encoder first;
-  the FPN starts from its output, and where `memory` is that level the queries
-  attend to it as it is.
+  With `encoder_layers` the deepest level first passes a transformer encoder,
+  and the FPN starts from the encoder's output. If `memory` is that level, the
+  queries attend to this output without a further projection.
   """
 
   def __init__(
@@ -90,7 +90,7 @@ class MaskFormer(nnx.Module):
         rngs=rngs,
       )
     self.input_proj = input_proj
-    # Learned positions; what the decoder starts from is zero.
+    # Learned positions. The queries themselves start as zeros.
     self.query_positions = nnx.Param(
       jax.random.normal(rngs.params(), (num_queries, hidden_dim))
     )
@@ -136,10 +136,10 @@ class MaskFormer(nnx.Module):
       inputs = (x, memory, positions, memory_positions)
       x = remat.run(self.remat, layer, *inputs, train=train, rngs=rngs)
       outputs.append(self.norm(x))
-    # Earlier layers' masks serve deep supervision, so only training needs them.
+    # Only deep supervision, in training, needs the masks of earlier layers.
     supervised = outputs if train and self.deep_supervision else outputs[-1:]
     embeddings = self.mask_embed(jnp.stack(supervised))  # [layers, b, n, d]
-    # Pixels in one axis until somebody needs two: TPUs pad the last to 128.
+    # Pixels are one axis here, because TPUs pad the last axis to 128.
     b, h, w, d = mask_features.shape
     mask_logits = jnp.einsum(
       "lbnd,bpd->lbnp",
@@ -149,3 +149,33 @@ class MaskFormer(nnx.Module):
     )
     mask_logits = mask_logits.reshape(*mask_logits.shape[:-1], h, w)
     return MaskFormerOutputs(mask_logits, outputs[-1], pixel_features)
+
+
+def build(
+  c: Any, channels: dict[str, int], *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> MaskFormer:
+  """Builds the network of `config.model`.
+
+  Args:
+    c: `config.model`.
+    channels: of the backbone's levels.
+    dtype: of the products.
+    rngs: source of the initial values.
+  """
+  encoded = c.pixel_decoder == "transformer_encoder"
+  return MaskFormer(
+    channels,
+    hidden_dim=c.hidden_dim,
+    mask_dim=c.mask_dim,
+    num_queries=c.num_queries,
+    decoder_layers=c.decoder_layers,
+    num_heads=c.num_heads,
+    ffn_dim=c.ffn_dim,
+    dropout=c.dropout,
+    memory=c.memory,
+    deep_supervision=c.deep_supervision,
+    encoder_layers=c.encoder_layers if encoded else 0,
+    remat=c.remat,
+    dtype=dtype,
+    rngs=rngs,
+  )

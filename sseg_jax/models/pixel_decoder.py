@@ -21,8 +21,8 @@ from sseg_jax.models.transformer import EncoderLayer, sine_positions
 def upsample_nearest(x: Array, height: int, width: int) -> Array:
   """Resizes [b,h,w,c] to [b,height,width,c] by torch's "nearest".
 
-  The source index is floor(target * in / out): where the size is a multiple,
-  each cell is repeated.
+  The source index is floor(target * in / out). If the new size is a multiple of
+  the old one, each cell is repeated.
   """
   for axis, out in ((1, height), (2, width)):
     size = x.shape[axis]
@@ -34,7 +34,7 @@ def upsample_nearest(x: Array, height: int, width: int) -> Array:
 
 
 class ConvNorm(nnx.Module):
-  """Convolution without bias, group norm, and ReLU where asked."""
+  """Convolution without bias, group norm, and ReLU if `activate`."""
 
   def __init__(
     self,
@@ -56,7 +56,8 @@ class ConvNorm(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    # detectron2's "GN" has 32 groups; narrow networks keep its 8 features each.
+    # detectron2's "GN" has 32 groups, of 8 features here. Narrow networks have
+    # fewer groups, of 8 features too.
     self.norm = nnx.GroupNorm(
       d_out,
       num_groups=max(1, min(32, d_out // 8)),
@@ -73,7 +74,7 @@ class ConvNorm(nnx.Module):
 
 
 class FPN(nnx.Module):
-  """Brings the backbone's levels together at stride 4."""
+  """Feature pyramid: adds the backbone's levels up, from deep to stride 4."""
 
   def __init__(
     self,
@@ -118,7 +119,7 @@ class FPN(nnx.Module):
     )
 
   def __call__(self, features: dict[str, Array]) -> tuple[Array, Array]:
-    """Returns pixel features [b,h/4,w/4,d] and mask features, likewise."""
+    """Returns pixel features [b,h/4,w/4,dim], and mask features (mask_dim)."""
     x = remat.run(self.remat, self.outputs[0], features[self.names[0]])
     for i, name in enumerate(self.names[1:]):
       lateral = remat.run(self.remat, self.laterals[i], features[name])
@@ -128,7 +129,7 @@ class FPN(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Lets the cells of the deepest level see each other, before the FPN."""
+  """Transformer encoder over the cells of the deepest level."""
 
   def __init__(
     self,
@@ -161,7 +162,7 @@ class Encoder(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b h w d"]:
-    """Maps a level to as many features of width d."""
+    """Maps a level's cells to features of width d."""
     x = self.input_proj(feature)
     b, h, w, d = x.shape
     positions = jnp.asarray(sine_positions(h, w, d), x.dtype)

@@ -1,6 +1,4 @@
-"""From masks to what words are learned on: features under them, outlines."""
-
-from typing import Any
+"""What is computed from masks: features under them, outlines, places."""
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +11,12 @@ PLACE_SIZE = 17
 OUTLINE_SIZE = (2 * FREQUENCIES + 1) ** 2 + 1
 
 
-def by_regions(model: Any) -> bool:
-  """Whether words are learned on the teacher's regions, not on own masks.
-
-  `model` has the fields of `config.model`.
-  """
-  return model.query_embedding == "mask_pooled" and model.pool_masks == "pseudo"
-
-
 def owned_pixels(
   mask_logits: Float[Array, "b n h w"],
 ) -> Float[Array, "b n h w"]:
   """Returns the share of each cell where a query's logit is the highest.
 
-  Judged at twice the resolution, on logits interpolated bilinearly.
+  The logits are first interpolated bilinearly to twice their resolution.
   """
   b, n, h, w = mask_logits.shape
   winner = jnp.argmax(resize_bilinear(mask_logits, (2 * h, 2 * w)), 1)
@@ -55,18 +45,18 @@ def visible(
 ) -> Float[Array, "b n y x"]:
   """Returns the share of each cell of a grid that a query's mask shows.
 
-  A mask shows where no smaller one lies in front of it (`in_front`), so
-  that a ground is told without the things on it, as in a pseudo-mask. Judged at
-  twice the logits' resolution or the grid's, whichever is finer; logits as fine
-  as the grid (those of `snap`) are judged as they are, for what lies between
-  two of them would give a hidden mask a rim.
+  A mask shows where no smaller one lies in front of it (`in_front`). A ground
+  is then without the things on it, as in a pseudo-mask. This is computed at
+  twice the logits' resolution or at the grid's, whichever is finer. Logits at
+  least as fine as the grid (those of `snap`) are not interpolated, because
+  values between two cells would give a hidden mask a rim.
   """
   h, w = mask_logits.shape[2:]
   finer = max(2, -(-size[0] // h), -(-size[1] // w))
   if h >= size[0] or w >= size[1]:
     finer = 1
   front = in_front(resize_bilinear(mask_logits, (finer * h, finer * w)))
-  # The grid of a network's tokens need not fit the cells.
+  # The grid of a network's tokens may not divide the cells evenly.
   whole = [-(-finer * s // c) * c for s, c in zip((h, w), size, strict=True)]
   front = resize_labels(front, (whole[0], whole[1]))
   n = mask_logits.shape[1]
@@ -90,13 +80,13 @@ def pool_under_masks(
 
 
 def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
-  """Describes the outline of each mask, wherever it is.
+  """Describes the outline of each mask, independently of its place.
 
-  Fourier moments in the mask's own frame: the origin is its centroid, the unit
-  the radius of a disk of its area. Thirteen functions an axis (a constant, and
-  cosine and sine of six frequencies) give 169 numbers, each times one plus its
-  frequency; the last of all is the size, log(1 + radius in cells). Zeros for an
-  empty mask.
+  The features are Fourier moments in coordinates of the mask: the origin is its
+  centroid, and the unit is the radius of a disk of its area. Thirteen functions
+  of each axis (a constant, and cosine and sine of six frequencies) give 169
+  numbers, each multiplied by one plus its frequency. The last feature is the
+  size, log(1 + radius in cells). An empty mask gives zeros.
   """
   cells = masks.sum((2, 3))  # [b, n]
   area = cells + 1e-6
@@ -116,8 +106,8 @@ def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
   down = axis_functions(masks.sum(3))
   rows = jnp.einsum("bnhw,bnwq->bnhq", masks, across)
   moments = jnp.einsum("bnhq,bnhp->bnpq", rows, down)
-  # Moments fall with frequency, as an outline's edge is sharp: evened out, the
-  # fine ones tell a kite from a leaf.
+  # Moments get smaller with frequency, since a mask's edge is sharp. Weights
+  # make the high ones, which hold the details of a form, as large as the low.
   waves = jnp.array([0, *range(1, FREQUENCIES + 1), *range(1, FREQUENCIES + 1)])
   weight = 1 + jnp.hypot(waves[:, None], waves[None])[None, None]
   moments = moments * weight / area[..., None, None]
@@ -127,11 +117,12 @@ def outline(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
 
 
 def place(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
-  """Describes where each mask is, and how large: sky is above, a field below.
+  """Describes where each mask is and how large.
 
-  Cosine and sine of one to four half-waves across the picture, at the mask's
-  centroid along either axis, and twice the square root of its share of the
-  picture: 17 numbers, zeros for an empty mask.
+  The features are cosine and sine of one to four half-waves across the picture,
+  taken at the mask's centroid along each axis, and twice the square root of the
+  share of the picture that the mask covers: 17 numbers. An empty mask gives
+  zeros.
   """
   b, n, h, w = masks.shape
   cells = masks.sum((2, 3))
@@ -151,10 +142,11 @@ def place(masks: Float[Array, "b n h w"]) -> Float[Array, "b n f"]:
 def snap(
   mask_logits: Float[Array, "b n h w"], labels: Int[Array, "b H W"], k: int
 ) -> Float[Array, "b n y x"]:
-  """Gives every region of a label map one probability a mask: its mean.
+  """Replaces each mask's probabilities by their mean over each region.
 
-  The masks then have the regions' edges. The result has the finer of the two
-  resolutions. Labels outside 0..k-1 belong to no region and end in no mask.
+  The masks then have the edges of the regions. Returns logits, at the finer of
+  the two resolutions. Pixels with labels outside 0..k-1 belong to no region,
+  and then to no mask.
   """
   h, w = mask_logits.shape[2:]
   size = max(h, labels.shape[1]), max(w, labels.shape[2])
@@ -183,7 +175,7 @@ def region_shares(
 ) -> Float[Array, "b k h w"]:
   """Returns how much of each cell of `stride` pixels a mask covers, in [0, 1].
 
-  A picture without any mask is one region.
+  A picture in which no mask is present is one region, the first.
   """
   size = (image_size[0] // stride, image_size[1] // stride)
   fine = [max(1, labels.shape[1 + i] // size[i]) for i in range(2)]
@@ -200,7 +192,7 @@ def region_shares(
 def coarsen(
   masks: Float[Array, "b n H W"], size: tuple[int, int]
 ) -> Float[Array, "b n h w"]:
-  """Averages masks over the cells of a coarser grid that divides theirs."""
+  """Averages masks over coarser cells; `size` must divide theirs."""
   b, n, big_h, big_w = masks.shape
   h, w = size
   return masks.reshape(b, n, h, big_h // h, w, big_w // w).mean((3, 5))

@@ -1,4 +1,4 @@
-"""Resizing of a table of position embeddings, exactly as its authors do.
+"""Resizing of a table of position embeddings, exactly as its authors do it.
 
 Three rules are in use, all bicubic as in PyTorch's `interpolate` with
 align_corners=False, and they differ by more than rounding:
@@ -6,8 +6,8 @@ align_corners=False, and they differ by more than rounding:
 - "dino": the scale factor (cells + 0.1) / grid, which PyTorch then uses in the
   sampling coordinates too (facebookresearch/dino, vision_transformer.py;
   DINOv2 without registers).
-- "size": to a size, so that the scale factor is cells / grid (transformers).
-- "antialias": to a size, with a kernel that widens where the table shrinks
+- "size": the scale factor is cells / grid (transformers).
+- "antialias": the same scale factor, and a wider kernel if the table shrinks
   (DINOv2 with registers).
 """
 
@@ -31,7 +31,7 @@ def resize_positions(
   grid = table.shape[0]
   table = table.astype(jnp.float32)
   if size == (grid, grid):
-    return table  # also by the rule "dino", which tests for this
+    return table  # the original code with the rule "dino" tests for this too
   rows = resize_matrix(grid, size[0], rule)
   columns = resize_matrix(grid, size[1], rule)
   return jnp.einsum(
@@ -55,7 +55,7 @@ def resize_matrix(
     weights = _cubic((centers[:, None] - taps) / width, _PILLOW)
     weights /= weights.sum(1, keepdims=True)
     return weights.astype(np.float32)
-  # Four taps; those beyond the border count for the border's value.
+  # Four inputs each; those outside the table take the value at its border.
   weights = np.zeros((size_out, size_in))
   first = np.floor(centers).astype(int) - 1
   for tap in range(4):

@@ -1,7 +1,7 @@
 """Published weights for the networks that are trained, as a start.
 
-The paper starts from random ones. What `model.weights` and `text.weights` may
-name, beside `weights.PUBLISHED`, is a file with the tensors' names of
+The paper starts from random weights. `model.weights` and `text.weights` may
+give a name in `published.PUBLISHED`, or a file with the tensors' names of
 
 - Swin's own code (Microsoft), or transformers' Swin;
 - torchvision's or transformers' ResNet, bottlenecks with the stride in the 3x3;
@@ -11,8 +11,9 @@ name, beside `weights.PUBLISHED`, is a file with the tensors' names of
   (CLIP's own files are programs, of which the `state_dict` has to be saved;
   open_clip has the same names, but most of its networks have another GELU.)
 
-Classifiers and what else S-Seg lacks are left out; what a file lacks, as Swin's
-four output norms, stays as it was. Everything else has to fit.
+Tensors that S-Seg does not have, as those of a classifier, are left out.
+Parameters that a file does not have, as Swin's four output norms, keep their
+initial values. Everything else has to fit.
 """
 
 import re
@@ -26,7 +27,13 @@ from absl import logging
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
-from sseg_jax.models import backbones, tensors, vit_weights, weights
+from sseg_jax.models import (
+  backbones,
+  published,
+  tensors,
+  vit_weights,
+  weights,
+)
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
 from sseg_jax.models.vit import VIT_SIZES
@@ -38,7 +45,7 @@ Leaves = Mapping[str, Any]  # arrays or their shapes
 _HEAD_DIM = 64  # of CLIP's and GroupViT's text towers
 _MASKFORMER_HEADS = 8
 
-# A MaskFormer file: what is the backbone's, and what the decoders'.
+# Names of a MaskFormer file's tensors: of the backbone, and of the decoders.
 _BACKBONE = re.compile(r"^(model\.)?pixel_level_module\.encoder\.")
 _DECODERS = re.compile(
   r"^((model\.)?(pixel_level_module\.decoder|transformer_module)|mask_embedder)"
@@ -73,7 +80,7 @@ _SWIN = (
   (r"^hidden_states_norms\.", "norms."),
   (r"^norm(\d)\.", r"norms.\1."),
 )
-# Classifiers, the norm before them, and what follows from the window's size.
+# Classifiers, the norm before them, and constants for the size of a window.
 _SWIN_UNUSED = re.compile(
   r"^(head|classifier|norm\.|layernorm\.|pooler)|relative_position_index$"
   r"|attn_mask$"
@@ -147,7 +154,7 @@ _TEXT_USED = re.compile(
   r"^(token_embedding|position_embedding|blocks\.|norm\.)(?!.*position_ids)"
 )
 
-# The last part of our name -> torch's; the others are parameters by themselves.
+# The last part of our name -> torch's. Other names are the same in both.
 _KINDS = {
   "kernel": "weight",
   "scale": "weight",
@@ -161,7 +168,7 @@ _KINDS = {
 def load(
   config: Any, params: dict[str, Any], model_state: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Replaces what `model.weights` and `text.weights` name.
+  """Replaces the parameters that `model.weights` and `text.weights` give.
 
   Args:
     config: fields as in `default_config.py`.
@@ -234,15 +241,15 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   return found
 
 
-def _check_heads(fields: Any, part: str, published: int) -> None:
-  """Tells of another number of heads, which no tensor's shape shows."""
-  if fields.num_heads == published:
+def _check_heads(fields: Any, part: str, usual: int) -> None:
+  """Warns or raises if the heads differ, which no tensor's shape shows."""
+  if fields.num_heads == usual:
     return
   message = (
     f"{part}.num_heads={fields.num_heads}, where published networks of this"
-    f" size have {published}"
+    f" size have {usual}"
   )
-  if fields.weights in weights.PUBLISHED:
+  if fields.weights in published.PUBLISHED:
     raise InputError(f"{message}, as {part}.weights={fields.weights!r}")
   logging.warning("%s; %s may need as many", message, fields.weights)
 
@@ -261,21 +268,21 @@ def swin(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
   named = _renamed(arrays, _SWIN)
   named = {k: v for k, v in named.items() if not _SWIN_UNUSED.search(k)}
   if not any(name.startswith("norms.") for name in named):
-    # As in a classifier's file. They stay as they are.
+    # A classifier's file does not have them. They keep their initial values.
     leaves = {k: v for k, v in leaves.items() if not k.startswith("norms/")}
   named = tensors.join_qkv(named, ".attention.", place)
   return _converted(named, leaves, place)
 
 
 def resnet(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Does for a `ResNet` what `swin` does, running statistics included."""
+  """Does the same as `swin` for a `ResNet`, with its running statistics."""
   named = _renamed(arrays, _RESNET)
   named = {k: v for k, v in named.items() if not _RESNET_UNUSED.search(k)}
   return _converted(named, leaves, place)
 
 
 def vit(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Does it for the ViT of a `ViTPyramid`; what makes the levels stays."""
+  """Does the same for the ViT in a `ViTPyramid`, without its other layers."""
   named = vit_weights.rename(arrays, place)
   sizes = vit_weights.infer_sizes(named, place)
   found = named_arrays.flat(vit_weights.convert(named, sizes, place))
@@ -285,13 +292,13 @@ def vit(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
 
 
 def maskformer(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Does it for a `MaskFormer`, from tensors of both decoders."""
+  """Does the same for a `MaskFormer`, from the tensors of both decoders."""
   return _converted(_renamed(arrays, _MASKFORMER), leaves, place)
 
 
 def text(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Does it for a `TextTower`; a file may hold a picture's tower as well."""
-  # Where both towers' layers have the same names but for this.
+  """Does the same for a `TextTower`; the file may hold an image tower too."""
+  # In such files only this part of a name tells the towers apart.
   if any("text_model." in name for name in arrays):
     arrays = {k: v for k, v in arrays.items() if "text_model." in k}
   named = _renamed(arrays, _TEXT)
@@ -314,7 +321,7 @@ def _renamed(arrays: Arrays, rules: tensors.Rules) -> Arrays:
 
 
 def _converted(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Returns arrays of torch's form, by our names with dots, as our leaves."""
+  """Converts arrays from torch's layout; theirs are our names with dots."""
   names, shapes = {}, {}  # by torch's name
   for ours, leaf in leaves.items():
     *layers, kind = ours.split("/")
@@ -324,7 +331,7 @@ def _converted(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
       *window, d_in, d_out = leaf.shape
       shapes[theirs] = (d_out, d_in, *window)
   arrays = {
-    # A linear layer here, a convolution of single cells there.
+    # A 1x1 convolution in the file is a linear layer here.
     k: v[..., 0, 0] if v.ndim == 4 and len(shapes.get(k, v.shape)) == 2 else v
     for k, v in arrays.items()
   }

@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass, not kept."""
+"""Computes activations again in the backward pass instead of storing them."""
 
 import functools
 from typing import Any
@@ -8,8 +8,8 @@ from flax import nnx
 
 from sseg_jax.errors import InputError
 
-# "none", or what of a block is kept beside its inputs: a name in
-# `jax.checkpoint_policies`.
+# What is stored of a block beside its inputs: a name in
+# `jax.checkpoint_policies`, or "none", which stores all activations.
 POLICIES = (
   "none",
   "nothing_saveable",
@@ -27,9 +27,9 @@ def check(policy: str) -> None:
 
 
 def run(policy: str, block: nnx.Module, *args: Any, **how: Any) -> Any:
-  """Returns `block(*args, **how)`, whose activations `policy` says to keep.
+  """Returns `block(*args, **how)`; `policy` names the activations to store.
 
-  Gradients are the same with any policy; memory and time are not. `args` are
+  Gradients are the same with any policy, memory and time differ. `args` are
   arrays. Statistics that the block updates are updated once.
   """
   if policy == "none":
@@ -37,7 +37,7 @@ def run(policy: str, block: nnx.Module, *args: Any, **how: Any) -> Any:
   parts: Any = nnx.split(block, nnx.Param, ...)
   graphdef, *state = parts
 
-  # Plain JAX, as everywhere: the block is a function of its arrays.
+  # `jax.checkpoint` needs a function of arrays, so the block is split.
   @functools.partial(
     jax.checkpoint, policy=getattr(jax.checkpoint_policies, policy)
   )

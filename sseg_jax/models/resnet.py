@@ -1,6 +1,6 @@
-"""ResNet-50 and ResNet-101 (He et al., 2016), with the stride in the 3x3.
+"""ResNet-50 and ResNet-101 (He et al., 2016), with strides in 3x3 convolutions.
 
-That is "v1.5", as in torchvision (models/resnet.py). Batch norm takes its
+This is "v1.5", as in torchvision (models/resnet.py). Batch norm takes its
 statistics over the global batch while training.
 """
 
@@ -51,7 +51,8 @@ class ConvNorm(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    # In float32, whatever the products' type; torch's momentum 0.1.
+    # In float32, whatever the products' type. The momentum is 0.1 in torch's
+    # sense.
     self.norm = nnx.BatchNorm(
       d_out, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
     )
@@ -67,7 +68,7 @@ class ConvNorm(nnx.Module):
     """See `ResNet.__call__`."""
     mask = None
     if valid is not None:
-      # Of a batch without any valid example, all: no mean is over nothing.
+      # If no example is valid all count, since a mean needs at least one.
       mask = (valid | ~valid.any()).reshape(-1, 1, 1, 1)
     x = self.norm(self.conv(x), use_running_average=not train, mask=mask)
     return x.astype(self.dtype)
@@ -123,10 +124,10 @@ class ResNet(nnx.Module):
 
     Args:
       depths: blocks of each stage.
-      width: of the first convolution and the first stage's middle; it doubles
-        from stage to stage.
+      width: features of the first convolution, and of the 3x3 convolutions of
+        the first stage; each later stage doubles them.
       drop_path: not used; no published ResNet has it.
-      remat: what is kept of a block (`remat.POLICIES`).
+      remat: what is stored of a block (`remat.POLICIES`).
       dtype: of the products.
       rngs: the stream `params`.
     """

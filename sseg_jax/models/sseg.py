@@ -15,22 +15,20 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import errors, tokenizer
-from sseg_jax.models import backbones, pooling, remat, swin
+from sseg_jax import errors
+from sseg_jax.models import (
+  backbones,
+  fields,
+  maskformer,
+  pooling,
+  query_embedding,
+  swin_attention,
+  text,
+)
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
-from sseg_jax.models.layers import (
-  Projection,
-  RegionLayer,
-  normalize_pixels,
-  unit,
-)
-from sseg_jax.models.maskformer import MaskFormer
-from sseg_jax.models.text import TextTower
+from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
 
-PIXEL_DECODERS = ("fpn", "transformer_encoder")
-POOL_MASKS = ("soft", "hard", "pseudo")
-EMBEDDINGS = ("decoder", "mask_pooled")
 Variables = dict[Any, Any]  # nested dictionaries of arrays
 
 
@@ -40,8 +38,8 @@ class ImageFeatures(NamedTuple):
   Attributes:
     mask_logits: as in `ImageOutputs`.
     query_features: likewise.
-    part_features: [b, k, d], what the picture is embedded from: the queries'
-      again, or those of the regions that stand in for them.
+    part_features: [b, k, d], features of the parts whose mean embeds the
+      picture: the queries, or regions given in their place.
     counts: float32 [b, k], 1 for the parts that the mean counts, else 0.
   """
 
@@ -59,8 +57,8 @@ class ImageOutputs(NamedTuple):
       in evaluation the last layer alone.
     query_features: [b, n, d], what a query is embedded from.
     query_embeddings: float32 [b, n, e], each query projected.
-    part_embeddings: float32 [b, k, e], of what the picture is embedded from:
-      the queries' again, or those of the regions that stand in for them.
+    part_embeddings: float32 [b, k, e], each part projected: the queries, or
+      regions given in their place.
     image_embedding: float32 [b, e], for the contrastive loss.
   """
 
@@ -69,50 +67,6 @@ class ImageOutputs(NamedTuple):
   query_embeddings: Array
   part_embeddings: Array
   image_embedding: Array
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-  if value not in allowed:
-    raise errors.InputError(
-      f"{name}={value!r} is not one of {', '.join(allowed)}"
-    )
-
-
-def _check_ranges(config: Any) -> None:
-  """Raises InputError for sizes, rates and scales that make no network."""
-  sizes = {
-    "model": (
-      "hidden_dim",
-      "mask_dim",
-      "num_queries",
-      "decoder_layers",
-      "num_heads",
-      "ffn_dim",
-      "embed_dim",
-      "proj_hidden",
-    ),
-    "text": ("width", "layers", "num_heads", "context_length"),
-  }
-  if config.model.pixel_decoder == "transformer_encoder":
-    sizes["model"] += ("encoder_layers",)
-  rates = {"model": ("dropout", "drop_path"), "text": ("dropout",)}
-  scales = {"loss": ("init_temperature", "max_logit_scale")}
-  for fields, fits, wanted in (
-    (sizes, lambda x: x >= 1, "at least 1"),
-    (rates, lambda x: 0 <= x < 1, "from 0 to below 1"),
-    (scales, lambda x: x > 0, "over 0"),
-  ):
-    for part, names in fields.items():
-      for name in names:
-        value = config[part][name]
-        if not fits(value):
-          raise errors.InputError(f"{part}.{name}={value}: must be {wanted}")
-
-
-def _weighted_mean(x: Array, weights: Array) -> Array:
-  """Averages [b,n,d] over the n whose weight [b,n] is 1; zeros for none."""
-  total = jnp.maximum(weights.sum(1, keepdims=True), 1)
-  return jnp.einsum("bnd,bn->bd", x, weights) / total
 
 
 class SSeg(nnx.Module):
@@ -126,24 +80,10 @@ class SSeg(nnx.Module):
       rngs: the stream `params`.
 
     Raises:
-      InputError: if a field of `config.model` has an unknown value.
+      InputError: if a field has a value that makes no network (`fields`).
     """
-    c, t = config.model, config.text
-    _check_ranges(config)
-    _one_of("model.pixel_decoder", c.pixel_decoder, PIXEL_DECODERS)
-    _one_of("model.query_embedding", c.query_embedding, EMBEDDINGS)
-    _one_of("model.pool_masks", c.pool_masks, POOL_MASKS)
-    _one_of("model.counted_queries", c.counted_queries, ("all", "owners"))
-    _one_of("model.mean", c.mean, ("before", "after"))
-    _one_of("model.proj_norm", c.proj_norm, ("bn", "ln", "none"))
-    _one_of("model.memory", c.memory, ("res2", "res3", "res4", "res5"))
-    _one_of("dtype", config.dtype, ("bfloat16", "float32"))
-    if c.hidden_dim % c.num_heads:
-      raise errors.InputError(
-        f"model.hidden_dim={c.hidden_dim} is not a multiple of"
-        f" model.num_heads={c.num_heads}"
-      )
-    remat.check(c.remat)
+    fields.check(config)
+    c = config.model
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
     self.backbone = backbones.build(
@@ -153,67 +93,33 @@ class SSeg(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.maskformer = MaskFormer(
-      self.backbone.channels,
-      hidden_dim=c.hidden_dim,
-      mask_dim=c.mask_dim,
-      num_queries=c.num_queries,
-      decoder_layers=c.decoder_layers,
-      num_heads=c.num_heads,
-      ffn_dim=c.ffn_dim,
-      dropout=c.dropout,
-      memory=c.memory,
-      deep_supervision=c.deep_supervision,
-      encoder_layers=(
-        c.encoder_layers if c.pixel_decoder == "transformer_encoder" else 0
-      ),
-      remat=c.remat,
-      dtype=dtype,
-      rngs=rngs,
+    self.maskformer = maskformer.build(
+      c, self.backbone.channels, dtype=dtype, rngs=rngs
     )
-    self.pool_feature = c.pool_feature
     self.regions = config.pseudo_masks.k
-    self.query_embedding = c.query_embedding
-    self.pool_masks = c.pool_masks
-    self.pool_outline = c.pool_outline
-    self.pool_place = c.pool_place
-    self.pool_stride = c.pool_stride
-    self.region_hidden = c.region_hidden
-    self.counted_queries = c.counted_queries
-    self.mean = c.mean
-    self.normalize_queries = c.normalize_queries
-    width = c.hidden_dim
-    if c.query_embedding == "mask_pooled":
-      channels = {
-        **self.backbone.channels,
-        "pixel": c.hidden_dim,
-        "stem": sum(c.stem_widths),
-      }
-      pooled = c.pool_feature.split("+")
-      for level in pooled:
-        _one_of("model.pool_feature", level, tuple(channels))
-      width = sum(channels[level] for level in pooled)
-      width += pooling.OUTLINE_SIZE if c.pool_outline else 0
-      width += pooling.PLACE_SIZE if c.pool_place else 0
-      if "stem" in pooled:
-        if not 1 <= len(c.stem_widths) == len(c.stem_depths) <= 4:
-          raise errors.InputError(
-            f"model.stem_widths={c.stem_widths} and model.stem_depths="
-            f"{c.stem_depths}: give one to four stages, as many in both"
-          )
-        # A config that was read from JSON has lists.
-        self.stem = ConvNet(
-          widths=tuple(c.stem_widths),
-          depths=tuple(c.stem_depths),
-          remat=c.remat,
-          dtype=dtype,
-          rngs=rngs,
-        )
-      if c.region_hidden:
-        self.region = RegionLayer(
-          width, c.region_hidden, dtype=dtype, rngs=rngs
-        )
-        width = c.region_hidden
+    self.embedding = query_embedding.build(config)
+    channels = {
+      **self.backbone.channels,
+      "pixel": c.hidden_dim,
+      "decoder": c.hidden_dim,
+      "stem": sum(c.stem_widths),
+    }
+    width = self.embedding.width(channels)
+    stem: ConvNet | None = None
+    if "stem" in self.embedding.levels:
+      # A config that was read from JSON has lists.
+      stem = ConvNet(
+        widths=tuple(c.stem_widths),
+        depths=tuple(c.stem_depths),
+        remat=c.remat,
+        dtype=dtype,
+        rngs=rngs,
+      )
+    region: RegionLayer | None = None
+    if hidden := self.embedding.region_hidden:
+      region = RegionLayer(width, hidden, dtype=dtype, rngs=rngs)
+      width = hidden
+    self.stem, self.region = stem, region
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -223,18 +129,8 @@ class SSeg(nnx.Module):
       rngs=rngs,
     )
     self.image_projection = projection(width)
-    self.text = TextTower(
-      vocab_size=tokenizer.VOCAB_SIZE,
-      context_length=t.context_length,
-      width=t.width,
-      layers=t.layers,
-      num_heads=t.num_heads,
-      dropout=t.dropout,
-      remat=c.remat,
-      dtype=dtype,
-      rngs=rngs,
-    )
-    self.text_projection = projection(t.width)
+    self.text = text.build(config, dtype=dtype, rngs=rngs)
+    self.text_projection = projection(config.text.width)
     self.logit_scale = nnx.Param(
       jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
     )
@@ -244,25 +140,14 @@ class SSeg(nnx.Module):
     image: Array,
     *,
     train: bool = False,
-    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
-    regions: Float[Array, "b k H W"] | None = None,
-    labels: Int[Array, "b y x"] | None = None,
-    masks_every: int = 1,
+    **how: Any,
   ) -> ImageOutputs:
-    """Gives N masks, an embedding for each, and one for the picture.
+    """Returns n masks, an embedding of each, and one of the picture.
 
-    `image_features`, whose arguments these are, then `embed_image`.
+    Calls `image_features`, which has the same arguments, and `embed_image`.
     """
-    features = self.image_features(
-      image,
-      train=train,
-      rngs=rngs,
-      valid=valid,
-      regions=regions,
-      labels=labels,
-      masks_every=masks_every,
-    )
+    features = self.image_features(image, train=train, valid=valid, **how)
     return self.embed_image(features, train=train, valid=valid)
 
   def image_features(
@@ -276,24 +161,25 @@ class SSeg(nnx.Module):
     labels: Int[Array, "b y x"] | None = None,
     masks_every: int = 1,
   ) -> ImageFeatures:
-    """Gives N masks, and what they and the picture are embedded from.
+    """Returns n masks, and features to embed them and the picture from.
 
-    But for a backbone's batch norm, no picture looks at another.
+    Each picture's result is independent of the others, except through a
+    backbone's batch norm.
 
     Args:
       image: RGB in 0..255, [b, h, w, 3]; sides are multiples of 32.
       train: dropout, batch statistics and the masks of every decoder layer.
-      rngs: of the pictures, where `train`.
+      rngs: of the pictures; needed if `train`.
       valid: the pictures that count for batch statistics; None for all.
-      regions: shares in [0, 1] of each cell of `pool_stride` pixels. With
-        `pool_masks="pseudo"` the picture's embedding is made from them, not
-        from the queries' own masks; empty ones are not counted.
-      labels: regions of the picture, -1 or less for none. The last layer's
-        masks are snapped to them first (`pooling.snap`), and have the finer
-        resolution of both. They stand in for `regions` too.
-      masks_every: of so many pictures only one, the first, gets masks; the
-        outputs with an axis n then have that many rows fewer. Needs `regions`,
-        and a `pool_feature` that does without the backbone.
+      regions: the share, in [0, 1], that each region has of each cell of
+        `pool_stride` pixels. If `query_embedding.by_regions`, the picture is
+        embedded from them and not from the queries; empty ones do not count.
+      labels: regions of the picture as a map, -1 or less for none. The last
+        layer's masks are snapped to them first (`pooling.snap`), at the finer
+        of both resolutions. Used as `regions` too, if those are not given.
+      masks_every: only the first of every so many pictures gets masks. Outputs
+        with an axis n have b / masks_every rows. Needs `regions` and
+        `pool_feature="stem"`.
     """
     h, w = image.shape[1:3]
     if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
@@ -316,43 +202,11 @@ class SSeg(nnx.Module):
     if labels is not None:
       snapped = pooling.snap(logits, labels, self.regions)
       mask_logits = snapped[None]
-    owned = pooling.owned_pixels(logits)
-    if self.query_embedding == "decoder":
-      features = masks.query_features
-    else:
-      maps: dict[str, tuple[Array, ...]]
-      maps = {name: (value,) for name, value in levels.items()}
-      maps["pixel"] = (masks.pixel_features,)
-      words: dict[str, tuple[Array, ...]] = {}  # of all pictures
-      if "stem" in self.pool_feature.split("+"):
-        words["stem"] = tuple(self.stem(pixels).values())
-        maps["stem"] = tuple(value[some] for value in words["stem"])
-      shares = {
-        "soft": lambda: jax.nn.sigmoid(logits),
-        "hard": lambda: owned,
-        "pseudo": lambda: pooling.visible(
-          snapped, (h // self.pool_stride, w // self.pool_stride)
-        ),
-      }[self.pool_masks]()
-      features = self._describe(maps, shares)
-    counts = jnp.ones(owned.shape[:2])  # [b, n]
-    if self.counted_queries == "owners":
-      counts = owned.any((2, 3)).astype(jnp.float32)
-
-    # What the picture is embedded from: queries, or what stands in for them.
-    parts = features
-    by_regions = (
-      self.query_embedding == "mask_pooled" and self.pool_masks == "pseudo"
+    seen = query_embedding.Seen(
+      pixels, labels, levels, masks, logits, snapped, masks_every
     )
-    if by_regions and regions is None and labels is not None:
-      one = labels[:, None] == jnp.arange(self.regions)[None, :, None, None]
-      regions = pooling.region_shares(
-        labels, one.any((2, 3)), (h, w), self.pool_stride
-      )
-    if by_regions and regions is not None:
-      parts = self._describe(maps | words, regions)
-      counts = regions.any((2, 3)).astype(jnp.float32)
-    return ImageFeatures(mask_logits, features, parts, counts)
+    described = self.embedding.features(seen, regions, self.stem, self.region)
+    return ImageFeatures(mask_logits, *described)
 
   def embed_image(
     self,
@@ -361,7 +215,7 @@ class SSeg(nnx.Module):
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
   ) -> ImageOutputs:
-    """Projects what `image_features` gives; `train` and `valid` as there."""
+    """Projects the result of `image_features`; `train` and `valid` as there."""
     queries = features.query_features
     of_parts, pooled = self.embed_parts(
       features.part_features, features.counts, train=train, valid=valid
@@ -382,39 +236,20 @@ class SSeg(nnx.Module):
     """Projects the parts of pictures, and embeds the pictures by their mean.
 
     Args:
-      parts: what a picture is embedded from (`ImageFeatures.part_features`).
+      parts: `ImageFeatures.part_features`.
       counts: 1 for the parts that the mean counts, else 0.
       train: the projection's batch norm takes the batch's statistics.
       valid: the pictures that count for these; None for all.
     """
-    if self.mean == "before":
-      # §3.5: "a single feature … by taking the average", then the projection.
-      # The statistics of a batch norm come from the average, as in GroupViT.
-      mean = _weighted_mean(parts.astype(jnp.float32), counts)
-      pooled = self._project(mean, train=train, valid=valid)
-      return self._project(parts), pooled
-    embedded = self._project(parts, train=train, valid=valid)
-    units = unit(embedded) if self.normalize_queries else embedded
-    return embedded, _weighted_mean(units, counts)
+    return self.embedding.embed(
+      self._project, parts, counts, train=train, valid=valid
+    )
 
-  def _project(self, x: Array, **how: Any) -> Array:
-    return self.image_projection(x, **how).astype(jnp.float32)
-
-  def _describe(
-    self, maps: dict[str, tuple[Array, ...]], shares: Float[Array, "b n H W"]
-  ) -> Float[Array, "b n d"]:
-    """Returns what masks are embedded from: features under them, outlines."""
-    parts = [
-      pooling.pool_under_masks(value, shares)
-      for level in self.pool_feature.split("+")
-      for value in maps[level]
-    ]
-    if self.pool_outline:
-      parts.append(pooling.outline(shares).astype(parts[0].dtype))
-    if self.pool_place:
-      parts.append(pooling.place(shares).astype(parts[0].dtype))
-    described = jnp.concatenate(parts, -1)
-    return self.region(described) if self.region_hidden else described
+  def _project(
+    self, x: Array, *, train: bool = False, valid: Array | None = None
+  ) -> Array:
+    projected = self.image_projection(x, train=train, valid=valid)
+    return projected.astype(jnp.float32)
 
   def encode_text(
     self,
@@ -453,16 +288,16 @@ def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
 def build(
   config: Any, mesh: Mesh | None = None
 ) -> tuple[nnx.GraphDef, Variables, Variables]:
-  """Returns the structure, and shapes in place of parameters and statistics.
+  """Returns the structure, and shapes of the parameters and the statistics.
 
   Args:
     config: fields as in `default_config.py`.
-    mesh: of TPUs, over which batches are split, for kernels that XLA cannot
-      divide among them; None uses none.
+    mesh: TPUs over which batches are split, to use kernels that XLA cannot
+      divide among devices by itself; None uses no such kernel.
   """
   model = nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0)))
   if mesh is not None:
-    swin.use_kernels(model, mesh)
+    swin_attention.use_kernels(model, mesh)
   return split(model)
 
 

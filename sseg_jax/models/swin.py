@@ -1,37 +1,28 @@
 """Swin Transformer in MaskFormer's variant: four maps, any image size.
 
 Source: MaskFormer `mask_former/modeling/backbone/swin.py`. Swin's own code has
-one LayerNorm at the end where this has one for each output, and it drops the
-shift where a map is no larger than a window; here the shift always stays.
+a single LayerNorm at the end; here each output has one. Swin's own code also
+does not shift if the map is no larger than a window; here it always does.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
-from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
+from sseg_jax.models.swin_attention import WindowAttention, linear
 
 PATCH = 4
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
-# What pairs of tokens from different regions add to their logit: large beside
-# logits, finite so that the published networks are matched exactly.
-MASKED = -100.0
 
-# torch's trunc_normal_(std=0.02) cuts at ±2, a hundred deviations out, so it is
-# a plain normal. (JAX's truncated_normal cuts at two deviations.)
-normal_init = nnx.initializers.normal(0.02)
 # torch's default for a convolution, which Swin keeps: uniform, ±fan_in**-0.5.
 patch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -49,161 +40,11 @@ def _layer_norm(dim, dtype, rngs):
   return nnx.LayerNorm(dim, epsilon=EPS, dtype=dtype, rngs=rngs)
 
 
-def _linear(d_in, d_out, dtype, rngs, use_bias=True):
-  return nnx.Linear(
-    d_in,
-    d_out,
-    use_bias=use_bias,
-    kernel_init=normal_init,
-    dtype=dtype,
-    rngs=rngs,
-  )
-
-
-class WindowAttention(nnx.Module):
-  """Self-attention inside windows, with a learned bias per displacement.
-
-  Attributes:
-    mesh: of TPUs, over which windows are split: attends in one kernel on each.
-      None attends in several steps, anywhere.
-  """
-
-  def __init__(
-    self,
-    dim: int,
-    num_heads: int,
-    window: int,
-    *,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-  ):
-    self.num_heads = num_heads
-    self.window = window
-    self.dtype = dtype
-    self.mesh: Mesh | None = None
-    self.qkv = _linear(dim, 3 * dim, dtype, rngs)
-    self.out = _linear(dim, dim, dtype, rngs)
-    self.relative_position_bias = nnx.Param(
-      normal_init(rngs.params(), ((2 * window - 1) ** 2, num_heads))
-    )
-
-  def __call__(
-    self,
-    x: Float[Array, "m t d"],
-    regions: Int[np.ndarray, "n t"] | None = None,
-  ) -> Float[Array, "m t d"]:
-    """Attends within windows; m = b·n, and `regions` is one map's n windows."""
-    qkv, table = self.qkv(x), self.relative_position_bias[...]
-    mesh = self.mesh
-    if mesh is not None and _has_whole_maps(mesh, len(x), regions):
-      # Each device attends in its own windows, and nothing is exchanged.
-      rows = PartitionSpec(mesh.axis_names)
-      attend = jax.shard_map(
-        functools.partial(self._attend_in_kernel, regions=regions),
-        mesh=mesh,
-        in_specs=(rows, PartitionSpec()),
-        out_specs=rows,
-        check_vma=False,  # a Pallas kernel does not tell
-      )
-      return self.out(attend(qkv, table))
-    return self.out(self._attend(qkv, table, regions))
-
-  def _attend(self, qkv, table, regions):
-    m, t, _ = qkv.shape
-    # Cut before the heads are: with them a TPU pads each to whole tiles.
-    q, k, v = (
-      part.reshape(m, t, self.num_heads, -1)
-      for part in jnp.split(qkv, 3, axis=-1)
-    )
-    bias = self._bias(table)[None]
-    if regions is not None:
-      bias = bias + _mask(regions)[:, None]  # [n, h, t, t]
-    if flash.on_cuda():
-      # cuBLAS's own alignment, once instead of around each product.
-      ends = (0, -t % 8)
-      q, k, v = (jnp.pad(x, ((0, 0), ends, (0, 0), (0, 0))) for x in (q, k, v))
-      bias = jnp.pad(bias, ((0, 0), (0, 0), ends, (0, 0)))
-      bias = jnp.pad(
-        bias, ((0, 0), (0, 0), (0, 0), ends), constant_values=MASKED
-      )
-    return _mix(q, k, v, bias)[:, :t].reshape(m, t, -1)
-
-  def _attend_in_kernel(self, qkv, table, *, regions):
-    # Here, since Pallas takes a while to import.
-    from sseg_jax.models.kernels import window_attention
-
-    kinds, kind_of = None, None
-    if regions is not None:
-      kinds, kind_of = np.unique(_mask(regions), axis=0, return_inverse=True)
-    return window_attention.attend(qkv, self._bias(table), kinds, kind_of)
-
-  def _bias(self, table):
-    index = windows.relative_position_index(self.window)
-    return jnp.moveaxis(table[index], -1, 0)  # [h, t, t]
-
-
-@jax.custom_vjp
-def _mix(
-  q: Float[Array, "m t h c"],
-  k: Float[Array, "m t h c"],
-  v: Float[Array, "m t h c"],
-  bias: Float[Array, "n h t t"],
-) -> Float[Array, "m t h c"]:
-  """Attends in each window, of which every n have the `bias` [n, h, t, t].
-
-  Logits and softmax are float32 whatever the type of the products. The gradient
-  is written down, since JAX's own would keep float32 logits, and take products
-  with them in float32.
-  """
-  return _mix_fwd(q, k, v, bias)[0]
-
-
-def _mix_fwd(q, k, v, bias):
-  logits = jnp.einsum(
-    "mqhc,mkhc->mhqk", q, k, preferred_element_type=jnp.float32
-  )
-  logits = _in_maps(logits * q.shape[-1] ** -0.5, bias) + bias[None]
-  weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-  weights = weights.reshape(-1, *weights.shape[2:])
-  mixed = jnp.einsum("mhqk,mkhc->mqhc", weights, v)
-  return mixed, (q, k, v, bias, weights)
-
-
-def _mix_bwd(saved, gradient):
-  q, k, v, bias, weights = saved
-  d_v = jnp.einsum("mhqk,mqhc->mkhc", weights, gradient)
-  d_weights = jnp.einsum("mqhc,mkhc->mhqk", gradient, v).astype(jnp.float32)
-  total = (weights * d_weights).sum(-1, keepdims=True)
-  d_logits = weights * (d_weights - total)
-  d_bias = _in_maps(d_logits, bias).sum(0)
-  d_logits = (d_logits * q.shape[-1] ** -0.5).astype(q.dtype)
-  d_q = jnp.einsum("mhqk,mkhc->mqhc", d_logits, k)
-  d_k = jnp.einsum("mhqk,mqhc->mkhc", d_logits, q)
-  return d_q, d_k, d_v, d_bias
-
-
-_mix.defvjp(_mix_fwd, _mix_bwd)
-
-
-def _in_maps(x: Array, bias: Array) -> Float[Array, "b n h t t"]:
-  return x.reshape(-1, *bias.shape)
-
-
-def _has_whole_maps(
-  mesh: Mesh, m: int, regions: Int[np.ndarray, "n t"] | None
-) -> bool:
-  """Whether m windows are split so that each device's begin with a map."""
-  maps = 1 if regions is None else len(regions)
-  return m % (mesh.size * maps) == 0
-
-
-def _mask(regions: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t t"]:
-  apart = regions[:, :, None] != regions[:, None, :]
-  return np.where(apart, MASKED, 0.0).astype(np.float32)
-
-
 class SwinBlock(nnx.Module):
-  """Pre-norm window attention and MLP; `shift` rolls the map before the cut."""
+  """Pre-norm window attention and MLP.
+
+  With `shift` the map is rolled by so many tokens before it is cut.
+  """
 
   def __init__(
     self,
@@ -225,8 +66,8 @@ class SwinBlock(nnx.Module):
       dim, num_heads, window, dtype=dtype, rngs=rngs
     )
     self.norm2 = _layer_norm(dim, dtype, rngs)
-    self.mlp_in = _linear(dim, hidden, dtype, rngs)
-    self.mlp_out = _linear(hidden, dim, dtype, rngs)
+    self.mlp_in = linear(dim, hidden, dtype, rngs)
+    self.mlp_out = linear(hidden, dim, dtype, rngs)
     self.drop_path = DropPath(drop_path)
 
   def __call__(
@@ -247,8 +88,8 @@ class SwinBlock(nnx.Module):
 
   def _attend(self, x):
     _, h, w, _ = x.shape
-    # Padded after the norm, so that padding is zero; it is attended to like any
-    # token, as in the published networks.
+    # Padded after the norm, so that the padding is zero. Tokens attend to it as
+    # to any other token, as in the published networks.
     x = windows.pad_to_multiple(x, self.window)
     _, padded_h, padded_w, _ = x.shape
     regions = None
@@ -269,14 +110,14 @@ class PatchMerging(nnx.Module):
 
   def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
     self.norm = _layer_norm(4 * dim, dtype, rngs)
-    self.reduction = _linear(4 * dim, 2 * dim, dtype, rngs, use_bias=False)
+    self.reduction = linear(4 * dim, 2 * dim, dtype, rngs, use_bias=False)
 
   def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 e"]:
     """Joins each 2×2 neighbourhood; e = 2d, sides are rounded up."""
     x = windows.pad_to_multiple(x, 2)
     b, h, w, d = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, d)
-    # Channels of the 2×2 neighbours column by column, the published order.
+    # The 2×2 neighbours' channels follow column by column, as published.
     x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * d)
     return self.reduction(self.norm(x))
 
@@ -291,7 +132,7 @@ class Swin(nnx.Module):
     window: side of the attention windows, in tokens.
     mlp_ratio: width of a block's MLP over the block's own.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
-    remat: what is kept of a block (`remat.POLICIES`).
+    remat: what is stored of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -391,13 +232,3 @@ class Swin(nnx.Module):
         x = remat.run(self.remat, block, x, train=train, rngs=rngs)
       outputs[f"res{i + 2}"] = norm(x)
     return outputs
-
-
-def use_kernels(model: nnx.Module, mesh: Mesh) -> None:
-  """Makes every window attention in `model` one kernel on each TPU of `mesh`.
-
-  Batches must be split over all axes of the mesh.
-  """
-  for _, module in nnx.iter_modules(model):
-    if isinstance(module, WindowAttention):
-      module.mesh = mesh

@@ -1,4 +1,4 @@
-"""Tensors of a file, to be renamed, joined and checked before they are used."""
+"""Renames, joins and checks the tensors of a file before they are used."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ Rules = Iterable[tuple[str, str | Callable[[re.Match], str]]]
 
 
 def renamed(name: str, rules: Rules) -> str:
-  """Returns `name` after all (pattern, replacement), one after the other."""
+  """Returns `name` after each (pattern, replacement) was applied, in order."""
   for pattern, replacement in rules:
     name = re.sub(pattern, replacement, name)
   return name
@@ -20,16 +20,17 @@ def renamed(name: str, rules: Rules) -> str:
 def join_qkv(
   arrays: Mapping[str, np.ndarray], parts: str, place: object
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays with queries, keys and values of each layer in one.
+  """Joins the queries, keys and values of each layer in one array.
 
   Args:
-    arrays: by name; left alone.
-    parts: what stands before q, k and v in a name, as ".attn.": from
-      "x.attn.q.bias" and its two siblings becomes "x.attn.qkv.bias".
-    place: for messages.
+    arrays: by name; not changed.
+    parts: what stands before q, k and v in a name, as ".attn.". For example
+      "x.attn.q.bias", "x.attn.k.bias" and "x.attn.v.bias" become
+      "x.attn.qkv.bias".
+    place: the file, for messages.
 
   Raises:
-    InputError: where one of the three is missing or of another shape.
+    InputError: if one of the three is missing or has another shape.
   """
   arrays = dict(arrays)
   for name in [n for n in arrays if f"{parts}q." in n]:

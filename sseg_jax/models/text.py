@@ -4,12 +4,15 @@ CLIP's text transformer at GroupViT's size (`models/transformer.py` there),
 which equals the paper's "12 layers, hidden dimension 256", from scratch.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sseg_jax import tokenizer
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
@@ -55,7 +58,8 @@ class CausalAttention(nnx.Module):
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
     """Returns the attended values after the output projection."""
     b, length, d = x.shape
-    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    # Queries, keys and values are split before heads are: a TPU pads an array
+    # of heads to whole tiles.
     q, k, v = (
       part.reshape(b, length, self.num_heads, -1)
       for part in jnp.split(self.qkv(x), 3, axis=-1)
@@ -86,7 +90,8 @@ class TextBlock(nnx.Module):
     rngs: nnx.Rngs,
   ):
     normal = nnx.initializers.normal
-    # Branches that end in the residual stream start smaller with depth (GPT-2).
+    # The more layers, the smaller the initial weights of what is added to the
+    # residual stream (GPT-2).
     out_std = width**-0.5 * (2 * layers) ** -0.5
     self.norm1 = nnx.LayerNorm(width, epsilon=EPS, dtype=dtype, rngs=rngs)
     self.attention = CausalAttention(
@@ -117,7 +122,7 @@ class TextBlock(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b l d"]:
-    """Adds both branches to the stream; `train` applies dropout to them."""
+    """Adds both branches; `train` applies dropout to them."""
 
     def drop(y):
       return self.dropout(y, deterministic=not train, rngs=rngs)
@@ -130,13 +135,13 @@ class TextTower(nnx.Module):
   """Transformer over token ids; its feature at the end token is the text's.
 
   Args:
-    vocab_size: number of token ids, of which the end token is the largest.
-    context_length: longest text the positions reach.
+    vocab_size: number of token ids; the largest is the end token.
+    context_length: tokens of the longest text.
     width: of the residual stream, a multiple of `num_heads`.
     layers: number of blocks.
     num_heads: of each attention.
     dropout: rate on both branches of each block in training (CLIP uses none).
-    remat: what is kept of a block (`remat.POLICIES`).
+    remat: what is stored of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
@@ -212,3 +217,19 @@ class TextTower(nnx.Module):
     # The final norm works on each token alone, so one token is enough.
     x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
     return self.norm(x)
+
+
+def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
+  """Builds the tower of `config.text`; `dtype` is that of the products."""
+  t = config.text
+  return TextTower(
+    vocab_size=tokenizer.VOCAB_SIZE,
+    context_length=t.context_length,
+    width=t.width,
+    layers=t.layers,
+    num_heads=t.num_heads,
+    dropout=t.dropout,
+    remat=config.model.remat,
+    dtype=dtype,
+    rngs=rngs,
+  )

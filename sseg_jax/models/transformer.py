@@ -42,7 +42,7 @@ def sine_positions(height: int, width: int, dim: int) -> np.ndarray:
 
 
 class Attention(nnx.Module):
-  """Multi-head attention with its own inputs for query, key and value."""
+  """Multi-head attention with separate inputs for query, key and value."""
 
   def __init__(
     self,
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
-    """Mixes the values for each query; `train` drops weights."""
+    """Mixes the values for each query; `train` applies dropout to weights."""
 
     def heads(x):
       return x.reshape(*x.shape[:2], self.num_heads, -1)
@@ -85,6 +85,16 @@ class Attention(nnx.Module):
     weights = self.dropout(weights, deterministic=not train, rngs=rngs)
     mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), heads(v))
     return self.out(mixed.reshape(query.shape))
+
+
+def _layer_norm(dim, dtype, rngs):
+  return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+
+def _linear(d_in, d_out, dtype, rngs):
+  return nnx.Linear(
+    d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
+  )
 
 
 class EncoderLayer(nnx.Module):
@@ -100,17 +110,10 @@ class EncoderLayer(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    def norm():
-      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-    def linear(d_in, d_out):
-      return nnx.Linear(
-        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
-      )
-
     self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
-    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
-    self.norms = nnx.List([norm(), norm()])
+    self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
+    self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
+    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(2))
     self.dropout = Dropout(dropout)
 
   def __call__(
@@ -121,7 +124,7 @@ class EncoderLayer(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b m d"]:
-    """Updates the cells `x` from each other."""
+    """Lets the cells `x` attend to each other."""
 
     def drop(y):
       return self.dropout(y, deterministic=not train, rngs=rngs)
@@ -149,17 +152,10 @@ class DecoderLayer(nnx.Module):
     def attention():
       return Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
 
-    def norm():
-      return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-    def linear(d_in, d_out):
-      return nnx.Linear(
-        d_in, d_out, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs
-      )
-
     self.self_attention, self.cross_attention = attention(), attention()
-    self.fc1, self.fc2 = linear(dim, ffn_dim), linear(ffn_dim, dim)
-    self.norms = nnx.List([norm(), norm(), norm()])
+    self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
+    self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
+    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(3))
     self.dropout = Dropout(dropout)
 
   def __call__(
@@ -172,12 +168,12 @@ class DecoderLayer(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
-    """Updates the queries `x` from each other and from the memory."""
+    """Lets the queries `x` attend to each other and to the memory."""
 
     def drop(y):
       return self.dropout(y, deterministic=not train, rngs=rngs)
 
-    # Positions go to queries and keys, never to values.
+    # Positions are added to queries and keys, never to values.
     q = x + query_positions
     y = self.self_attention(q, q, x, train=train, rngs=rngs)
     x = self.norms[0](x + drop(y))

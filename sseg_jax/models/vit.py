@@ -1,8 +1,8 @@
-"""Vision transformers of the DINO family: frozen sources of patch tokens.
+"""Vision transformers of the DINO family, whose patch tokens others use.
 
 DINO, DINOv2 (LayerScale, optionally registers), supervised ViTs and MAE's
-encoder are one network with a few switches. On a first read, go straight to
-`ViT.features`.
+encoder are the same network with a few switches. On a first read, go straight
+to `ViT.features`.
 
 Source: facebookresearch/dino `vision_transformer.py`, facebookresearch/dinov2
 `dinov2/models/vision_transformer.py`.
@@ -14,18 +14,18 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.errors import InputError
 from sseg_jax.models import positions, remat
+from sseg_jax.models.attention import attend
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
 
-# What can be read off a block: its output after the final norm, or a part of
-# its attention's input, heads side by side.
+# What can be read from a block: its output after the final norm, or a part of
+# its attention's input, with the heads side by side.
 FEATURES = ("tokens", "queries", "keys", "values")
 
 _SMALL: dict[str, Any] = dict(width=384, depth=12, num_heads=6)
@@ -103,7 +103,7 @@ class Block(nnx.Module):
     train: bool = False,
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b t d"]:
-    """Adds both branches, which `train` drops for whole pictures."""
+    """Adds both branches; `train` drops them for some whole pictures."""
 
     def drop(y):
       return self.drop_path(y, deterministic=not train, rngs=rngs)
@@ -112,7 +112,8 @@ class Block(nnx.Module):
     y = self.norm1(x)
     if self.flash:
       y = flash.pad(y)
-    # Cut before the heads are: with them a TPU pads each to whole tiles.
+    # Queries, keys and values are split before heads are: a TPU pads an array
+    # of heads to whole tiles.
     q, k, v = (
       part.reshape(*part.shape[:2], self.num_heads, -1)
       for part in self._queries_keys_values(y)
@@ -127,8 +128,7 @@ class Block(nnx.Module):
     d = y.shape[-1]
     if not flash.has_cudnn(y.dtype, d // self.num_heads):
       return jnp.split(self.qkv(y), 3, axis=-1)
-    # cuDNN's kernel takes each in an array of its own: three products make
-    # them, and nothing is copied.
+    # cuDNN's kernel takes three arrays; three products make them, uncopied.
     kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
     return [
       jnp.dot(y, kernel[:, i : i + d].astype(y.dtype))
@@ -142,44 +142,6 @@ class Block(nnx.Module):
     """Returns "queries", "keys" or "values" of all heads, side by side."""
     i = FEATURES.index(part) - 1
     return jnp.split(self.qkv(self.norm1(x)), 3, axis=-1)[i]
-
-
-def attend(
-  q: Float[Array, "b t h c"],
-  k: Float[Array, "b t h c"],
-  v: Float[Array, "b t h c"],
-) -> Float[Array, "b t h c"]:
-  """Attends over all tokens, head by head: in one kernel on CUDA GPUs."""
-  if flash.has_cudnn(q.dtype, q.shape[-1]):
-    return lax.platform_dependent(
-      q, k, v, cuda=flash.attend_by_cudnn, default=attend_in_steps
-    )
-  return attend_in_steps(q, k, v)
-
-
-def attend_in_steps(
-  q: Float[Array, "b t h c"],
-  k: Float[Array, "b t h c"],
-  v: Float[Array, "b t h c"],
-) -> Float[Array, "b t h c"]:
-  """Attends over all tokens, head by head, in few passes over memory.
-
-  Softmax is in float32, on logits kept in the type of the input and normalised
-  after the product with the values: in bfloat16 on a TPU less than half the
-  bytes of `jax.nn.dot_product_attention`, and bytes are what bounds it. See
-  `flash.attend` for less still.
-  """
-  logits = jnp.einsum("bqhc,bkhc->bhqk", q * q.shape[-1] ** -0.5, k)
-  top = logits.max(-1, keepdims=True).astype(jnp.float32)
-  weights = jnp.exp(logits.astype(jnp.float32) - top)
-  total = jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]  # [b, t, h, 1]
-  mixed = jnp.einsum(
-    "bhqk,bkhc->bqhc",
-    weights.astype(v.dtype),
-    v,
-    preferred_element_type=jnp.float32,
-  )
-  return (mixed / total).astype(q.dtype)
 
 
 def _scaled(x: Array, scale: nnx.Param | None) -> Array:
@@ -199,16 +161,18 @@ class ViT(nnx.Module):
     grid: side of the table of positions, in patches.
     mlp_ratio: width of a block's MLP over the block's own.
     layer_scale: a learned factor per channel on every branch (DINOv2).
-    registers: extra tokens after the class token, without position.
+    registers: number of extra tokens after the class token; they have no
+      position.
     position_rule: how the table is resized; see `positions`.
     epsilon: of every LayerNorm; 1e-6 in the originals.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
-    remat: what `__call__` keeps of a block for the gradient (`remat.POLICIES`).
+    remat: what `__call__` stores of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
 
   Raises:
-    InputError: if heads do not divide the width or there is no such rule.
+    InputError: if `num_heads` does not divide `width`, or the rule does not
+      exist.
   """
 
   def __init__(
@@ -301,11 +265,11 @@ class ViT(nnx.Module):
     image: Float[Array, "b h w 3"],
     parts: Sequence[tuple[str, int]] = (("tokens", -1),),
   ) -> list[Float[Array, "b t d"]]:
-    """Returns what some blocks hold; nothing above the last one is computed.
+    """Returns features of some blocks; the blocks after them are not computed.
 
     Args:
       image: normalised pictures; sides are multiples of the patch.
-      parts: kind and layer of each result. The kind is "tokens", a block's
+      parts: kind and layer of each result. A kind is "tokens", a block's
         output after the final norm (what DINO's `get_intermediate_layers`
         gives), or "queries", "keys" or "values" of its attention; layer -1 is
         the last.
@@ -314,8 +278,8 @@ class ViT(nnx.Module):
       One array a part: class token, registers, then patches row by row.
 
     Raises:
-      InputError: for sides the patch does not divide, and for a layer or a kind
-        that does not exist.
+      InputError: if the patch does not divide a side, or a layer or a kind
+        does not exist.
     """
     for kind, layer in parts:
       if kind not in FEATURES:
@@ -328,7 +292,7 @@ class ViT(nnx.Module):
           " negative ones count from the end"
         )
     wanted = [(kind, layer % self.depth) for kind, layer in parts]
-    # Of the last block only what is asked for.
+    # Of the last block, only what is asked for is computed.
     last = max(layer + (kind == "tokens") for kind, layer in wanted)
     found = {}
     x = self.embed(image)
@@ -344,7 +308,7 @@ class ViT(nnx.Module):
     return [found[part] for part in wanted]
 
   def use_flash_attention(self) -> None:
-    """Attends in one kernel, for TPUs and without gradients alone."""
+    """Attends in one kernel from now on; on TPUs only, without gradients."""
     for block in self.blocks:
       block.flash = True
 

@@ -3,8 +3,8 @@
 The levels are those of ViTDet's simple feature pyramid (Li et al. 2022,
 detectron2 projects/ViTDet, modeling/backbone/vit.py): stride 4 by two
 transposed convolutions of the tokens at stride 16, stride 8 by one, 16 by none,
-and 32 by the largest of four. ViTDet's output convolutions are left to the
-pixel decoder, which has its own.
+and 32 by max pooling. ViTDet's output convolutions are left out, since the
+pixel decoder has its own.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""From a file's arrays to the parameters of a `ViT`, whoever named them.
+"""Converts the arrays of a file to the parameters of a `ViT`.
 
-Understood are the names of the original code (DINO, DINOv2, DeiT, MAE) and
-those of transformers, old and new, with queries, keys and values apart.
+The file may have the names of the original code (DINO, DINOv2, DeiT, MAE) or of
+transformers, old or new, where queries, keys and values are separate.
 """
 
 import math
@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
-from sseg_jax.models import tensors, weights
+from sseg_jax.models import published, tensors, weights
 from sseg_jax.models.vit import VIT_SIZES, ViT
 
 _HEAD_DIM = 64  # of every published network
@@ -42,8 +42,8 @@ _RENAMES = (
   (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
   (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
-# What only training or classifying needs: heads, DINOv2's token for masked
-# patches, MAE's decoder.
+# Tensors that only training or classifying needs: heads, DINOv2's token for
+# masked patches, MAE's decoder.
 _UNUSED = re.compile(r"^(head|pooler|classifier|mask_token|decoder)")
 
 # Ours -> DINO's, inside a block and at the top.
@@ -65,14 +65,14 @@ def load(
   file_rule: str | None = None,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[nnx.GraphDef, dict]:
-  """Loads a published network, or a file whose shapes tell the network.
+  """Loads a published network, or a file, whose shapes give the sizes.
 
   Args:
-    source: a key of `weights.PUBLISHED`, or the path of a file.
+    source: a key of `published.PUBLISHED`, or the path of a file.
     num_heads: None for the published number, one per 64 features.
     position_rule: one of `positions.RULES`; None for the published one. A file
       gets `file_rule`, else "dino", or "antialias" if there are registers.
-    file_rule: None, or the position rule of files that do not tell.
+    file_rule: the position rule of a file if `position_rule` is None.
     dtype: of the products.
 
   Returns:
@@ -84,7 +84,7 @@ def load(
   """
   path = weights.locate(source, VIT_SIZES)
   arrays = rename(weights.read_arrays(path), path)
-  if str(source) in weights.PUBLISHED:
+  if str(source) in published.PUBLISHED:
     sizes = sizes_of(source)
   else:
     sizes = infer_sizes(arrays, path)
@@ -97,11 +97,11 @@ def load(
 
 
 def rounded(params: Any, dtype: DTypeLike) -> Any:
-  """Returns frozen parameters with those of the products in their type.
+  """Returns frozen parameters, those of matrix products in the type `dtype`.
 
-  Linear layers and the convolution round them at each use anyway: the network
-  gives the same, from half the memory in halves. Norms stay float32. Takes
-  shapes as well.
+  Linear layers and the convolution convert them at each use anyway, so the
+  network gives the same, and 16-bit parameters need half the memory. Norms stay
+  float32. `params` may be shapes.
   """
 
   def one(path: Any, x: Any) -> Any:
@@ -118,12 +118,12 @@ def rounded(params: Any, dtype: DTypeLike) -> Any:
 def sizes_of(source: str | os.PathLike) -> dict[str, Any]:
   """Returns the arguments of `ViT` for a source of `load`.
 
-  Published weights are not downloaded; a file is read. InputError for
-  published weights of something that is no `ViT`.
+  Published weights are not downloaded; a file is read. Raises InputError if the
+  published weights are not those of a `ViT`.
   """
-  if str(source) in weights.PUBLISHED:
-    weights.check_network(str(source), VIT_SIZES)
-    return dict(VIT_SIZES[weights.PUBLISHED[str(source)].network])
+  if str(source) in published.PUBLISHED:
+    published.check_network(str(source), VIT_SIZES)
+    return dict(VIT_SIZES[published.PUBLISHED[str(source)].network])
   path = Path(source)
   return infer_sizes(rename(weights.read_arrays(path), path), path)
 
@@ -136,11 +136,11 @@ def abstract(
   num_heads: int | None = None,
   dtype: DTypeLike = jnp.float32,
 ) -> tuple[nnx.GraphDef, dict]:
-  """Returns what `load` does, with shapes in place of arrays."""
+  """Returns the same as `load`, with shapes in place of arrays."""
   sizes = sizes_of(source)
   if num_heads:
     sizes["num_heads"] = num_heads
-  if str(source) not in weights.PUBLISHED:
+  if str(source) not in published.PUBLISHED:
     position_rule = position_rule or file_rule
   if position_rule:
     sizes["position_rule"] = position_rule
@@ -159,7 +159,7 @@ def build(
 def rename(
   arrays: Mapping[str, np.ndarray], place: object
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays under DINO's names, without those no `ViT` uses."""
+  """Renames arrays to DINO's names, and leaves out what no `ViT` uses."""
   renamed = {}
   for name, array in arrays.items():
     name = tensors.renamed(name, _RENAMES)
@@ -171,7 +171,7 @@ def rename(
 def infer_sizes(
   arrays: Mapping[str, np.ndarray], place: object
 ) -> dict[str, Any]:
-  """Reads the arguments of `ViT` off the shapes; see `load`."""
+  """Returns the arguments of `ViT` that fit the shapes; see `load`."""
   for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
     if name not in arrays:
       raise InputError(
@@ -202,7 +202,7 @@ def infer_sizes(
       f"{place}: pos_embed has {cells} cells, which is no square; only square"
       " tables are supported"
     )
-  # What else is left over, `convert` tells.
+  # `convert` reports other tensors that are left over.
   blocks = [
     int(n) for n in re.findall(r"(?m)^blocks\.(\d+)\.", "\n".join(arrays))
   ]
@@ -227,8 +227,8 @@ def convert(
 ) -> dict:
   """Returns the parameters of `ViT(**sizes)` from arrays under DINO's names.
 
-  Every array must be there, be used, and have the right shape; otherwise an
-  InputError tells which is not, and where (`place`).
+  Raises InputError, which names the array and `place`, if an array is missing,
+  left over or of another shape.
   """
   expected = _expected(sizes)
   shapes = {name: shape for name, (shape, _) in expected.items()}
@@ -252,7 +252,7 @@ def convert(
 def _expected(
   sizes: Mapping[str, Any],
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-  """DINO's name -> (shape there, our name)."""
+  """Returns, by DINO's name, the shape in the file and our name."""
   shapes = named_arrays.flat(build(sizes)[1])
   table: dict[str, tuple[tuple[int, ...], str]] = {}
   width, registers = sizes["width"], sizes.get("registers", 0)

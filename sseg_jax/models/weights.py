@@ -1,11 +1,10 @@
-"""Files of published weights: a registry, a cache, and readers.
+"""Files of weights: downloads them once, checks their hashes, reads them.
 
-No file is ever unpickled: `.safetensors` and `.npz` hold arrays alone, and a
-`.pth` goes through PyTorch's `weights_only` loading.
+No file is ever unpickled: `.safetensors` and `.npz` hold only arrays, and a
+`.pth` is read with PyTorch's `weights_only`.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import http.client
 import os
@@ -19,6 +18,7 @@ from absl import logging
 
 from sseg_jax import files
 from sseg_jax.errors import InputError
+from sseg_jax.models import published
 
 try:
   import fcntl
@@ -27,219 +27,16 @@ except ImportError:  # not on Windows
 
 CACHE_VARIABLE = "SSEG_JAX_CACHE"
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
-# Where training checkpoints keep the network among other things, best first.
+# Keys under which training checkpoints hold the network, best first.
 _INSIDE = ("teacher", "model", "state_dict")
 _CHUNK = 1 << 20
 _TIMEOUT = 60  # seconds without a byte
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-  """A file of weights somebody published.
-
-  Attributes:
-    url: where it lies.
-    network: a key of `vit.VIT_SIZES`, or what `pretrained.py` knows.
-    megabytes: its size, roughly; to be told before a download.
-    license: of the weights, as their authors state it.
-    sha256: or its beginning; "" where the authors give none. Either way the
-      hash of the first download is kept beside the file and checked at every
-      use.
-    file: its name in the cache; "" for the one in the address.
-  """
-
-  url: str
-  network: str
-  megabytes: int
-  license: str
-  sha256: str = ""
-  file: str = ""
-
-
-_META = "https://dl.fbaipublicfiles.com"
-_SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
-_TORCHVISION = "https://download.pytorch.org/models"
-_HUB = "https://huggingface.co"
-PUBLISHED: dict[str, Published] = {
-  "dino_vits8": Published(
-    f"{_META}/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
-    "dino_vits8",
-    87,
-    "Apache-2.0",
-  ),
-  # Another training of the same network, behind DINO's own figures.
-  "dino_vits8_300ep": Published(
-    f"{_META}/dino/dino_deitsmall8_300ep_pretrain/"
-    "dino_deitsmall8_300ep_pretrain.pth",
-    "dino_vits8",
-    87,
-    "Apache-2.0",
-  ),
-  "dino_vits16": Published(
-    f"{_META}/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
-    "dino_vits16",
-    87,
-    "Apache-2.0",
-  ),
-  "dino_vitb8": Published(
-    f"{_META}/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
-    "dino_vitb8",
-    343,
-    "Apache-2.0",
-  ),
-  "dino_vitb16": Published(
-    f"{_META}/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-    "dino_vitb16",
-    343,
-    "Apache-2.0",
-  ),
-  "dinov2_vits14": Published(
-    f"{_META}/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
-    "dinov2_vits14",
-    88,
-    "Apache-2.0",
-  ),
-  "dinov2_vitb14": Published(
-    f"{_META}/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
-    "dinov2_vitb14",
-    346,
-    "Apache-2.0",
-  ),
-  "dinov2_vits14_reg": Published(
-    f"{_META}/dinov2/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth",
-    "dinov2_vits14_reg",
-    88,
-    "Apache-2.0",
-  ),
-  "dinov2_vitb14_reg": Published(
-    f"{_META}/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
-    "dinov2_vitb14_reg",
-    346,
-    "Apache-2.0",
-  ),
-  # Supervised on ImageNet-1k. The beginning of the hash is in the name.
-  "deit_s16": Published(
-    f"{_META}/deit/deit_small_patch16_224-cd65a155.pth",
-    "deit_s16",
-    88,
-    "Apache-2.0",
-    "cd65a155",
-  ),
-  "deit_b16": Published(
-    f"{_META}/deit/deit_base_patch16_224-b5f2ef4d.pth",
-    "deit_b16",
-    346,
-    "Apache-2.0",
-    "b5f2ef4d",
-  ),
-  "mae_vitb16": Published(
-    f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth",
-    "mae_vitb16",
-    343,
-    "CC-BY-NC-4.0",
-  ),
-  # What follows is for the networks that are trained. Swin, supervised on
-  # ImageNet-1k, or on 22k where the name says so.
-  "swin_t": Published(
-    f"{_SWIN}/swin_tiny_patch4_window7_224.pth", "swin_t", 114, "MIT"
-  ),
-  "swin_s": Published(
-    f"{_SWIN}/swin_small_patch4_window7_224.pth", "swin_s", 200, "MIT"
-  ),
-  "swin_b": Published(
-    f"{_SWIN}/swin_base_patch4_window7_224.pth", "swin_b", 353, "MIT"
-  ),
-  "swin_b_22k": Published(
-    f"{_SWIN}/swin_base_patch4_window7_224_22k.pth", "swin_b", 438, "MIT"
-  ),
-  "swin_l_22k": Published(
-    f"{_SWIN}/swin_large_patch4_window7_224_22k.pth", "swin_l", 920, "MIT"
-  ),
-  # Supervised on ImageNet-1k, by torchvision's first and second recipe.
-  "resnet50": Published(
-    f"{_TORCHVISION}/resnet50-0676ba61.pth",
-    "resnet50",
-    103,
-    "BSD-3-Clause",
-    "0676ba61",
-  ),
-  "resnet50_v2": Published(
-    f"{_TORCHVISION}/resnet50-11ad3fa6.pth",
-    "resnet50",
-    103,
-    "BSD-3-Clause",
-    "11ad3fa6",
-  ),
-  "resnet101": Published(
-    f"{_TORCHVISION}/resnet101-63fe2227.pth",
-    "resnet101",
-    179,
-    "BSD-3-Clause",
-    "63fe2227",
-  ),
-  "resnet101_v2": Published(
-    f"{_TORCHVISION}/resnet101-cd907fc2.pth",
-    "resnet101",
-    179,
-    "BSD-3-Clause",
-    "cd907fc2",
-  ),
-  # MaskFormer, taught with ADE20K's masks: 100 queries.
-  "maskformer_swin_t": Published(
-    f"{_HUB}/facebook/maskformer-swin-tiny-ade/resolve/main/pytorch_model.bin",
-    "maskformer/swin_t",
-    168,
-    "CC-BY-NC-4.0",
-    file="maskformer-swin-tiny-ade.bin",
-  ),
-  "maskformer_swin_s": Published(
-    f"{_HUB}/facebook/maskformer-swin-small-ade/resolve/main/pytorch_model.bin",
-    "maskformer/swin_s",
-    254,
-    "CC-BY-NC-4.0",
-    file="maskformer-swin-small-ade.bin",
-  ),
-  # Text towers, of networks learned from image-text pairs as well.
-  "groupvit_gcc_yfcc": Published(
-    f"{_HUB}/nvidia/groupvit-gcc-yfcc/resolve/main/pytorch_model.bin",
-    "text",
-    224,
-    "NVIDIA Source Code License for GroupViT (no commercial use)",
-    file="groupvit-gcc-yfcc.bin",
-  ),
-  "clip_vitb32": Published(
-    f"{_HUB}/openai/clip-vit-base-patch32/resolve/main/pytorch_model.bin",
-    "text",
-    606,
-    "MIT",
-    file="clip-vit-base-patch32.bin",
-  ),
-}
-
-
 def cache_folder() -> Path:
-  """Folder of downloads: `$SSEG_JAX_CACHE`, else below `~/.cache`."""
+  """Returns `$SSEG_JAX_CACHE`, or `~/.cache/sseg_jax`: where downloads go."""
   given = os.environ.get(CACHE_VARIABLE)
   return Path(given) if given else Path.home() / ".cache" / "sseg_jax"
-
-
-def check_network(
-  name: str, networks: Collection[str], *, field: str = "weights"
-) -> None:
-  """Raises InputError unless `name` is published for one of `networks`.
-
-  `field` is what messages call it.
-  """
-  fit = ", ".join(n for n, e in PUBLISHED.items() if e.network in networks)
-  if name not in PUBLISHED:
-    raise InputError(
-      f"{field}={name!r} is neither a file nor one of {fit or '(none)'}"
-    )
-  if PUBLISHED[name].network not in networks:
-    raise InputError(
-      f"{field}={name!r} are weights of {PUBLISHED[name].network}, which is not"
-      f" the network here; give a file or one of {fit or '(none)'}"
-    )
 
 
 def locate(
@@ -248,16 +45,18 @@ def locate(
   *,
   field: str = "weights",
 ) -> Path:
-  """Returns the path of a file, or of a published name's, downloaded once.
+  """Returns the path of the weights that `source` names.
 
-  InputError for a name that is not published for one of `networks`, and as
-  `fetch`, and for a path that leads to no file.
+  `source` is a path, or a name in `published.PUBLISHED`, whose file is
+  downloaded once. Raises InputError if the file does not exist, if the name is
+  not published for one of `networks`, and as `fetch` does. `field` is what
+  messages call the source.
   """
   name, path = str(source), Path(files.expand(source))
   if "://" in name:
     raise InputError(f"{field}={name}: weights are read from local files alone")
-  if name in PUBLISHED or not (path.suffix or path.exists()):
-    check_network(name, networks, field=field)
+  if name in published.PUBLISHED or not (path.suffix or path.exists()):
+    published.check_network(name, networks, field=field)
     return fetch(name)
   if not path.is_file():
     raise InputError(f"{field}={name}: no such file of weights")
@@ -267,13 +66,15 @@ def locate(
 def fetch(name: str, *, folder: Path | None = None) -> Path:
   """Returns the local file of a published name, downloading it once.
 
-  An interrupted download goes on where it stopped; of several processes one
-  downloads and the others wait. InputError for an unknown
-  name, without a connection, and where the file's SHA-256 is not the one it had
-  when it was downloaded, or not the published one.
+  An interrupted download continues where it stopped. Of several processes one
+  downloads, and the others wait. Raises InputError for an unknown name, without
+  a connection, and if the file's SHA-256 is not the published one or not that
+  of the first download.
   """
-  check_network(name, {entry.network for entry in PUBLISHED.values()})
-  entry = PUBLISHED[name]
+  published.check_network(
+    name, {entry.network for entry in published.PUBLISHED.values()}
+  )
+  entry = published.PUBLISHED[name]
   folder = folder or cache_folder()
   path = folder / (entry.file or entry.url.rsplit("/", 1)[1])
   record = path.with_name(path.name + ".sha256")
@@ -281,7 +82,7 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
     try:
       folder.mkdir(parents=True, exist_ok=True)
       with _alone(path):
-        if not path.exists():  # another process has brought it meanwhile
+        if not path.exists():  # or another process has downloaded it
           logging.info(
             "downloading %s (%d MB, %s) to %s",
             entry.url,
@@ -302,10 +103,10 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
       f"{path} has SHA-256 {found[:16]}…, and the published one begins with"
       f" {entry.sha256}; delete it to download it again"
     )
-  if not record.exists():  # killed between the two, or put there by hand
+  if not record.exists():  # the process was killed, or a user put it there
     try:
       files.write_text(record, found + "\n")
-    except OSError:  # a folder of others
+    except OSError:  # a folder that only others can write
       logging.warning("%s: no place to note its SHA-256 %s", path, found)
       return path
   expected = record.read_text().strip()
@@ -319,9 +120,9 @@ def fetch(name: str, *, folder: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-  """Waits until no other process downloads `path`, and keeps others waiting."""
+  """Holds a lock, so that only one process downloads `path`."""
   with path.with_name(path.name + ".lock").open("a") as file:
-    if fcntl:  # it lets go when the process ends, however that ends
+    if fcntl:  # the lock is released when the process ends, for any reason
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -335,7 +136,7 @@ def _download(url: str, path: Path, expected: str) -> None:
   try:
     opened = urllib.request.urlopen(request, timeout=_TIMEOUT)
     with contextlib.closing(opened) as answer:
-      # 206: the rest alone. A server that ignores the range sends everything.
+      # 206: only the rest. A server that ignores the range sends everything.
       with part.open("ab" if answer.status == 206 else "wb") as file:
         while chunk := answer.read(_CHUNK):
           file.write(chunk)
@@ -348,7 +149,8 @@ def _download(url: str, path: Path, expected: str) -> None:
         f"{url}: HTTP {error.code}; download it by other means and give its"
         " path"
       ) from error
-    # Asked for what lies behind the end. The part is whole if that is so long.
+    # The range begins behind the end: the part is complete if its length is
+    # that of the file.
     size = have
     announced = error.headers.get("Content-Range", "").rpartition("/")[2]
     if announced != str(have):
@@ -371,7 +173,7 @@ def _download(url: str, path: Path, expected: str) -> None:
       f"{url}: SHA-256 {found} does not begin with {expected}; not kept"
     )
   with part.open("rb") as file:
-    is_page = file.read(1) == b"<"  # as of a network that wants a login first
+    is_page = file.read(1) == b"<"  # for example a network's login page
   if is_page:
     part.unlink()
     raise InputError(
@@ -388,10 +190,10 @@ def sha256(path: Path) -> str:
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads every array of a file under its name there, floats as float32.
+  """Returns every array of a file by its name there, floats as float32.
 
-  InputError names the file where it is missing, damaged, of another kind, or
-  needs PyTorch and there is none.
+  Raises InputError, which names the file, if it is missing, damaged or of
+  another kind, or if it needs PyTorch and that is not installed.
   """
   path = Path(files.expand(path))
   if not path.is_file():
@@ -412,7 +214,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       arrays = _read_torch(path)
   except InputError:
     raise
-  # Readers raise many kinds for broken files.
+  # Readers raise exceptions of many kinds for damaged files.
   except Exception as error:
     reason = str(error).split("\n")[0] or type(error).__name__
     raise InputError(

@@ -1,4 +1,4 @@
-"""Geometry of Swin's shifted windows: cutting, joining, who sees whom."""
+"""Geometry of Swin's shifted windows: cutting, joining, and their regions."""
 
 import functools
 from typing import TypeVar
@@ -55,10 +55,10 @@ def relative_position_index(window: int) -> Int[np.ndarray, "t t"]:
 def shift_regions(
   height: int, width: int, window: int, shift: int
 ) -> Int[np.ndarray, "n t"]:
-  """Numbers the regions a cyclic shift brings together in each of n windows.
+  """Returns the region of each token, for n windows of a shifted map.
 
-  Tokens of one window attend to each other only within a region: after the
-  shift the last windows of each axis hold both ends of the map.
+  After a cyclic shift the last windows of each axis hold both ends of the map.
+  Tokens of such a window attend to each other only within a region.
   """
 
   def axis_regions(size):

@@ -8,7 +8,7 @@ operations. On a first read, see `training`.
 import math
 from typing import Any
 
-from sseg_jax.models import backbones, vit_weights
+from sseg_jax.models import backbones, query_embedding, vit_weights
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
@@ -55,7 +55,7 @@ def training(config: Any) -> dict[str, float]:
   k = config.pseudo_masks.k
   pooled = c.query_embedding == "mask_pooled"
   regions = 1 if c.mean == "before" else n
-  if pooled and c.pool_masks == "pseudo" and c.mean == "after":
+  if query_embedding.by_regions(c) and c.mean == "after":
     regions = k
   in_width = c.region_hidden if pooled else d
   if not pooled or c.region_hidden:

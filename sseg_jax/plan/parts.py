@@ -16,6 +16,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
   ("pooling", "models/pooling.py", ""),
   ("pooling", "models/layers.py", "RegionLayer."),
   ("backbone", "models/swin.py", ""),
+  ("backbone", "models/swin_attention.py", ""),
   ("backbone", "models/resnet.py", ""),
   ("backbone", "models/conv.py", ""),
   ("backbone", "models/vit_pyramid.py", ""),

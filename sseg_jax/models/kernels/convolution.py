@@ -1,10 +1,10 @@
 """Convolution whose gradient is as fast on a CPU as its forward pass.
 
 XLA's CPU backend takes up to four times as long for the gradient of the kernel
-as for the convolution, which has as many operations. There, where the map is
-large, each entry of a small kernel gets its gradient from one matrix product,
-of the input shifted by so much and the gradient of the output: 1.4 to 3 times
-as fast. Other devices keep XLA's.
+as for the convolution, although both have as many operations. Here, on a CPU,
+the gradient of each entry of a small kernel is one matrix product: of the
+input, shifted by the entry's place, and the gradient of the output. On large
+maps this is 1.4 to 3 times as fast. Other devices use XLA's gradient.
 """
 
 import functools
@@ -23,8 +23,8 @@ _PLAIN: dict[str, Any] = {
   "rhs_dilation": (1, 1),
   "feature_group_count": 1,
 }
-# With more entries, as in a patch embedding, or fewer cells a picture, XLA's
-# gradient is the faster one.
+# XLA's gradient is faster for kernels with more entries, as in a patch
+# embedding, and for maps with fewer cells.
 _MOST_ENTRIES = 9
 _FEWEST_CELLS = 256
 
@@ -43,7 +43,8 @@ def conv_general_dilated(
     kernel: rows, columns, input and output features.
     strides: of rows and columns.
     padding: as for `jax.lax.conv_general_dilated`.
-    **options: its others; those of a plain convolution in two dimensions.
+    **options: its other options. Any but those of a plain convolution in two
+      dimensions leave everything to XLA.
   """
   named = {k: v for k, v in options.items() if v is not None}
   named.pop("dimension_numbers", None)  # nnx.Conv's are always these
@@ -102,7 +103,7 @@ def _by_shifts(shape, strides, padding, x, kernel, dy):
     (n - 1) * stride + 1
     for n, stride in zip(dy.shape[1:3], strides, strict=True)
   )
-  # Not einsum over three axes, which is slower.
+  # An einsum over three axes would be slower.
   flat = dy.reshape(-1, dy.shape[-1])
   products = []
   for i in range(shape[0]):

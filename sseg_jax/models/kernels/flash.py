@@ -1,7 +1,7 @@
-"""Attention in one kernel: the logits never reach the memory.
+"""Attention in one kernel, which does not write the logits to memory.
 
 On TPUs the kernel is JAX's own (jax.experimental.pallas.ops.tpu.
-flash_attention), on CUDA GPUs cuDNN's.
+flash_attention), on CUDA GPUs it is cuDNN's.
 """
 
 import functools
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-_LANES = 128  # blocks are multiples of it
-_LONGEST = 1024  # tokens of a block; its logits must fit the chip's own memory
+_LANES = 128  # the tokens of a block are a multiple of this
+_LONGEST = 1024  # tokens of a block, whose logits must fit on the chip
 
 
 def pad(x: Float[Array, "b t d"]) -> Float[Array, "b t2 d"]:
@@ -27,15 +27,15 @@ def attend(
   v: Float[Array, "b t2 h c"],
   tokens: int,
 ) -> Float[Array, "b t h c"]:
-  """Does what `vit.attend` does, for a TPU alone, and in its forward pass.
+  """Does what `attention.attend` does, on TPUs only and without a gradient.
 
   Args:
     q: queries of padded tokens; see `pad`.
     k: keys.
     v: values.
-    tokens: how many are no padding.
+    tokens: how many tokens there are without the padding.
   """
-  # Here, since it takes a while to import.
+  # Imported here, because the import is slow.
   from jax.experimental.pallas.ops.tpu import flash_attention
 
   b, padded, _, width = q.shape
@@ -54,7 +54,7 @@ def attend(
 
 
 def block_size(tokens: int) -> tuple[int, int]:
-  """Returns how many blocks of how many tokens need the least padding."""
+  """Returns the number of blocks and their tokens that need least padding."""
   fewest = -(-tokens // _LONGEST)
   choices = []
   for blocks in range(fewest, fewest + 4):
@@ -65,10 +65,10 @@ def block_size(tokens: int) -> tuple[int, int]:
 
 
 def has_cudnn(dtype: DTypeLike, width: int) -> bool:
-  """Whether this machine's GPU attends in one kernel, with heads so wide.
+  """Whether cuDNN has a kernel for heads of `width` channels on this GPU.
 
-  cuDNN's needs halves, whole eights of channels up to 128, and a GPU of compute
-  capability 8.0 (Ampere) or later.
+  It needs a 16-bit type, a width that is a multiple of 8 and at most 128, and a
+  GPU of compute capability 8.0 (Ampere) or later.
   """
   fit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   return fit and width % 8 == 0 and width <= 128 and _capability() >= 8
@@ -81,12 +81,12 @@ def on_cuda() -> bool:
 
 @functools.cache
 def _capability() -> float:
-  """Returns the CUDA compute capability of this machine's GPU; 0 without."""
+  """Returns the GPU's CUDA compute capability; 0 if there is no such GPU."""
   if jax.default_backend() != "gpu":
     return 0.0
   try:
     return float(getattr(jax.devices()[0], "compute_capability", ""))
-  except ValueError:  # ROCm's are names
+  except ValueError:  # ROCm gives a name, not a number
     return 0.0
 
 
@@ -95,5 +95,5 @@ def attend_by_cudnn(
   k: Float[Array, "b t h c"],
   v: Float[Array, "b t h c"],
 ) -> Float[Array, "b t h c"]:
-  """Does what `vit.attend` does, on a CUDA GPU alone; see `has_cudnn`."""
+  """Does what `attention.attend` does, on CUDA GPUs only; see `has_cudnn`."""
   return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")

@@ -1,10 +1,10 @@
 """Swin's attention inside windows in one kernel, for TPUs.
 
-A window has 49 tokens and a head 32 channels, which fill neither the rows nor
-the lanes of a TPU's tiles. Attention in several steps therefore moves several
-times what it computes with: here logits, weights and heads stay in the chip's
-own memory, and what is read and written are the queries, keys and values as the
-linear layer gives them.
+A window has 49 tokens and a head has 32 channels. Both are smaller than a TPU's
+tiles, so attention in several steps reads and writes mostly padding. Here the
+logits, the weights and the separate heads stay in the chip's own memory. Only
+the queries, keys and values are read, as the linear layer gives them, and only
+the mixed values are written.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-# Of the chip's own memory, which has 16 MB for a kernel: blocks of windows,
-# twice since the next are fetched meanwhile; as much again is left for a head's
-# logits.
+# A kernel has 16 MB of the chip's own memory. So many bytes are for blocks of
+# windows, two at a time since the next is fetched early; as many are left for a
+# head's logits.
 _BLOCK_BYTES = 6 * 2**20
-_MOST_WINDOWS = 16  # a block's; the logits of a head are 28 KB for each
+_MOST_WINDOWS = 16  # of a block; each has 28 KB of logits in a head
 
 
 def attend(
@@ -34,11 +34,12 @@ def attend(
   Logits and softmax are float32 whatever the type of the products.
 
   Args:
-    qkv: channels of the queries, of the keys and of the values, each head after
-      head; m = b·n.
-    bias: float32, what a head adds to the logit of a query and a key.
-    kinds: float32, further terms, alike in all heads; None adds nothing.
-    kind_of: which of `kinds` each window of a map has.
+    qkv: channels of the queries, the keys, and the values; within each, one
+      head after the other. m = b·n windows.
+    bias: float32, added to the logits of each head.
+    kinds: float32, added to the logits of all heads, by kind of window; None
+      adds nothing.
+    kind_of: the kind of each of a map's n windows, an index of `kinds`.
 
   Returns:
     The mixed values, channels as they are in `qkv`.
@@ -84,9 +85,9 @@ def _attend_bwd(saved, gradient):
       jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
       jax.ShapeDtypeStruct(bias.shape, jnp.float32),
     ],
-    # One block after the other: all add to the bias's gradient.
+    # One block after the other, since all add to the bias's gradient.
     compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-    # Without the logits, which are computed again.
+    # Logits are computed again and not counted.
     cost_estimate=_cost(qkv, bias, products=4, channels=7 * d),
     name="window_attention_backward",
   )(qkv, bias, kinds, kind_of, gradient)
@@ -133,7 +134,7 @@ def _backward(qkv, bias, kinds, kind_of, gradient, d_qkv, d_bias):
 
 
 def _mask(windows: int, kinds: Any, kind_of: Any) -> Array | None:
-  """Returns the further terms of a block's windows [m, t, t]."""
+  """Returns what `kinds` adds to a block's windows, [m, t, t]; or None."""
   if len(kinds) == 1:
     return None
   first = pl.program_id(0) * windows
@@ -169,11 +170,12 @@ def _product(equation: str, x: Array, y: Array) -> Array:
 
 
 def _specs(qkv: Array, channels: int) -> tuple[Any, Any]:
-  """Returns makers of the specs of windows and of whole arrays.
+  """Returns two functions that make block specs: of windows, of whole arrays.
 
   Args:
     qkv: [m, t, 3d].
-    channels: of all windows that are read or written, to choose the block.
+    channels: how many a kernel reads and writes of each token, to choose the
+      size of a block.
   """
   m, t, _ = qkv.shape
   count = windows_in_a_block(m, t, channels, qkv.dtype.itemsize)
