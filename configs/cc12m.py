@@ -5,8 +5,8 @@ r"""S-Seg on CC12M: the 12 M row of the paper (Fig. 12, Tables 2 and 3).
       --config.data.train=gs://BUCKET/records/cc12m
 
 mIoU with background that the paper reports: VOC 44.9, Context 22.9, COCO 22.5.
-Not run here: no such data or machine. What follows from the paper and what had
-to be chosen is told field by field in `sseg_jax/default_config.py`.
+Not run here: no such data or machine. `sseg_jax/default_config.py` says for
+each field whether its value is from the paper or was chosen.
 """
 
 from sseg_jax import default_config
@@ -18,11 +18,11 @@ PAIRS = 11_156_203
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  # 30 epochs, 2 of them warm-up (GroupViT), and 5e-4 at batch 4096, whatever
-  # batch_size is.
+  # 30 epochs with 2 of warm-up (GroupViT) for every batch_size. The learning
+  # rate is proportional to batch_size, 5e-4 at 4096.
   default_config.follow_batch(c, PAIRS)
-  # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
-  # at unit length, hence the cosine.
+  # DINO ViT-S/8 (§4.1), downloaded at the first start. The metric is cosine
+  # because its outputs are trained at unit length.
   c.pseudo_masks.generator = "dino"
   c.pseudo_masks.metric = "cosine"
   return c

@@ -17,11 +17,11 @@ PAIRS = 11_156_203 + 2_891_445
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  # 30 epochs, 2 of them warm-up (GroupViT), and 5e-4 at batch 4096, whatever
-  # batch_size is.
+  # 30 epochs with 2 of warm-up (GroupViT) for every batch_size. The learning
+  # rate is proportional to batch_size, 5e-4 at 4096.
   default_config.follow_batch(c, PAIRS)
-  # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
-  # at unit length, hence the cosine.
+  # DINO ViT-S/8 (§4.1), downloaded at the first start. The metric is cosine
+  # because its outputs are trained at unit length.
   c.pseudo_masks.generator = "dino"
   c.pseudo_masks.metric = "cosine"
   return c

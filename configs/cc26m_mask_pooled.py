@@ -1,12 +1,13 @@
-r"""The paper's main run with queries embedded from what lies under their masks.
+r"""The paper's main run, with query embeddings pooled under the masks.
 
     python -m sseg_jax.main --config=configs/cc26m_mask_pooled.py \
       --workdir=gs://BUCKET/cc26m_mask_pooled \
       --config.data.train=gs://BUCKET/records/cc12m,gs://BUCKET/records/cc3m,gs://BUCKET/records/redcaps
 
-Not of the paper: its loss sees only the mean over queries, so that any query
-may carry any word; features pooled under a query's own mask have seen less of
-the rest. `sseg_jax.ablations` compares the two at small size. Not run here.
+This is not in the paper. The paper's loss takes only the mean over queries, so
+any query can represent any word. Features pooled under a query's own mask
+depend less on the rest of the picture. `sseg_jax.ablations` compares the two at
+small size. Not run here.
 """
 
 from sseg_jax import default_config
@@ -17,16 +18,16 @@ PAIRS = 11_156_203 + 2_891_445 + 11_000_000  # as cc26m.py
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  # 30 epochs, 2 of them warm-up (GroupViT), and 5e-4 at batch 4096, whatever
-  # batch_size is.
+  # 30 epochs with 2 of warm-up (GroupViT) for every batch_size. The learning
+  # rate is proportional to batch_size, 5e-4 at 4096.
   default_config.follow_batch(c, PAIRS)
-  # DINO ViT-S/8 (§4.1), downloaded at the first start; its outputs are trained
-  # at unit length, hence the cosine.
+  # DINO ViT-S/8 (§4.1), downloaded at the first start. The metric is cosine
+  # because its outputs are trained at unit length.
   c.pseudo_masks.generator = "dino"
   c.pseudo_masks.metric = "cosine"
   c.model.query_embedding = "mask_pooled"
-  # Swin's attention windows mix within a stage; early levels have seen least of
-  # what is beside a mask.
+  # Swin's attention mixes pixels within windows in each stage, so early levels
+  # depend least on pixels outside a mask.
   c.model.pool_feature = "res3+res4"
   c.model.pool_masks = "pseudo"
   c.model.counted_queries = "owners"

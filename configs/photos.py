@@ -3,8 +3,8 @@
     python -m sseg_jax.prepare --source=PHOTOS --out=records --val_size=200
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
-Measured on 2,384 photos with five captions each: so few teach which caption
-fits a picture, well above chance, and hardly where its words are. See
+Measured on 2,384 photos with five captions each: the model learns which caption
+fits a picture, well above chance, but hardly where the words are in it. See
 configs/README.md.
 """
 

@@ -25,7 +25,7 @@ def get_config():
   c.model.ffn_dim = 128
   c.model.dropout = 0.0
   c.model.query_embedding = "mask_pooled"
-  # It sees 12 pixels only: little of what is beside a mask.
+  # A stem feature depends on 12 pixels only, so on little outside a mask.
   c.model.pool_feature = "stem"
   c.model.pool_masks = "pseudo"
   c.model.pool_outline = True
@@ -50,7 +50,7 @@ def get_config():
   c.pseudo_masks.iterations = 5
   c.pseudo_masks.init = "farthest"
   c.pseudo_masks.position_weight = 0.1
-  # One mask a region instead of fragments that nobody could foresee.
+  # One mask per region, instead of fragments that no network could predict.
   c.pseudo_masks.median_passes = 2
   c.pseudo_masks.merge_distance = 0.14
   c.pseudo_masks.majority_passes = 1
@@ -67,8 +67,8 @@ def get_config():
 
   c.data.source = "shapes"
   c.data.shapes.train_size = 8192
-  # The scenes are composed already: whole pictures, not mirrored, since arrows
-  # and moons have a side.
+  # Whole pictures are used, because the scenes are already composed. They are
+  # not mirrored, because arrows and moons have a direction.
   c.data.flip = 0.0
   c.data.crop_scale = (1.0, 1.0)
   c.data.crop_ratio = (1.0, 1.0)

@@ -3,10 +3,11 @@
 python launch/local.py --processes=2 --devices=4 -- \
   --config=configs/quickstart.py --workdir=runs/local
 
-What follows `--` goes to `python -m sseg_jax.main`. Each process has so many
-simulated CPU devices (0: the accelerators that JAX finds, split by the caller).
-Its output is marked by its number. SIGTERM and SIGINT go to all; when one ends
-badly, the others have a minute.
+The arguments after `--` go to `python -m sseg_jax.main`. --devices is the
+number of simulated CPU devices of each process (0: the accelerators that JAX
+finds; the caller must split them). Each line of output starts with the number
+of its process. SIGTERM and SIGINT go to all processes. If one fails, the others
+have a minute to end.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Seconds for the others once one has failed, before they are killed.
+# After one process has failed, the others are killed after this many seconds.
 GRACE_SECONDS = 50.0
 
 
@@ -137,7 +138,7 @@ def wait(processes: list[subprocess.Popen]) -> int:
     codes = [process.poll() for process in processes]
     failed = [c for c in codes if c]
     if failed and not code:
-      # As a shell tells of a signal.
+      # A shell reports a signal in the same way.
       code = failed[0] if failed[0] > 0 else 128 - failed[0]
       deadline = time.monotonic() + GRACE_SECONDS
     if None not in codes:

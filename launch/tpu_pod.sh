@@ -18,8 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 NAME=${NAME:?what to call the slice} ZONE=${ZONE:?of the slice}
 TYPE=${TYPE:-v5litepod-64} VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT:-1}
-FAILURES=${FAILURES:-5} # in a row: of training on a slice that stays, of gcloud
-PAUSE=${PAUSE:-60}      # seconds between two questions
+FAILURES=${FAILURES:-5} # gives up after this many in a row (training or gcloud)
+PAUSE=${PAUSE:-60}      # seconds between two queries of the state
 ERRORS=$(mktemp)
 trap 'rm -f "$ERRORS"' EXIT
 
@@ -66,7 +66,7 @@ obtain() {
   done
 }
 
-clear_hosts() { # of a training that a lost connection left behind: it saves
+clear_hosts() { # ends a training that runs since a lost connection; it saves
   everywhere "pkill -TERM -f '[s]seg_jax.main' || exit 0
     for _ in {1..300}; do
       pgrep -f '[s]seg_jax.main' >/dev/null || exit 0; sleep 1
@@ -74,7 +74,7 @@ clear_hosts() { # of a training that a lost connection left behind: it saves
     pkill -KILL -f '[s]seg_jax.main' || true"
 }
 
-install() { # the committed code, in an environment of its own
+install() { # installs the committed code in a separate environment
   git archive --prefix=sseg_jax/ --output=/tmp/sseg_jax.tar.gz HEAD &&
     gcloud compute tpus tpu-vm scp /tmp/sseg_jax.tar.gz "$NAME:" \
       --zone="$ZONE" --worker=all || return
@@ -85,7 +85,7 @@ install() { # the committed code, in an environment of its own
     ~/.local/bin/uv pip install -q -e '.[train]' 'jax[tpu]'"
 }
 
-train() { # the processes find each other: the hosts know the slice
+train() { # starts training; the processes find each other through the slice
   everywhere "cd sseg_jax && ~/venv/bin/python -m sseg_jax.main$(
     printf ' %q' "$@"
   )"

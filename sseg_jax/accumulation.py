@@ -1,4 +1,4 @@
-"""The gradient of a batch from parts of it that fit into memory.
+"""Computes the gradient of a batch from parts of it that fit into memory.
 
 A contrastive loss is not a sum over parts: each example is compared with all
 others. So the towers run over each part twice, as with open_clip's
@@ -31,8 +31,8 @@ class Parts:
 
   Attributes:
     steps: number of parts.
-    group: so many examples in a row stay together, and in order.
-    mesh: over which the batch is split; None leaves it to the compiler.
+    group: number of consecutive examples that stay together, in order.
+    mesh: mesh over which the batch is split; None lets the compiler choose.
   """
 
   steps: int
@@ -42,8 +42,8 @@ class Parts:
   def split(self, batch: Tree) -> Tree:
     """Cuts arrays [b,...] to [steps,b/steps,...].
 
-    Part i takes the groups i, i + steps, ..: a device that holds neighbours
-    cuts what it holds, and sends nothing.
+    Part i takes the groups i, i + steps, and so on. A device that holds
+    consecutive groups therefore sends nothing to others.
     """
 
     def one(x):
@@ -72,18 +72,18 @@ def value_and_grad(
   parts: Tree,
   cut: Parts,
 ) -> tuple[tuple[Float[Array, ""], tuple[dict[str, Array], Tree]], Tree]:
-  """Returns ((loss, (metrics, model_state)), gradients), as of the whole batch.
+  """Returns ((loss, (metrics, model_state)), gradients) of the whole batch.
 
   Args:
     encode: (params, model_state, part) -> ((features [b/steps,...], own loss),
-      (metrics, model_state)). No example may look at another. Own losses and
-      metrics are summed over the parts.
+      (metrics, model_state)). The features of an example may not depend on
+      other examples. Own losses and metrics are summed over the parts.
     compare: (params, model_state, features [b,...]) -> (loss, (metrics,
       model_state)), on the whole batch.
-    params: the gradient is with respect to these.
+    params: the parameters of which the gradient is computed.
     model_state: running statistics. Those that `encode` changes are averaged
       over the parts.
-    parts: what `cut.split` gives.
+    parts: the result of `cut.split`.
     cut: how the batch was cut.
   """
 
@@ -98,7 +98,7 @@ def value_and_grad(
     params, model_state, cut.join(features)
   )
 
-  if cut.mesh is not None:  # what the loop carries lies as the parameters do
+  if cut.mesh is not None:  # the loop's arrays are sharded like the parameters
     grads = jax.lax.with_sharding_constraint(
       grads, sharding.state_sharding(grads, cut.mesh)
     )

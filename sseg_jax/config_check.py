@@ -226,7 +226,7 @@ def check(config: Any) -> None:
   Args:
     config: as `default_config.get_config` makes, with changes.
   """
-  default_config.check_batch(config)  # which others may follow from
+  default_config.check_batch(config)  # first: other fields may depend on it
   types = _types()
   found = config_files.names(config)
   if missing := [name for name in types if name not in found]:
@@ -438,7 +438,7 @@ def _losses(c: Any) -> str | None:
   return "loss.mask=0.0 and loss.contrastive=0.0: one must be over 0"
 
 
-# Fields that a rule reads, and the rule; left out if one of them is wrong.
+# Fields that a rule reads, and the rule; skipped if one of them is wrong.
 BETWEEN: tuple[tuple[tuple[str, ...], Callable[[Any], str | None]], ...] = (
   (("optim.warmup_steps", "total_steps"), _warmup),
   (("data.lanes", "batch_size"), _lanes),

@@ -119,7 +119,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
   """Returns a copy with fields replaced, given by their dotted names.
 
-  What follows from a replaced field (`default_config.follow_batch`) follows.
+  Fields that depend on a replaced field (`default_config.follow_batch`) change
+  with it.
 
   Args:
     config: is not changed.

@@ -1,8 +1,9 @@
 """Every field of a run, with its default, its reason and its source.
 
 The defaults are the published recipe as far as it is known (S-Seg, CVPR 2025,
-section given as "§"), and the nearest relative's value where it is not. Files
-in `configs/` import `get_config` and state their differences only.
+section given as "§"). Where the paper gives no value, it is that of the most
+similar published work. Files in `configs/` import `get_config` and state only
+their differences.
 """
 
 from collections.abc import Mapping
@@ -15,16 +16,16 @@ from sseg_jax.errors import InputError
 
 # Values of `evaluate.combiner`; see inference/scoring.py.
 COMBINERS = ("mean", "sum", "hard", "smallest")
-# Until 2026 the default threshold, GroupViT's for VOC. The scores of most
+# The default threshold until 2026: GroupViT's for VOC. The scores of most
 # combiners never reach it.
 _OLD_THRESHOLD = 0.95
 
 
 def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Returns a stored configuration with the fields that are newer than it.
+  """Returns a stored configuration, completed with fields added since then.
 
-  They get their defaults, which leave its network as it was without them. A
-  background threshold that was only the old default is left out.
+  These fields get their defaults, which do not change the stored network. A
+  background threshold that equals the old default is removed.
   """
 
   def merge(default, stored):
@@ -45,7 +46,7 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def check_batch(c: ml_collections.ConfigDict) -> None:
-  """Raises InputError for a batch that nothing can follow from."""
+  """Raises InputError for a `batch_size` below 1."""
   if c.batch_size < 1:
     raise InputError(f"batch_size={c.batch_size} must be at least 1")
 
@@ -57,18 +58,19 @@ def follow_batch(
   epochs: int = 30,
   warmup_epochs: int = 2,
 ) -> None:
-  """Makes steps and learning rates of `c` follow from its `batch_size`.
+  """Makes steps and learning rates of `c` depend on its `batch_size`.
 
-  They go on to do so when the batch is overridden, until they are themselves:
-  the same epochs, and rates in proportion to the batch, as GroupViT's, from
-  those that stand in `c` for its batch now.
+  When `batch_size` is overridden later, they are computed again, unless they
+  are overridden directly. The number of epochs stays the same. Learning rates
+  are proportional to the batch, as in GroupViT, starting from the present
+  values in `c`.
   """
   batch = c.get_ref("batch_size")
   epoch = pairs // batch
   c.total_steps = epochs * epoch
   c.optim.warmup_steps = warmup_epochs * epoch
   for name in ("peak_lr", "start_lr", "end_lr"):
-    # The number is a reference so that the product is a float's.
+    # The number is wrapped in a reference so that the product has type float.
     each = ml_collections.FieldReference(c.optim[name] / c.batch_size)
     c.optim[name] = each * batch
 
@@ -78,7 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
 
   # "sseg" learns from captions and pseudo-masks (the paper). "supervised"
-  # trains the same network on the records' label maps: the ceiling in
+  # trains the same network on the records' label maps: an upper bound for
   # comparisons.
   c.task = "sseg"
   c.seed = 0
@@ -86,27 +88,28 @@ def get_config() -> ml_collections.ConfigDict:
   # fetch, at batch 4096. The paper's configs call `follow_batch`.
   c.total_steps = 81_690
   c.batch_size = 4096
-  # The batch passes the towers in so many parts, one after the other, where it
-  # does not fit into memory; the loss is still the whole batch's.
+  # Number of parts in which the towers take the batch, one after the other. Use
+  # it if the batch does not fit into memory. The loss is still that of the
+  # whole batch.
   c.accumulate_steps = 1
   c.image_size = 224  # training crop; a multiple of the backbone's stride
-  # Type of the matrix products, "bfloat16" or "float32" (float16 would need its
-  # losses scaled); parameters, losses, softmax, matching and K-means stay
-  # float32 whatever stands here.
+  # Type of the matrix products, "bfloat16" or "float32" (float16 would need
+  # loss scaling). Parameters, losses, softmax, matching and K-means are always
+  # float32.
   c.dtype = "bfloat16"
-  # On TPUs, attention in one Pallas kernel in Swin and in the teacher; False:
-  # by XLA alone. (On CUDA GPUs the teacher takes cuDNN's whatever stands here.)
+  # Whether Swin and the teacher compute attention in a Pallas kernel on TPUs.
+  # False leaves it to XLA. (On CUDA GPUs the teacher always uses cuDNN.)
   c.pallas = True
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
-  # "": random weights, the paper's claim. Otherwise the backbone, of a
-  # MaskFormer both decoders as well, starts from a file or a name in
-  # models/published.py (models/pretrained.py); a run that goes on does not ask.
+  # "": random weights, as in the paper. Otherwise a file's path, or a name in
+  # models/published.py. It initialises the backbone, and both decoders if the
+  # file is a MaskFormer (models/pretrained.py). Ignored when a run resumes.
   c.model.weights = ""
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
-  # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the one of its
-  # panoptic models, with an encoder over the deepest level.
+  # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the decoder of
+  # MaskFormer's panoptic models, with an encoder over the deepest level.
   c.model.pixel_decoder = "fpn"
   c.model.encoder_layers = 6  # "transformer_encoder" only
   c.model.memory = "res5"  # the level that queries attend to (§3.2: the lowest)
@@ -117,42 +120,43 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.num_heads = 8
   c.model.ffn_dim = 2048
   c.model.dropout = 0.1
-  # What the blocks of all networks keep for the backward pass beside their
-  # inputs: a name in `jax.checkpoint_policies`, as "nothing_saveable" or
-  # "dots_saveable". "none" keeps everything.
+  # What the blocks of all networks store for the backward pass besides their
+  # inputs: a name in `jax.checkpoint_policies`, such as "nothing_saveable" or
+  # "dots_saveable". "none" switches rematerialisation off: all is stored.
   c.model.remat = "none"
   # Mask losses on every decoder layer, as MaskFormer does; the contrastive loss
   # always takes the last layer alone.
   c.model.deep_supervision = True
-  # What a query is embedded from. "decoder": its feature after the decoder, the
-  # paper's form. "mask_pooled": pixel features averaged under its own mask.
+  # What the embedding of a query is computed from. "decoder": its feature after
+  # the decoder, as in the paper. "mask_pooled": the mean of pixel features
+  # under its own mask.
   c.model.query_embedding = "decoder"
-  # "mask_pooled" only: what is pooled, levels joined by "+". "res2" to "res5"
-  # are the backbone's, "pixel" is the pixel decoder's output (stride 4), which
-  # has seen the whole picture through its deepest level; "stem" is a small
-  # convolution network of its own, which the captions alone teach: all of its
-  # stages, at strides 4, 8, 16 and 32.
+  # "mask_pooled" only: the levels that are pooled, joined by "+". "res2" to
+  # "res5" are levels of the backbone. "pixel" is the output of the pixel
+  # decoder (stride 4), which depends on the whole picture through the deepest
+  # level. "stem" is a separate small convolution network that only the captions
+  # train; all of its stages are pooled, at strides 4, 8, 16 and 32.
   c.model.pool_feature = "pixel"
   c.model.stem_widths = (48,)
   c.model.stem_depths = (1,)
-  # "mask_pooled" only: "soft" pools under the mask's probabilities, "hard"
-  # under the pixels where no other query's logit is higher. "pseudo" pools
-  # where the probability is over one half and no smaller mask lies in front;
-  # while training, the picture's embedding comes from the pseudo-masks, which
-  # are right from the first step.
+  # "mask_pooled" only. "soft" weights pixels by the mask's probabilities.
+  # "hard" takes the pixels where no other query's logit is higher. "pseudo"
+  # takes the pixels where the probability is over one half and no smaller mask
+  # overlaps; in training, the picture's embedding comes from the pseudo-masks
+  # instead, which are right from the first step.
   c.model.pool_masks = "soft"
-  # "mask_pooled" only: tells the projection the outline of the mask as well.
+  # "mask_pooled" only: the projection takes the outline of the mask as well.
   c.model.pool_outline = False
-  c.model.pool_place = False  # and where the mask is, and how large
-  # "mask_pooled" only: width of a layer that feature and outline pass together
-  # before the projection; 0 goes without.
+  c.model.pool_place = False  # likewise, the mask's position and size
+  # "mask_pooled" only: width of a layer before the projection that takes
+  # feature and outline together; 0 leaves the layer out.
   c.model.region_hidden = 0
-  c.model.pool_stride = 4  # "pseudo": pixels of a cell of the masks pooled
-  # Which queries the mean over queries counts: "all" (the paper) or "owners",
-  # those whose logit is the highest at some pixel.
+  c.model.pool_stride = 4  # "pseudo": pixels along a side of a mask's cell
+  # Which queries the mean over queries includes: "all" (the paper) or "owners",
+  # the queries whose logit is the highest at some pixel.
   c.model.counted_queries = "all"
-  # Where the mean over queries is taken: "before" the projection (§3.5, the
-  # paper's form) or "after" it, so that each query is projected on its own.
+  # Where the mean over queries is taken: "before" the projection (§3.5, as in
+  # the paper) or "after" it, so that each query is projected separately.
   c.model.mean = "before"
   # Unit length for each query's embedding before the mean (mean="after" only).
   c.model.normalize_queries = False
@@ -166,37 +170,43 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
   c.text.context_length = 77
   c.text.dropout = 0.0
-  c.text.weights = ""  # likewise, of the text tower
+  c.text.weights = ""  # as model.weights, for the text tower
 
   c.pseudo_masks = ml_collections.ConfigDict()
   c.pseudo_masks.generator = "pixels"  # see pseudo_masks/generator.py
   c.pseudo_masks.k = 8  # as GroupViT's last stage
-  # "pixels", "spectral": image pixels a cell (Table 1). The other generators
-  # have a network's patch; cached labels are read at this stride.
+  # "pixels", "spectral": image pixels along a side of a cell (Table 1). For the
+  # other generators a cell is a patch of their network. Cached labels are read
+  # at this stride.
   c.pseudo_masks.stride = 8
-  c.pseudo_masks.mode = "online"  # "online": inside the step; "cached": records
-  # Of the frozen network: a file's path, or a name in models/published.py;
-  # "" is the generator's usual network.
+  # "online": computed inside the step. "cached": read from the records.
+  c.pseudo_masks.mode = "online"
+  # Weights of the frozen network: a file's path, or a name in
+  # models/published.py; "" is the generator's usual network.
   c.pseudo_masks.weights = ""
-  # How the network's table of positions is resized (models/positions.py); "" is
-  # the rule of whoever published the weights. A file has that of the usual
-  # network of its generator, or "antialias" if it has registers.
+  # How the network's table of positions is resized (models/positions.py). "" is
+  # the rule of the code that the weights were published with. For a file it is
+  # that of the generator's usual network, or "antialias" if the file has
+  # registers.
   c.pseudo_masks.position_rule = ""
-  # Heads of a file's network; 0 is one for 64 features, as of all published.
+  # Attention heads of a file's network. 0 means one head per 64 features, as in
+  # all published networks.
   c.pseudo_masks.num_heads = 0
-  # Side of the picture that the network sees, over that of the picture given: a
-  # small student can learn from what a teacher sees enlarged. Rounded to whole
-  # patches, but for 1.0, which wants sides that are multiples of the patch.
+  # The picture is enlarged by this factor before it goes into the teacher
+  # network: a small student can learn from an enlarged picture. The result is
+  # rounded to whole patches. With 1.0 nothing is rounded, and sides must be
+  # multiples of the patch.
   c.pseudo_masks.scale = 1.0
   # What is clustered: "tokens" of the last layer after the final norm, or
-  # "keys", "queries", "values"; "keys:10" is another layer's. Several, joined
-  # by "+", stand side by side.
+  # "keys", "queries", "values". "keys:10" takes the keys of another layer.
+  # Several, joined by "+", are concatenated.
   c.pseudo_masks.feature = "tokens"
   # Five switches of the networks' generators, none of them the paper's
-  # (pseudo_masks/refine.py): best of so many K-means; tokens averaged with
-  # those near and alike, radius in patches, 0 without; label cells a patch
-  # along a side; steps by which masks follow colours. Measured to be good: 4,
-  # 4.0, 0.05, 4 and 5 (benchmarks/table1_rows.py).
+  # (pseudo_masks/refine.py): the number of K-means runs, of which the best is
+  # used; the radius in patches within which similar tokens are averaged (0
+  # switches it off), and the temperature of that average; label cells per patch
+  # along a side; the number of steps that fit masks to colours. Measured to be
+  # good: 4, 4.0, 0.05, 4 and 5 (benchmarks/table1_rows.py).
   c.pseudo_masks.restarts = 1
   c.pseudo_masks.smooth_radius = 0.0
   c.pseudo_masks.smooth_temperature = 0.05
@@ -206,33 +216,38 @@ def get_config() -> ml_collections.ConfigDict:
   c.pseudo_masks.metric = "euclidean"  # or "cosine"
   c.pseudo_masks.init = "kmeans++"  # or "farthest"
   c.pseudo_masks.position_weight = 0.5  # "pixels": weight of the position term
-  c.pseudo_masks.majority_passes = 0  # "pixels": 3x3 votes against specks
-  # "pixels": clusters closer than this are one mask; 0 keeps all k (the paper).
+  # "pixels": passes of a 3x3 majority filter, which removes small specks.
+  c.pseudo_masks.majority_passes = 0
+  # "pixels": clusters closer than this are merged; 0 keeps all k (the paper).
   c.pseudo_masks.merge_distance = 0.0
-  # "pixels": centers are found from one cell of so many along each side, then
-  # all cells go to the nearest.
+  # "pixels": cluster centers are computed from every n-th cell along each side,
+  # then every cell is assigned to the nearest center.
   c.pseudo_masks.fit_every = 1
-  c.pseudo_masks.median_passes = 0  # "pixels": 3x3 medians against fine texture
+  # "pixels": passes of a 3x3 median filter, which removes fine texture.
+  c.pseudo_masks.median_passes = 0
 
   c.loss = ml_collections.ConfigDict()
   c.loss.mask = 1.0  # §3.6
   c.loss.contrastive = 1.0  # §3.6
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
-  # Pixels of the picture along a side of a cell at which masks are compared: 1,
-  # 2 or 4. 1 is the picture's size (§3.4: clusters are "resized to the original
-  # resolution to supervise"); 4 is the logits' own, in a sixteenth of the work.
+  # Stride, in pixels of the picture, at which masks are compared: 1, 2 or 4. 1
+  # is the picture's size (§3.4: clusters are "resized to the original
+  # resolution to supervise"). 4 is the size of the logits, with a sixteenth of
+  # the work.
   c.loss.mask_stride = 1
-  # One picture of so many learns masks, each picture once in so many epochs.
-  # All learn words. Only for a "stem" that is pooled under pseudo-masks, as
-  # words then do without the backbone.
+  # With n, the mask loss uses every n-th picture of a batch, so each picture
+  # once in n epochs. The contrastive loss uses all pictures. It needs a "stem"
+  # pooled under pseudo-masks, where the contrastive loss does not use the
+  # backbone.
   c.loss.mask_every = 1
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
-  # Rows of the logits of images by captions that exist at once, over all
-  # devices; 0: all. The same loss in less memory where the batch is large for
-  # its devices: 32,768 pairs on 4 chips take 4.5 GB of each for it, and 0.25 GB
-  # in blocks of 4096 (compiled for v5e; on 16 chips 0.9 and 0.1).
+  # Number of rows of the image-caption logits that exist at once, over all
+  # devices; 0 means all. The loss is the same and needs less memory, which
+  # matters for a large batch on few devices: for 32,768 pairs on 4 chips it is
+  # 4.5 GB of each chip, and 0.25 GB in blocks of 4096 (compiled for v5e; on 16
+  # chips 0.9 and 0.1).
   c.loss.contrastive_block = 0
 
   c.optim = ml_collections.ConfigDict()
@@ -243,8 +258,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.optim.b1 = 0.9
   c.optim.b2 = 0.999
   c.optim.eps = 1e-8
-  # None on biases, norms, embeddings, positions, queries, relative-position
-  # tables and the logit scale (GroupViT, MaskFormer's Swin recipe).
+  # Not applied to biases, norms, embeddings, positions, queries,
+  # relative-position tables and the logit scale (GroupViT, MaskFormer's Swin
+  # recipe).
   c.optim.weight_decay = 0.05
   c.optim.clip_norm = 5.0  # global norm, GroupViT; 0 switches it off
 
@@ -255,17 +271,17 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.source = "records"
   c.data.train = ""
   c.data.val = ""  # held-out pairs for retrieval; optional
-  # Parts of the global order; divides the batch (pipeline.py).
+  # Parts of the global order of records; must divide batch_size (pipeline.py).
   c.data.lanes = 64
   c.data.shuffle_window = 4096  # records permuted together
   c.data.crop_scale = (0.4, 1.0)  # area share of the random crop (OVSegmentor)
   c.data.crop_ratio = (3 / 4, 4 / 3)
   c.data.flip = 0.5
   # Share of the strongest photometric change (brightness, contrast, saturation,
-  # hue); 0 switches it off. The student's view alone is altered.
+  # hue); 0 switches it off. Only the student's picture is changed.
   c.data.photometric = 0.0
   c.data.word_dropout = 0.0  # share of a caption's words left out at random
-  c.data.max_bad_share = 0.05  # of records unreadable before the run stops
+  c.data.max_bad_share = 0.05  # the run stops at more unreadable records
   c.data.threads = 8
   # "shapes" only.
   c.data.shapes = ml_collections.ConfigDict()
@@ -274,46 +290,49 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.shapes.hard_share = 0.5  # of the training pictures, from the hard kind
 
   c.mesh = ml_collections.ConfigDict()
-  c.mesh.data = -1  # devices along the batch; -1: all that fsdp leaves
+  c.mesh.data = -1  # devices along the batch; -1: all devices / fsdp
   c.mesh.fsdp = 1  # devices over which parameters are split
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_steps = 1000
   c.checkpoint.every_minutes = 30.0
-  c.checkpoint.keep = 3  # the newest
-  # And so many with the best scores of the evaluations between steps; the best
-  # is WORKDIR/best to all commands.
+  c.checkpoint.keep = 3  # how many of the newest checkpoints are kept
+  # How many of the best-scoring checkpoints are kept as well. Evaluations
+  # between steps give the scores. All commands accept WORKDIR/best.
   c.checkpoint.keep_best = 1
-  # The score, by the name that TensorBoard shows, e.g. "mIoU/voc"; empty: the
-  # mean mIoU of all benchmarks, or R@1 without any.
+  # The score that decides, by its name in TensorBoard, e.g. "mIoU/voc". Empty:
+  # the mean mIoU of all benchmarks, or R@1 if there are no benchmarks.
   c.checkpoint.best_score = ""
 
   c.log_every_steps = 50
   c.max_bad_steps = 20  # steps in a row with a non-finite loss before the stop
-  # A step that takes longer than this, and than ten times the median, is warned
-  # about with the stack of every thread; 0 switches it off.
+  # If a step takes longer than this, and longer than ten times the median, a
+  # warning shows the stack of every thread; 0 switches it off.
   c.watchdog_minutes = 10.0
 
   c.evaluate = ml_collections.ConfigDict()
   c.evaluate.every_steps = 5000
   # Comma-separated benchmarks evaluated between steps and at the end, KIND=PATH
-  # or [NAME=]FOLDER as `sseg_jax.evaluate --benchmarks` takes them. With
-  # data.source="shapes" its three held-out kinds come first.
+  # or [NAME=]FOLDER as in `sseg_jax.evaluate --benchmarks`. With
+  # data.source="shapes" its three held-out splits are evaluated as well, first.
   c.evaluate.benchmarks = ""
-  c.evaluate.max_images = 0  # of each benchmark between steps; 0: all
+  # Pictures of each benchmark in evaluations between steps; 0 means all.
+  c.evaluate.max_images = 0
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
   c.evaluate.combiner = "mean"  # one of COMBINERS
   # "pseudo_masks": the generator clusters the test picture as well, and masks
-  # are snapped to the clusters; not of the paper. "none" leaves masks alone.
+  # are aligned with the clusters; not in the paper. "none" does not change
+  # masks.
   c.evaluate.refine = "none"
-  # A pixel whose best score is below is background. None: chosen for each
-  # benchmark on pictures of its training split, or without labels where it has
-  # none (inference/background.py), and stored with the checkpoint.
+  # A pixel whose best score is below this threshold is background. None: the
+  # threshold is chosen for each benchmark on pictures of its training split, or
+  # without labels if it has no such split (inference/background.py). It is
+  # stored with the checkpoint.
   c.evaluate.background_threshold = config_dict.placeholder(float)
-  c.evaluate.threshold_images = 100  # pictures it is chosen on
+  c.evaluate.threshold_images = 100  # pictures used to choose the threshold
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
-  # Scores are the mean over so many rankings, each with one caption a picture.
+  # Number of rankings, each with one caption per picture; scores are the mean.
   c.evaluate.retrieval_captions = 1
   return c

@@ -1,4 +1,4 @@
-"""The exceptions that a user is told in one line, and how commands do it."""
+"""The exceptions that commands print as one line, and the code that does it."""
 
 import functools
 import io
@@ -15,14 +15,14 @@ class InputError(ValueError):
 
 
 class Unavailable(RuntimeError):  # noqa: N818, says what it is
-  """Something outside of this process was not there in time, and may be later.
+  """Something outside of this process was not available in time.
 
   The message is one line, as an `InputError`'s; but starting again may help.
   """
 
 
 def reported(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a command's main: errors that are told become one line.
+  """Wraps a command's main: it prints these errors as one line.
 
   The exit code is 2 for an `InputError` and 1 for `Unavailable`.
   """

@@ -2,8 +2,8 @@
 
 `python -m sseg_jax.evaluate --checkpoint=DIR --benchmarks=voc --data_root=DIR`
 
-With `--oracle`, generators of pseudo-masks instead; see `benchmarks/table1.py`.
-What is done is in `evaluation.py`.
+`--oracle` scores generators of pseudo-masks; see `benchmarks/table1.py`.
+The evaluation itself is in `evaluation.py`.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     return table1.main(argv)
   flags = _parser().parse_args(argv)
-  # Everything above starts at once; JAX is loaded from here on.
+  # The code above starts fast; the imports below load JAX.
   from sseg_jax import benchmarks, default_config
   from sseg_jax.benchmarks import report
   from sseg_jax.checkpoints import checkpoint
@@ -241,7 +241,7 @@ class _Apart:
     self._chosen[self._digest(sample)] = sample.id
 
   def score(self, sample: "Sample") -> None:
-    """Raises InputError if it is one of those."""
+    """Raises InputError if the threshold was chosen on this picture."""
     if self._chosen and (same := self._chosen.get(self._digest(sample))):
       raise InputError(
         f"{self._name}: picture {sample.id} is scored, and the background"

@@ -133,8 +133,8 @@ class Evaluator:
   def draw(self) -> None:
     """Draws predictions of the last evaluation, for TensorBoard.
 
-    Those of the first benchmark go to WORKDIR/predictions.png as well. What
-    cannot be drawn or written is told in the log: no reason to end a run.
+    Those of the first benchmark go to WORKDIR/predictions.png as well. If
+    drawing or writing fails, it is logged, and the run continues.
     """
     undrawn, self._undrawn = self._undrawn, []
     for draw in undrawn:

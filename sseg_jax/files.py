@@ -12,7 +12,7 @@ from typing import Any
 
 from sseg_jax.errors import InputError, Unavailable
 
-# What may be over when the same is tried again.
+# Errors that may not occur again at the next try.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
@@ -69,7 +69,7 @@ def write_text(path: Any, text: str) -> None:
 
 
 def read_json(path: Any) -> Any | None:
-  """Returns a file's content; None without one, with a warning for none."""
+  """Returns a file's content; None if it is missing or, with a warning, bad."""
   try:
     return json.loads(path.read_text())
   except FileNotFoundError:

@@ -20,12 +20,13 @@ from sseg_jax.models.layers import (
   unit,
 )
 
-# What an excluded pair's logit is set to: far below any cosine times a scale,
-# and finite, so that a row without any valid pair has finite gradients.
+# The logit of an excluded pair. It is far below any cosine times a scale, and
+# finite, so that a row without any valid pair has finite gradients.
 _EXCLUDED = -1e9
 
-# Of the products that enlarge masks. On TPUs logits keep 16 of their bits, more
-# than the products before left them, in half of the passes.
+# Precision of the products that enlarge masks. On TPUs it keeps 16 bits of each
+# logit, more than the earlier products leave exact, in half as many passes as
+# full precision.
 _HIGH = lax.Precision.HIGH
 
 
@@ -41,15 +42,16 @@ def contrastive(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Returns the sum of both directions' cross-entropies, and metrics.
 
-  Embeddings come unnormalised; pair i is row i of both. A pair that is not
+  The embeddings are not normalised; pair i is row i of both. A pair that is not
   valid is neither a positive nor a negative. `logit_scale` is the logarithm of
   the scale, which is clamped at `max_logit_scale` where it is used. Source:
-  S-Seg Eq. 2-3 (the sum, where GroupViT and SLIP take the mean).
+  S-Seg Eq. 2-3 (it takes the sum; GroupViT and SLIP take the mean).
 
-  With a `block`, no more than so many rows of the logits exist at once, over
-  all devices, in the gradient as well. It divides b, and is divided by the
-  devices of `mesh`, over which the pairs are split: each takes its own rows
-  against all columns, and the loop over blocks has no message between them.
+  With a `block`, at most `block` rows of the logits exist at once, counted over
+  all devices; this holds for the gradient too. `block` must divide b, and the
+  number of devices in `mesh` must divide `block`. The pairs are split over
+  these devices. Each device compares its own rows with all columns, so the loop
+  over blocks needs no communication.
   """
   image = unit(jnp.where(valid[:, None], image_embedding, 0))
   text = unit(jnp.where(valid[:, None], text_embedding, 0))
@@ -80,8 +82,9 @@ def dice(
 ) -> Float[Array, "*layers"]:
   """Returns the dice loss, summed over valid masks and divided by their number.
 
-  `masks` are binary. `count` stands for the number of valid masks where these
-  are a part of a larger batch. Unsquared denominators, one added to both parts.
+  `masks` are binary. If the masks are a part of a larger batch, `count` is the
+  number of valid masks in that batch. The denominator is not squared, and 1 is
+  added to numerator and denominator.
   Source: MaskFormer mask_former/modeling/criterion.py.
   """
   logits, masks = _only(valid, mask_logits), _only(valid, masks)
@@ -102,10 +105,11 @@ def focal(
   valid: Bool[Array, "b k"],
   count: Float[Array, ""] | None = None,
 ) -> Float[Array, "*layers"]:
-  """Returns the focal loss: mean over pixels, then as `dice`.
+  """Returns the focal loss: mean over pixels, then over masks as in `dice`.
 
-  `masks` are binary; alpha 0.25 weighs them, 0.75 the rest; gamma is 2. Source:
-  MaskFormer mask_former/modeling/criterion.py.
+  `masks` are binary. Pixels inside a mask have the weight 0.25 (alpha), pixels
+  outside have 0.75; gamma is 2.
+  Source: MaskFormer mask_former/modeling/criterion.py.
   """
   logits, masks = _only(valid, mask_logits), _only(valid, masks)
   return _mean_of_valid(_focal(logits, masks), valid, count)
@@ -113,8 +117,8 @@ def focal(
 
 def _focal(mask_logits, masks):  # [*layers, b, k, h, w] -> [*layers, b, k]
   inside = _with_layers(masks > 0.5, mask_logits)
-  # The logit of the right answer: one expression serves both sides, and neither
-  # the logarithm nor the power sees a rounded probability.
+  # The logit of the right answer. One expression then serves pixels inside and
+  # outside, and no rounded probability enters the logarithm or the power.
   right = jnp.where(inside, 1.0, -1.0) * mask_logits.astype(jnp.float32)
   alpha = jnp.where(inside, matching.FOCAL_ALPHA, 1 - matching.FOCAL_ALPHA)
   loss = alpha * jax.nn.softplus(-right)
@@ -136,18 +140,18 @@ def mask_loss(
   """Returns the mask loss summed over layers, and the last layer's parts.
 
   Mask j is where `labels` is j; labels outside 0..k-1 belong to no mask. Each
-  layer has a matching of its own, at the logits' size. The loss is taken at
-  `size`; None is the label map's, or the logits' where that is finer. Queries
-  left unmatched are not penalised.
-  `count` is the number of valid masks to divide by, where these pictures are a
-  part of a larger batch.
+  layer is matched separately, at the size of the logits. The loss is computed
+  at `size`; None means the size of the label map, or of the logits if they are
+  larger. Unmatched queries are not penalised.
+  If these pictures are a part of a larger batch, `count` is the number of valid
+  masks in that batch; the loss is divided by it.
 
   Source: S-Seg §3.4, Eq. 1; MaskFormer
   mask_former/modeling/{matcher,criterion}.py.
   """
   layers, b, n, h, w = mask_logits.shape
-  # Pixels stay in one axis, as TPUs pad the last to 128, and layers are taken
-  # one by one, as the memory of a core holds what is made of one.
+  # Pixels stay in one axis, because TPUs pad the last axis to 128. Layers are
+  # taken one by one, because a core's memory holds the arrays of one layer.
   flat = mask_logits.reshape(layers, b, n, 1, h * w)
   small = _one_hot(resize_labels(labels, (h, w)), k).reshape(b, k, 1, h * w)
   cost = lax.map(
@@ -156,9 +160,9 @@ def mask_loss(
     ),
     lax.stop_gradient(flat),
   )  # [layers, b, k, n]
-  # All layers in one call: the solver's steps are paid once, not once a layer.
-  # The batch axis stays in front, so that merging the two moves nothing between
-  # chips.
+  # One call solves all layers, so the solver's loop runs once, not once a
+  # layer. The batch axis stays first, so that merging the two axes needs no
+  # communication between chips.
   index = matching.match(
     jnp.swapaxes(cost, 0, 1).reshape(b * layers, k, n),
     jnp.repeat(valid, layers, axis=0),
@@ -169,11 +173,11 @@ def mask_loss(
     size = max(labels.shape[1], h), max(labels.shape[2], w)
   labels = resize_labels(labels, size)
 
-  # Again for the gradient, so that nothing that was enlarged is kept.
+  # The backward pass computes this again, so that no enlarged array is stored.
   @jax.checkpoint
   def of_layer(layer):
     logits, index = layer
-    # k of n queries are gathered before anything is enlarged.
+    # The k matched queries of n are gathered first, so only they are enlarged.
     matched = jnp.take_along_axis(logits, index[..., None, None], axis=1)
     matched = _only(valid, matched)
     matched = resize_bilinear(matched.reshape(b, k, h, w), size, _HIGH)
@@ -197,7 +201,7 @@ def _with_layers(x, like):  # [b, ...] -> [1.., b, ...], of like's rank
 
 
 def _only(valid, x):  # [b, k], [*layers, b, k, h, w]
-  """Clears what is not valid: NaN there would pass into every gradient.
+  """Sets invalid entries to 0: a NaN there would reach every gradient.
 
   A `where` after the loss is too late, since its gradient there is 0 * NaN.
   """
@@ -213,7 +217,7 @@ def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]
 
 
 def _retrieval(rows, columns, scale, valid, block, mesh):
-  """Returns cross-entropy and hit of finding column i from row i, and back."""
+  """Returns (cross-entropy, hit) of row i finding column i, and the reverse."""
   number = jnp.arange(len(rows))
   if not 0 < block < len(rows):
     logits = _logits(rows, columns, scale)
@@ -240,7 +244,7 @@ def _logits(rows, columns, scale):
 
 
 def _find(logits, number, valid):
-  """Returns cross-entropy and hit of each row, whose column has its number."""
+  """Returns (cross-entropy, hit) of each row; its `number` is its column."""
   logits = jnp.where(valid[None], logits, _EXCLUDED)
   mine = number[:, None] == jnp.arange(logits.shape[1])[None]
   right = jnp.where(mine, logits, 0).sum(-1)
@@ -249,7 +253,7 @@ def _find(logits, number, valid):
 
 
 def _find_in_blocks(rows, number, scales, columns, valid, block, axes=()):
-  """Does the same for `block` rows at a time, whose logits are not kept."""
+  """Does the same for `block` rows at a time, and does not store logits."""
   if axes:
     columns = lax.all_gather(columns, axes, tiled=True)
     valid = lax.all_gather(valid, axes, tiled=True)

@@ -1,4 +1,4 @@
-"""Which query answers for which mask: the cost and the exact assignment.
+"""Which query is matched to which mask: the cost and the exact assignment.
 
 On a first read, `cost_matrix` is MaskFormer's cost without its class term, and
 `match` is an ordinary assignment solver, written for many small problems at
@@ -21,10 +21,10 @@ def cost_matrix(
   dice: float = 1.0,
   focal: float = 20.0,
 ) -> Float[Array, "*layers b k n"]:
-  """Returns the cost of explaining each mask by each query.
+  """Returns the cost of matching each mask with each query.
 
-  `masks` are binary and serve all decoder layers. Computed in float32 whatever
-  comes in.
+  `masks` are binary and serve all decoder layers. The cost is computed in
+  float32 for every input type.
   Source: S-Seg §3.4; MaskFormer mask_former/modeling/matcher.py.
   """
   logits = mask_logits.astype(jnp.float32)
@@ -52,24 +52,23 @@ def cost_matrix(
 def match(
   cost: Float[Array, "b k n"], valid: Bool[Array, "b k"]
 ) -> Int[Array, "b k"]:
-  """Assigns a query of its own to each mask at the least total cost.
+  """Assigns a different query to each mask at the least total cost.
 
-  The assignment is exact for the valid rows; invalid rows then take queries
+  The assignment is exact for the valid rows. Invalid rows then take queries
   that are left over, so that the k indices of a problem always differ. Ties are
-  broken arbitrarily. A cost of NaN or of either infinity is taken as rarely as
-  possible; of the assignments that take the fewest, the one with the least sum
-  of the other costs is found.
+  broken arbitrarily. The assignment uses as few NaN or infinite costs as
+  possible; among such assignments, it has the least sum of the other costs.
 
   Exact means: computed in float64, the sum of the finite costs is the least
   one, up to a few float32 roundings of its excess over the sum of the rows'
-  least costs. So the result depends neither on the scale of the costs nor on
-  large ones that the best assignment does not take. Where costs that are not
-  finite must be taken, the roundings are those of the largest finite cost.
+  least costs. So the result does not depend on the scale of the costs, nor on
+  large costs that the best assignment does not use. If it must use non-finite
+  costs, the roundings are those of the largest finite cost.
 
-  Shortest augmenting paths (Jonker and Volgenant, 1987), all problems in
-  lockstep. Row r needs at most r + 1 steps, so every loop has a trip count
-  known without looking at the data, and no problem looks at another: split over
-  chips along b, the solver needs no communication.
+  The method is shortest augmenting paths (Jonker and Volgenant, 1987), run on
+  all problems at the same time. Row r needs at most r + 1 steps, so the number
+  of iterations of every loop is known in advance. The problems are independent:
+  split over chips along b, the solver needs no communication.
 
   Raises:
     ValueError: there are more masks than queries.
@@ -78,8 +77,8 @@ def match(
   if k > n:
     raise ValueError(f"{k} masks need as many queries, there are {n}")
   # Distances and potentials are pairs: how many costs are not finite, and the
-  # sum of the others. The first part decides, the second decides between
-  # equals. A large number in place of infinity would cost the sum its digits.
+  # sum of the others. The first number is compared first, the second breaks
+  # ties. A large number in place of infinity would make the sum imprecise.
   cost, row_least = _above_least(
     jnp.where(valid[..., None], cost.astype(jnp.float32), 0)
   )
@@ -120,7 +119,7 @@ def match(
       least = number.min(-1)
       total = jnp.where(number == least[:, None], distance[1], jnp.inf)
       smallest = total.min(-1)
-      # XLA is slow at argmin on a CPU.
+      # This replaces argmin, which XLA runs slowly on a CPU.
       nearest = jnp.where(total == smallest[:, None], columns, n).min(-1)
       reached = (
         jnp.where(searching, least, reached[0]),
@@ -157,7 +156,7 @@ def match(
       *map(changes, reached, distance), strict=True
     )
 
-    # Walk the path back, each row on it moving over to its new column.
+    # Follow the path back and move each row on it to its new column.
     def back(_, walk):
       row_of, column_of, column = walk
       row = at(previous, column)
@@ -202,7 +201,7 @@ def match(
 
 
 def _over_pixels(masks, values):
-  # Full precision by name: TPUs round float32 factors to bfloat16 by default.
+  # The precision is given because TPUs round float32 factors to bfloat16.
   return jnp.einsum(
     "...kp,...np->...kn", masks, values, precision=lax.Precision.HIGHEST
   )
@@ -211,12 +210,12 @@ def _over_pixels(masks, values):
 def _above_least(
   cost: Float[Array, "b k n"],
 ) -> tuple[Float[Array, "b k n"], Float[Array, "b k"]]:
-  """Returns costs above their row's least one, and that one.
+  """Returns costs minus the least cost of their row, and that least cost.
 
-  What is not finite becomes infinity. Subtracting a number from a whole row
-  changes no assignment, and sums of smaller numbers have smaller roundings. The
-  result is scaled by a power of two where sums would overflow float32, or
-  differences underflow.
+  Non-finite costs become infinity. Subtracting a number from a whole row does
+  not change the best assignment, and sums of smaller numbers have smaller
+  rounding errors. The result is scaled by a power of two if sums would overflow
+  float32, or differences would underflow.
   """
   finite = jnp.isfinite(cost)
   largest = jnp.where(finite, jnp.abs(cost), 0).max((-2, -1), keepdims=True)

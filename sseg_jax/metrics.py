@@ -1,4 +1,4 @@
-"""Numbers of a run: where they are written, its speed, its profile."""
+"""Writes the metrics of a run, measures its speed, and profiles it."""
 
 import collections
 import json
@@ -20,7 +20,7 @@ class MetricWriter:
 
   Scalars go to the log, to `WORKDIR/metrics.jsonl` (one line a call) and to
   TensorBoard in `WORKDIR/tensorboard`. Without clu and TensorFlow (the extra
-  `train`) the last is left out, with one warning.
+  `train`) nothing is written for TensorBoard, and one warning is logged.
 
   Args:
     workdir: folder of the run, local or `gs://`.
@@ -47,7 +47,7 @@ class MetricWriter:
     self._tensorboard = _summary_writer(workdir / "tensorboard")
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes numbers or arrays of no dimension under their names."""
+    """Writes numbers, or arrays of shape [], under their names."""
     if self._file is None:
       return
     numbers = {name: float(value) for name, value in values.items()}
@@ -67,7 +67,7 @@ class MetricWriter:
       self._tensorboard.write_images(step, batched)
 
   def flush(self) -> None:
-    """Hands everything written so far to the file system."""
+    """Writes everything that is buffered to the file system."""
     if self._file is not None:
       self._file.flush()
     if self._tensorboard is not None:
@@ -96,7 +96,8 @@ def _lines_until(path: epath.Path, step: int) -> list[str]:
 def _is_evaluation_of(step: int) -> Callable[[str], bool]:
   def found(line: str) -> bool:
     row = json.loads(line)
-    # Rows of training have a loss; an evaluation may find nothing to score.
+    # Rows of training have a loss. Rows of an evaluation have none, and may
+    # have no score either.
     return row["step"] == step and "loss" not in row
 
   return found
@@ -109,20 +110,20 @@ def _summary_writer(logdir: epath.Path) -> Any:
   except ImportError as error:
     logging.warning("no TensorBoard files (install sseg_jax[train]): %s", error)
     return None
-  # TensorFlow would reserve the accelerator's memory.
+  # Otherwise TensorFlow would reserve the accelerator's memory.
   tf.config.set_visible_devices([], "GPU")
   tf.config.set_visible_devices([], "TPU")
   return metric_writers.SummaryWriter(str(logdir))
 
 
 class Throughput:
-  """Speed over the last steps, without what stands outside the window.
+  """Speed over the last steps, within a window.
 
   Args:
     batch_size: images a step, over all processes.
     total_steps: where the run ends.
-    window: how many calls of `update` it looks back.
-    clock: seconds; for tests.
+    window: number of calls of `update` over which the speed is measured.
+    clock: returns the time in seconds; tests pass their own.
   """
 
   def __init__(
@@ -141,11 +142,11 @@ class Throughput:
     )
 
   def update(self, step: int) -> None:
-    """Notes that `step` is done: call when its result has been waited for."""
+    """Records that `step` is done; call it when its result is available."""
     self._marks.append((step, self._clock()))
 
   def reset(self) -> None:
-    """Forgets the window: after an evaluation, or anything that is no step."""
+    """Empties the window; call it after an evaluation or another pause."""
     self._marks.clear()
 
   def scalars(self) -> dict[str, float]:
@@ -194,8 +195,8 @@ class Profiler:
 
   Args:
     logdir: where the trace goes.
-    first_step: the first step traced; later than compilation and warm-up.
-    steps: how many steps; 0 switches it off.
+    first_step: the first step traced; choose one after compilation and warm-up.
+    steps: number of steps traced; 0 switches the trace off.
   """
 
   def __init__(self, logdir: str, *, first_step: int, steps: int):
@@ -213,7 +214,7 @@ class Profiler:
       self.close()
 
   def close(self) -> None:
-    """Stops a trace that runs, and writes it."""
+    """Stops the trace if one runs, and writes it."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import optax
 
-# Last name in the path of arrays that are not weights of a linear map or a
-# convolution. The rank alone does not tell: tables and the biases of attention
-# heads have two dimensions.
+# Matches the last name in the path of arrays that are not weights of a linear
+# map or a convolution. The rank is not enough to tell: tables and the biases of
+# attention heads have two dimensions too.
 _NO_DECAY = re.compile(
   r"bias|scale|norm|token|embedding|position|quer(y|ies)|table"
 )
@@ -22,7 +22,7 @@ def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
 
   Args:
     optim_config: `config.optim`.
-    total_steps: where `end_lr` is reached; it stays there.
+    total_steps: step at which the rate reaches `end_lr`; it then stays there.
   """
   warmup = optim_config.warmup_steps
   cosine = optax.cosine_decay_schedule(
@@ -39,11 +39,11 @@ def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-  """Returns a tree of bools: which parameters weight decay pulls to zero.
+  """Returns a tree of bools: which parameters have weight decay.
 
-  All but arrays of one dimension and less, biases, norms, embeddings (tokens,
-  positions, queries), relative-position tables and the logit scale (GroupViT,
-  `utils/optimizer.py`; MaskFormer's Swin recipe, `train_net.py`).
+  All have it except arrays of at most one dimension, biases, norms, embeddings
+  (tokens, positions, queries), relative-position tables and the logit scale
+  (GroupViT, `utils/optimizer.py`; MaskFormer's Swin recipe, `train_net.py`).
   """
 
   def decays(path: Any, leaf: Any) -> bool:

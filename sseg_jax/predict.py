@@ -18,7 +18,7 @@ from sseg_jax.errors import InputError, reported
 from sseg_jax.inference import background
 
 _WINDOW_STEP = 32  # `windows.PAD`, which would load JAX
-# In which the overlay can be written: photos' formats of 24 bits.
+# Formats in which the overlay can be written: those with 24-bit colours.
 _WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _LONGEST_STEM = 200  # bytes; with its endings a name may have 255
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; the exit code is 1 if some of the pictures failed."""
   flags = _parser().parse_args(argv)
   has_background = not flags.no_background
-  # All that can be told early is told before JAX is loaded.
+  # Flags are checked before JAX is loaded, so that errors appear early.
   words = prompts.parse_words(flags.words, background=has_background)
   background.check_flag(flags.background_threshold)
   size = flags.image_size
@@ -157,7 +157,7 @@ def _say(message: str) -> None:
 def _read(
   paths: Sequence[Path], results: list[dict]
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields index and pixels of each picture; bad ones are told and left out.
+  """Yields index and pixels of each picture; reports and skips bad ones.
 
   One after the other: memory does not grow with the number of pictures.
   """
@@ -239,7 +239,7 @@ def _is_file_name(out: str | os.PathLike) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-  """What tells a file from all others, whatever it is called."""
+  """Identifies a file independently of its name."""
   try:
     status = path.stat()
   except (OSError, ValueError):

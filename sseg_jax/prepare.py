@@ -43,7 +43,7 @@ _LONG = 300  # characters of a name that the report keeps
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What became of the pictures.
+  """Counts of the pictures that were written and rejected.
 
   Attributes:
     read: pictures named by the source, and entries of its captions that name
@@ -314,7 +314,7 @@ def _convert(
 def _convert_all(
   convert, items: Sequence[sources.Item], workers: int
 ) -> Iterator[tuple[sources.Item, bytes | str]]:
-  """Yields every item with its result, in order, whoever did the work."""
+  """Yields every item with its result, in order, for any number of workers."""
   chunks = (
     items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)
   )
@@ -325,7 +325,7 @@ def _convert_all(
   # Not fork: TensorFlow's threads would not survive in the children.
   context = multiprocessing.get_context("spawn")
   with ProcessPoolExecutor(workers, mp_context=context) as pool:
-    # A window of chunks, as `map` would hold all pictures at once.
+    # Only some chunks are pending, because `map` would hold all pictures.
     pending: collections.deque = collections.deque()
     try:
       for chunk in chunks:

@@ -1,4 +1,4 @@
-"""The one place that says which device holds what.
+"""Defines which device holds which part of each array.
 
 A mesh has two axes. Both split the batch; "fsdp" also splits the parameters and
 the optimizer's moments. The model has some 90 million parameters, so tensor
@@ -24,12 +24,12 @@ from sseg_jax.errors import InputError
 
 AXES = ("data", "fsdp")
 
-# Arrays of fewer elements stay whole everywhere: splitting them saves some
-# kilobytes and costs a message between devices each step.
+# Arrays of fewer elements are replicated: splitting them would save some
+# kilobytes and cost communication between devices in each step.
 MIN_SIZE = 2**14
 
-# Paths whose split dimension is not left to the shape, as (pattern, dimension).
-# At most one may match a path.
+# (pattern, dimension): arrays whose path matches are split in this dimension,
+# whatever their shape. At most one pattern may match a path.
 RULES: tuple[tuple[str, int], ...] = (
   # Rows are looked up by index: splitting the features keeps the look-up local.
   (r"(^|/)token_embedding(/|$)", 1),
@@ -42,9 +42,9 @@ def make_mesh(
   """Makes the mesh of axes ("data", "fsdp").
 
   Args:
-    mesh_config: `config.mesh` with `data` (-1: all that `fsdp` leaves) and
-      `fsdp`.
-    devices: all devices of all processes by default.
+    mesh_config: `config.mesh` with `data` (-1: the number of devices divided by
+      `fsdp`) and `fsdp`.
+    devices: devices of the mesh; by default all devices of all processes.
 
   Raises:
     InputError: if the two do not multiply to the number of devices.
@@ -62,13 +62,13 @@ def make_mesh(
       f"mesh.data is {data} and mesh.fsdp {fsdp}, not the {count} devices;"
       " set mesh.data to -1 to use them all"
     )
-  # Written out, since the default is Explicit, under which rules by path and
-  # shape do not apply.
+  # The types are given because the default is Explicit, under which rules by
+  # path and shape do not apply.
   types = (AxisType.Auto,) * 2
   slices = len({getattr(d, "slice_index", None) for d in devices})
   if devices[0].platform != "tpu" or slices == 1:
     return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices)
-  # Between slices is a slower network: "data" alone crosses it.
+  # The network between slices is slower, so only "data" extends over slices.
   if data % slices:
     raise InputError(
       f"mesh.fsdp is {fsdp}; choose a divisor of the {count // slices} devices"
@@ -86,15 +86,16 @@ def make_mesh(
 def param_spec(
   path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, rules=RULES
 ) -> PartitionSpec:
-  """Says how one array is split: along "fsdp" in one dimension, or not at all.
+  """Returns how one array is split: over "fsdp" in one dimension, or not.
 
-  The dimension is the one a rule names for the path, else the largest that the
-  axis divides (the last of equals, which a matrix product reads contiguously).
+  The dimension is the one that a rule gives for the path. Without a rule, it is
+  the largest that the axis size divides; among equals the last, which a matrix
+  product reads contiguously.
 
   Args:
     path: names joined by "/", as "params/text/token_embedding/embedding".
-    shape: of the whole array.
-    mesh: of `make_mesh`.
+    shape: shape of the whole array.
+    mesh: the result of `make_mesh`.
     rules: (pattern, dimension) pairs searched in the path.
 
   Raises:
@@ -121,8 +122,8 @@ def param_spec(
 def state_sharding(abstract_state: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Returns a pytree of `NamedSharding`, one per leaf of `abstract_state`.
 
-  The optimizer's moments have the paths' ends and the shapes of the parameters,
-  and so their sharding.
+  The paths of the optimizer's moments end like those of the parameters, and the
+  shapes are equal, so the moments get the sharding of the parameters.
   """
 
   def sharding(path: Any, leaf: Any) -> NamedSharding:
@@ -138,14 +139,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of arrays [b, ...]: b over all devices."""
+  """Returns the sharding of arrays [b, ...]: b is split over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def mesh_of_kernels(
   config: Any, mesh: Mesh | AbstractMesh | None
 ) -> Mesh | None:
-  """Returns `mesh` if its devices are to run Pallas kernels, which is TPUs."""
+  """Returns `mesh` if its devices run Pallas kernels: only TPUs do."""
   if not config.pallas or not isinstance(mesh, Mesh):
     return None
   return mesh if mesh.devices.flat[0].platform == "tpu" else None
@@ -154,7 +155,7 @@ def mesh_of_kernels(
 def constrain(tree: Any, mesh: Mesh | AbstractMesh | None, axis: int) -> Any:
   """Splits every array's `axis` over all devices; does nothing without a mesh.
 
-  For arrays inside a compiled program, where rules by path do not reach.
+  It is for arrays inside a compiled program, which have no path for a rule.
   """
   if mesh is None:
     return tree
@@ -168,8 +169,8 @@ def host_batch_size(
   """Returns this process's share of the global batch.
 
   Raises:
-    InputError: if the batch, or one of the `accumulate_steps` parts that it is
-      taken in, does not divide over the devices.
+    InputError: if the number of devices does not divide the batch, or one of
+      its `accumulate_steps` parts.
   """
   if batch_size < 1 or batch_size % (mesh.size * accumulate_steps):
     parts = ""
@@ -183,9 +184,9 @@ def host_batch_size(
 
 
 def local_size(mesh: Mesh) -> int:
-  """Returns how many of the mesh's devices are this process's."""
-  # Counted one by one: a host's chips, a square of the pod, are scattered over
-  # the mesh's rows, and `Mesh.local_mesh` accepts contiguous ones only.
+  """Returns how many devices of the mesh belong to this process."""
+  # `Mesh.local_mesh` is not used because it accepts only contiguous devices. A
+  # host's chips form a square of the pod, which is not contiguous in the mesh.
   process = jax.process_index()
   return sum(device.process_index == process for device in mesh.devices.flat)
 
@@ -193,10 +194,11 @@ def local_size(mesh: Mesh) -> int:
 def global_batch(
   host_batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """Joins what each process read, [b / processes, ...], to arrays [b, ...].
+  """Joins the arrays of each process, [b / processes, ...], to [b, ...].
 
-  A process's rows go to its devices in their order in the mesh. Where these do
-  not follow one another, as a pod's, the same rows stand in another order.
+  The rows of a process go to its devices in the order of the mesh. If these
+  devices are not consecutive in the mesh, as on a pod, the rows of the global
+  batch have another order.
   """
   sharding = batch_sharding(mesh)
   return {

@@ -1,4 +1,4 @@
-"""The same network taught by true label maps: the ceiling in comparisons."""
+"""The same network trained on true label maps: an upper bound."""
 
 import functools
 from typing import Any
@@ -88,7 +88,7 @@ def loss(
     max_logit_scale=weights.max_logit_scale,
   )
   if by_regions:
-    # Cleared before the logarithm: NaN would pass into every gradient.
+    # Set to 0 before the logarithm: a NaN would reach every gradient.
     parts = jnp.where(counted[..., None], image.part_embeddings, 0)
     log_p = _log(class_probabilities(parts))  # [b, k, c]
     # The j-th mask is of the j-th class present.

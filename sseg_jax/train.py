@@ -42,16 +42,16 @@ def train(
   workdir: str | epath.PathLike,
   stop: preemption.Stop | None = None,
 ) -> dict[str, Any]:
-  """Trains until `config.total_steps`, going on from the newest checkpoint.
+  """Trains until `config.total_steps`, starting from the newest checkpoint.
 
   Args:
     config: fields as in `default_config.py`.
     workdir: folder of the run, local or `gs://`; made where missing.
-    stop: asks the run to stop; SIGTERM where None.
+    stop: tells the run when to stop. None listens for SIGTERM.
 
   Returns:
-    What is also written to WORKDIR/result.json; {"preempted": step} if the run
-    was asked to stop, in which case a checkpoint was saved first.
+    The content of WORKDIR/result.json. If the run was asked to stop, it saves a
+    checkpoint and returns {"preempted": step} instead.
 
   Raises:
     InputError: if a field cannot work, before anything is compiled; or if the
@@ -81,20 +81,20 @@ def _train(
   held: lease.Lease | None,
   closing: contextlib.ExitStack,
 ) -> dict[str, Any]:
-  """Trains as `train` says.
+  """Does the work of `train`.
 
   Args:
-    config: of `train`, checked.
-    workdir: of `train`, expanded.
-    stop: of `train`.
-    held: the lease of `workdir`, in the first process.
-    closing: closes what is opened here, also where an error ends the run.
+    config: the argument of `train`, checked.
+    workdir: the argument of `train`, expanded.
+    stop: the argument of `train`.
+    held: the lease of `workdir` in the first process; None in the others.
+    closing: closes what is opened here, also when an error ends the run.
   """
   from sseg_jax import metrics
   from sseg_jax.data import pipeline
 
   first_process = jax.process_index() == 0
-  # Of the code that runs, whatever is changed meanwhile.
+  # Read now: later edits of the checkout must not change what is recorded.
   commit = provenance.git_commit()
 
   # --- Mesh -------------------------------------------------------------------
@@ -102,7 +102,7 @@ def _train(
   sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
   pipeline.check_lanes(config, jax.process_count())
 
-  # --- The checkpoint to go on from -------------------------------------------
+  # --- The checkpoint to resume from ------------------------------------------
   checkpoints = Checkpoints(
     workdir / "checkpoints",
     keep=config.checkpoint.keep,
@@ -112,7 +112,8 @@ def _train(
     metadata={},
     before_save=held.check if held else lambda: None,
   )
-  # Before anything is drawn or compiled: other settings may be refused.
+  # This comes before any data is drawn or any program is compiled, because
+  # changed settings may be refused.
   found = checkpoints.find()
   changed = changes.since(found, config, workdir)
 
@@ -141,7 +142,7 @@ def _train(
     )
   )
 
-  # --- Restore, or begin ------------------------------------------------------
+  # --- Restore the state, or initialise it ------------------------------------
   state = checkpoints.restore(shapes)
   if state is None:
     state = jax.device_put(train_step.init_state(setup), shardings)
@@ -207,7 +208,7 @@ def _train(
   closing.callback(watchdog.close)
   watch = BadSteps(config.max_bad_steps)
   in_flight: collections.deque = collections.deque()
-  asked = agreed = False  # to stop: here, and in some process
+  asked = agreed = False  # stop requested: in this process; in any process
   every = config.evaluate.every_steps
 
   def wait_for_steps(in_flight_still: int = 0) -> None:
@@ -223,7 +224,7 @@ def _train(
       stop.working()
 
   def evaluate_now(state: train_step.TrainState, step: int) -> bool:
-    """Returns whether it was cut short, in which case all are to stop."""
+    """Returns whether it was interrupted; then all processes must stop."""
     result = None
     watchdog.reset(SLOW)
     with contextlib.suppress(preemption.Stopped):
@@ -237,7 +238,8 @@ def _train(
     checkpoints.set_thresholds(step, (result or {}).get("stored", {}))
     if checkpoints.rate(step, state, score) and first_process:
       logging.info("step %d stays: %.2f is among the best", step, score)
-    # Last but for pictures: what is not written here is repeated.
+    # Written after all but the pictures: a run that resumes repeats an
+    # evaluation whose scores are missing.
     writer.scalars(step, evaluator.flat_scores(result or {}))
     scores.draw()
     speed.reset()
@@ -318,7 +320,7 @@ def _train(
     held.check()
     text = json.dumps(result, indent=2) + "\n"
     files.write_text(workdir / "result.json", text)
-    scores.draw()  # after the result: a picture that fails loses nothing
+    scores.draw()  # after the result, so that a failure here loses no result
   return result
 
 
@@ -330,9 +332,9 @@ def step_and_stop(
 ) -> tuple[train_step.TrainState, train_step.Metrics]:
   """Takes a step, and tells all processes whether one was asked to stop.
 
-  A process may not stop by itself, since the others would wait for it in the
-  next step. Each therefore sends along with its part of the batch whether it
-  was asked, and all learn of it with the metrics of the same step.
+  A process may not stop alone: the others would wait for it in the next step.
+  So each process adds to its part of the batch a flag that says whether it was
+  asked to stop, and all processes read the result in the metrics of that step.
   """
   batch = dict(batch)
   asked = batch.pop("stop")  # [devices]
@@ -344,8 +346,8 @@ class Data(NamedTuple):
   """What `prepare_data` found.
 
   Attributes:
-    class_names: of the records' label maps, () where they are unknown.
-    records: fingerprint of the training records, None where the run draws them.
+    class_names: the classes of the records' label maps; () if unknown.
+    records: fingerprint of the training records; None if the run draws them.
   """
 
   class_names: tuple[str, ...]
@@ -353,11 +355,11 @@ class Data(NamedTuple):
 
 
 def prepare_data(config: Any, workdir: epath.Path) -> Data:
-  """Looks at the data, or draws the embedded data set and names its folders.
+  """Checks the training data, or draws the embedded data set.
 
   Raises:
-    InputError: if a folder of records is missing or holds none, before anything
-      is compiled.
+    InputError: if a folder of records is missing or holds no records. This is
+      raised before anything is compiled.
   """
   if config.data.source != "shapes":
     from sseg_jax.data import manifest
@@ -387,7 +389,8 @@ def prepare_data(config: Any, workdir: epath.Path) -> Data:
     shapes.write(folder, **arguments)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("shapes are written")
-  names = shapes.write(folder, **arguments)  # only looks: they are there
+  # The files exist now, so this call only returns their names.
+  names = shapes.write(folder, **arguments)
   config.data.train = names["train"]
   config.data.val = names["val"]
   own = [names[kind] for kind in shapes.KINDS]
@@ -403,7 +406,7 @@ def _manifest(field: str, folder: str) -> Any:
   try:
     return manifest.read_manifest(folder)
   except errors.InputError as error:
-    # Only retrieval reads these: a run does without.
+    # Only retrieval reads these records; a run can do without them.
     hint = "; or leave it out with --config.data.val=''"
     raise errors.InputError(
       f"{field}={folder}: {error}{hint if field == 'data.val' else ''}"
@@ -413,11 +416,12 @@ def _manifest(field: str, folder: str) -> Any:
 def open_benchmarks(
   config: Any,
 ) -> tuple[list[benchmarks.Benchmark], list[benchmarks.Benchmark | None]]:
-  """Opens what `config.evaluate.benchmarks` names, none for an empty string.
+  """Opens the benchmarks that `config.evaluate.benchmarks` names.
 
   Returns:
-    The benchmarks that are scored, and for each the training split on which its
-    background threshold is chosen, None where there is none.
+    The benchmarks that are scored, and for each of them its training split, on
+    which the background threshold is chosen (None if it has no such split).
+    Both lists are empty for an empty string.
   """
   if not config.evaluate.benchmarks:
     return [], []
@@ -431,17 +435,17 @@ def open_benchmarks(
 
 
 class BadSteps:
-  """Fetches a step's scalars, and stops the run when losses stay non-finite."""
+  """Fetches each step's scalars; stops the run if losses stay non-finite."""
 
   def __init__(self, limit: int):
-    """Takes the number of bad steps in a row that is too many."""
+    """Takes the number of bad steps in a row at which the run stops."""
     self._limit = limit
     self._count = 0
 
   def check(
     self, step: int, scalars: dict[str, jax.Array], ids: np.ndarray
   ) -> dict[str, float]:
-    """Waits for `step`, returns its scalars; InputError at the limit."""
+    """Waits for `step` and returns its scalars; InputError at the limit."""
     values = {k: float(v) for k, v in jax.device_get(scalars).items()}
     self._count = self._count + 1 if values["bad"] else 0
     if self._count:
@@ -460,36 +464,37 @@ class BadSteps:
 
 
 class Tally:
-  """What the steps so far add up to; a part of each checkpoint's metadata.
+  """Totals and means over the steps so far; stored with each checkpoint.
 
   Attributes:
-    bad_records: that were masked out, of all processes and all starts.
+    bad_records: number of records that were masked out, over all processes and
+      all restarts.
     last: the row of metrics that was written last.
   """
 
   def __init__(self, batch_size: int, stored: dict[str, Any]):
-    """Goes on from what `stored` returned, or from {}."""
+    """Starts from what `stored()` returned earlier, or from {}."""
     self._batch_size = batch_size
     self._window: list[dict[str, float]] = stored.get("window", [])
     self.bad_records: int = stored.get("bad_records", 0)
     self.last: dict[str, float] = stored.get("last", {})
 
   def add(self, scalars: dict[str, float]) -> None:
-    """Takes the scalars of a step."""
+    """Adds the scalars of one step."""
     if self._window and self._window[0].keys() != scalars.keys():
-      self._window = []  # left by another version
+      self._window = []  # another version stored other names
     self._window.append(scalars)
     self.bad_records += round((1 - scalars["valid"]) * self._batch_size)
 
   def close_window(self, speed: dict[str, float]) -> dict[str, float]:
-    """Returns means over the steps since the last call, and more as `last`."""
+    """Returns the means over the steps since the last call; sets `last`."""
     rows, self._window = self._window, []
     self.last = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
     self.last |= speed | {"bad_records": float(self.bad_records)}
     return self.last
 
   def stored(self) -> dict[str, Any]:
-    """Returns all of it, for JSON."""
+    """Returns the whole tally in a form that JSON can hold."""
     return {
       "window": list(self._window),
       "bad_records": self.bad_records,

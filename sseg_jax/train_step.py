@@ -31,13 +31,13 @@ Metrics = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-  """All that a run needs to go on: a plain pytree.
+  """All that a run needs to resume: a plain pytree.
 
   Attributes:
-    step: int32 [], updates tried so far, skipped ones included.
+    step: int32 [], number of updates tried so far, skipped ones included.
     params: parameters, float32.
     model_state: running statistics of the batch norms.
-    opt_state: optax's.
+    opt_state: the state of the optax optimiser.
   """
 
   step: Array
@@ -48,17 +48,17 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What is static about a step, and the frozen arrays it is called with.
+  """The static parts of a step, and the frozen arrays that it takes.
 
   Attributes:
     config: the run's fields.
     graphdef: structure of the model.
     generator: makes the pseudo-masks.
-    optimizer: optax's transformation.
+    optimizer: the optax transformation.
     frozen: arrays that are never trained: the generator's network and, in the
       supervised task, the tokens of the class names.
-    mesh: over which batches are split, for what is not left to the compiler;
-      None: all is.
+    mesh: the mesh over which batches are split. Some parts of the step name
+      their sharding on it. With None the compiler chooses every sharding.
   """
 
   config: Any
@@ -80,9 +80,10 @@ def make_setup(
 
   Args:
     config: fields as in `default_config.py`.
-    class_names: of the labels in the batches, in the supervised task.
-    mesh: over which batches are split; see `Setup`.
-    abstract: shapes in place of the frozen network's weights, to plan with.
+    class_names: names of the label classes, for the supervised task.
+    mesh: the mesh over which batches are split; see `Setup`.
+    abstract: whether to use shapes in place of the frozen network's weights;
+      `sseg_jax.plan` does.
 
   Raises:
     InputError: if a field has a value that cannot work.
@@ -123,7 +124,7 @@ def _check_mask_every(config: Any, mesh: Any) -> None:
       )
   by_regions = query_embedding.by_regions(model)
   if config.task == "supervised" and not by_regions:
-    return  # takes every picture
+    return  # every picture learns masks
   alone = by_regions and model.pool_feature == "stem"
   if every > 1 and not alone:
     raise errors.InputError(
@@ -165,10 +166,10 @@ def _check_contrastive_block(config: Any, mesh: Any) -> None:
 
 
 def init_state(setup: Setup) -> TrainState:
-  """Returns the state before the first step, random by `config.seed`.
+  """Returns the state before the first step, random with seed `config.seed`.
 
-  But for what `model.weights` and `text.weights` name; InputError where that
-  does not fit.
+  The parts that `model.weights` and `text.weights` name start from those
+  weights. Raises InputError if the weights do not fit the model.
   """
   params, model_state = sseg.init(setup.config, setup.config.seed)
   params, model_state = pretrained.load(setup.config, params, model_state)
@@ -181,7 +182,7 @@ def init_state(setup: Setup) -> TrainState:
 
 
 def abstract_state(setup: Setup) -> TrainState:
-  """Returns shapes and types in place of the state's arrays; no computation."""
+  """Returns the shapes and types of the state's arrays; computes nothing."""
   _, params, model_state = sseg.build(setup.config)
   step: Any = jax.ShapeDtypeStruct((), jnp.int32)
   return TrainState(
@@ -197,7 +198,7 @@ def pseudo_mask_labels(
 ) -> tuple[Array, Array]:
   """Returns label maps int32 [b,h/s,w/s] and which masks exist, bool [b,k].
 
-  The clusters of a picture depend on its id and the seed, on nothing else.
+  The clusters of a picture depend only on the picture, its id and the seed.
   """
   config = setup.config
   if config.pseudo_masks.mode == "cached":
@@ -215,11 +216,11 @@ def pseudo_mask_labels(
 
 
 class Features(NamedTuple):
-  """What the towers give of each pair for the contrastive loss.
+  """What the towers compute of each pair for the contrastive loss.
 
   Attributes:
     parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
-    text: [b, d], of the text tower, before it is projected.
+    text: [b, d], output of the text tower before the projection.
   """
 
   parts: Array
@@ -238,8 +239,9 @@ def towers(
 ) -> tuple[tuple[Features, Array], Metrics]:
   """Returns each pair's features and the weighted mask loss, and metrics.
 
-  `labels` and `present` are of `pseudo_mask_labels`; `count` is the number of
-  valid masks where this is a part of a batch (`losses.mask_loss`).
+  `labels` and `present` come from `pseudo_mask_labels`. `count` is the number
+  of valid masks in the whole batch, if `batch` is only a part of it
+  (`losses.mask_loss`).
   """
   config, weights = setup.config, setup.config.loss
   valid, every = batch["valid"], weights.mask_every
@@ -339,9 +341,10 @@ def value_and_grad(
 ) -> tuple[tuple[Array, tuple[Metrics, sseg.Variables]], sseg.Variables]:
   """Returns ((loss, (metrics, new statistics)), gradients) of a global batch.
 
-  With `config.accumulate_steps` no more than a part of the batch goes through
-  the towers at once; the result is the same but for rounding, except that a
-  backbone's batch norm takes the statistics of each part. `key` is dropout's.
+  With `config.accumulate_steps` above 1, the towers take the batch in that many
+  parts, one after the other. The result differs only by rounding, except that a
+  backbone's batch norm uses the statistics of each part. `key` is the random
+  key of dropout.
   """
 
   def merged(f, *args):
@@ -410,14 +413,15 @@ def train_step(
   Args:
     setup: see `Setup`.
     state: before the step.
-    frozen: `setup.frozen`, as an argument so that no array is baked in.
+    frozen: `setup.frozen`. It is an argument so that its arrays do not become
+      constants of the compiled program.
     batch: `id`, `valid`, `image`, `text`; see the pipeline.
 
   Returns:
     The state after the step, and float32 scalars.
   """
   config = setup.config
-  # Named, since `ExampleRngs` does not go with every generator.
+  # The implementation is named because `ExampleRngs` does not support all.
   key = jax.random.key(config.seed, impl="threefry2x32")
   dropout_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 

@@ -1,4 +1,4 @@
-"""A control: the picture's best words dealt to its pseudo-masks by size."""
+"""A control: assigns the picture's best words to its pseudo-masks by size."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ class GlobalWords:
   """Retrieval without localisation, as a `Segmenter`.
 
   Each class is ranked by the cosine of its embedding with the embedding of the
-  whole picture; the words are dealt to the picture's pseudo-masks in order of
-  area, the best word to the largest mask. So it has all that the method has but
-  one thing: the same weights, the same words, the same masks, and nothing that
-  says which word belongs where. What the method scores above it is learnt
-  localisation; what it scores itself comes from naming the picture's contents,
-  from good masks, and from large regions being of other classes than small.
+  whole picture; the words are assigned to the picture's pseudo-masks in order
+  of area, the best word to the largest mask. So it has the weights, the words
+  and the masks of the method, but no information about which word belongs to
+  which mask. A higher score of the method shows learnt localisation. The score
+  of this control comes from naming the picture's contents, from good masks, and
+  from the fact that large regions have other classes than small ones.
 
   The picture is seen whole, as a square of `config.image_size`: the size at
   which its embedding was trained.
@@ -39,8 +39,8 @@ class GlobalWords:
       params: nested dict as `checkpoint.load(...).params`.
       model_state: nested dict of running statistics.
       config: attribute-style configuration of the run.
-      words: how many of the best words are dealt, over and over where there
-        are more masks; 0 for as many as there are masks and classes.
+      words: how many of the best words are assigned; they are repeated if there
+        are more masks. 0 means as many as there are masks and classes.
 
     Raises:
       InputError: if `words` is negative, or a field has no possible value.
@@ -72,7 +72,7 @@ class GlobalWords:
   def scores(
     self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
   ) -> Float[np.ndarray, "h w c"]:
-    """The probability of the word dealt to each pixel; 0 for other words."""
+    """The probability of each pixel's assigned word; 0 for other words."""
     best, index = self.winners_many(image[None], class_set)
     words = np.arange(len(class_set.names))
     return np.where(index[0, ..., None] == words, best[0, ..., None], 0.0)
@@ -80,7 +80,7 @@ class GlobalWords:
   def winners_many(
     self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
   ) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
-    """The probability and the class of the word dealt to each pixel."""
+    """The probability and the class of the word assigned to each pixel."""
     b, h, w, _ = images.shape
     side = self._config.image_size
     seen = np.stack([reader.resize(image, side, side) for image in images])
@@ -115,16 +115,16 @@ def deal(
   valid: Bool[np.ndarray, "b k"],
   words: int = 0,
 ) -> Int[np.ndarray, "b k"]:
-  """Deals the best words to the masks: the largest mask gets the best word.
+  """Assigns the best words to the masks: the largest mask gets the best word.
 
   Args:
     similarity: of each picture to each class; only its order counts.
     segments: which mask each cell belongs to, 0..k-1.
     valid: which masks exist; those that do not come last.
-    words: how many of the best words are dealt, over and over; 0: all classes.
+    words: how many of the best words are assigned, repeatedly; 0: all classes.
 
   Returns:
-    The class of each mask. Equals keep the order of their numbers.
+    The class of each mask. Ties are broken by the lower index.
   """
   b, k = valid.shape
   areas = np.stack([np.bincount(s.ravel(), minlength=k) for s in segments])

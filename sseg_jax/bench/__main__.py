@@ -1,4 +1,4 @@
-"""Measures this package beside what people would use otherwise.
+"""Measures the speed of this package and of the usual alternatives.
 
 python -m sseg_jax.bench --cases=kmeans,vit --json
 """

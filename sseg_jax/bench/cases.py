@@ -1,4 +1,4 @@
-"""What is measured against what. Each function builds one `timing.Case`.
+"""The cases that are measured. Each function builds one `timing.Case`.
 
 The references come from the packages that people would use otherwise; they are
 imported where they are needed, and `InputError` says how to get them.
@@ -352,7 +352,7 @@ def paper_step(small: bool, **chosen: Any) -> Case:
   return paper.step(small, _need, **chosen)
 
 
-# Too slow for a CPU at full size: only where they are asked for.
+# These are too slow for a CPU at full size; they run only if named.
 FOR_GPUS = ("attention", "pseudo_masks_224", "pseudo_masks_448", "paper_step")
 # These take a batch size, and go without torch.
 CHOOSE = ("pseudo_masks_224", "pseudo_masks_448", "paper_step")

@@ -1,7 +1,8 @@
 """Segmenting a picture with words, beside transformers' GroupViT.
 
-Not the same network but the same task, each at its published size: GroupViT
-(arXiv:2202.11094) is a ViT-S/16 that groups its tokens. Weights are random.
+The networks differ, the task is the same, and each has its published size.
+GroupViT (arXiv:2202.11094) is a ViT-S/16 that groups its tokens. Weights are
+random.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def segment(small: bool, need: Callable[[str], Any]) -> Case:
   image = rng.integers(0, 256, (1, side, side, 3), np.uint8)
 
   def ours():
-    segmenter.set_weights(params, state)  # forgets the words
+    segmenter.set_weights(params, state)  # clears the cached word embeddings
     return segmenter.winners_many(image, words)[1]
 
   torch.manual_seed(0)

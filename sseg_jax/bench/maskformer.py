@@ -55,7 +55,7 @@ def train_step(small: bool, need: Callable[[str], Any]) -> Case:
       output_hidden_states=True,
       output_auxiliary_logits=True,
     )
-    # It would supervise what enters the first layer as well.
+    # Otherwise it would also supervise the input of the first layer.
     earlier = found.auxiliary_logits[1 - c.model.decoder_layers :]
     loss = module.get_loss(
       module.get_loss_dict(

@@ -85,7 +85,7 @@ def example(config: Any) -> tuple[np.ndarray, np.ndarray]:
   rng = np.random.default_rng(0)
   image = rng.integers(256, size=(b, side, side, 3), dtype=np.uint8)
   text = rng.integers(1, 49_000, size=(b, config.text.context_length))
-  # As captions end: with the largest token, at a place of their own.
+  # Each caption ends with the largest token, at a random place.
   text[np.arange(b), rng.integers(5, 30, b)] = 49_407
   return image, text
 
@@ -216,7 +216,7 @@ def _theirs(
       output_hidden_states=True,
       output_auxiliary_logits=True,
     )
-    # It would supervise what enters the first layer as well.
+    # Otherwise it would also supervise the input of the first layer.
     earlier = found.auxiliary_logits[1 - m.decoder_layers :]
     masks = [x["masks_queries_logits"] for x in earlier]
     masks = torch.stack([*masks, found.masks_queries_logits])

@@ -1,8 +1,7 @@
 """A training step beside each of its parts alone.
 
-Parts that are trained run forward and backward. Their sum is not the step:
-under one jit some of it is shared, and what one part leaves in the cache
-another finds there.
+Parts that are trained run forward and backward. Their times do not add up to
+that of the step: under one jit, parts share some work and data in the cache.
 """
 
 import functools

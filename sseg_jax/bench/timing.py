@@ -39,11 +39,11 @@ def measure(
 ) -> dict[str, Any]:
   """Returns seconds of each way and ratios to the first.
 
-  Each round runs all ways in turns, the order reversed every other round, so
-  that a slow spell of a shared machine hits all alike. Each runs twice, and
-  the second time counts, as in a loop: the first brings back the memory and
-  the caches that another way has taken. A ratio is the median over rounds of
-  the ratio within a round: over one, the way takes longer than the first.
+  Each round runs all ways in turn, and the order is reversed every other round,
+  so that a slow phase of a shared machine affects all alike. Each way runs
+  twice and the second time counts, because the first run fills memory and
+  caches again. A ratio is the median over rounds of the ratio within a round.
+  Above 1, the way takes longer than the first.
   `peak_flops` is the device's, for MFU.
   """
   for run in case.ways.values():

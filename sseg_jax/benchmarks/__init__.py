@@ -1,9 +1,9 @@
 """Readers of benchmarks, and the resolver of their specifications.
 
 A benchmark has `name`, `class_names` (without background), `has_background`,
-`split`, `__len__` and `__getitem__(i) -> Sample`; samples are read when asked
-for. With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored,
-or 65535 where there are more than 255 labels (`images.reader.ignored_label`).
+`split`, `__len__` and `__getitem__(i) -> Sample`; a sample is read on access.
+With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored, or
+65535 if there are more than 255 labels (`images.reader.ignored_label`).
 """
 
 import logging
@@ -110,9 +110,9 @@ def open_training(
     class_names: as for `open_benchmark`.
 
   Returns:
-    None without background, or without other labelled pictures than those that
-    are scored: why they cannot be read is logged. InputError instead if `split`
-    asks for them by name.
+    The benchmark of these pictures. None if it has no background, or no other
+    labelled pictures than the scored ones; the reason is logged. InputError
+    instead if `split` names them.
   """
   if not scored.has_background:
     return None
@@ -136,8 +136,8 @@ def open_training(
 def class_list(name_or_path: str) -> tuple[str, ...]:
   """Names of a list of `prompts.CLASS_NAMES`, or read from a file.
 
-  A first line `background` in the file is dropped, as folders have it, however
-  it is written there.
+  A first line `background`, in any spelling of `prompts.BACKGROUND`, is
+  dropped.
   """
   if name_or_path in prompts.CLASS_NAMES:
     return prompts.CLASS_NAMES[name_or_path]

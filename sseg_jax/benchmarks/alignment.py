@@ -1,4 +1,4 @@
-"""How labels lie on their picture: the one judgement of all benchmarks.
+"""How labels are aligned with their picture: one rule for all benchmarks.
 
 A photo may be stored turned, with an EXIF orientation that says how to turn it
 upright; pictures are always read upright. Labels were made on either of the
@@ -71,7 +71,7 @@ def photo(path: str | os.PathLike) -> Photo:
       orientation = reader.orientation(image)
       is_tiff = image.format == "TIFF"
   except Exception:
-    # Whether this is a picture, the reader decides, and says what is wrong.
+    # The reader decides whether this is a picture, and raises the error.
     h, w, _ = reader.read_image(path).shape
     return Photo(path, (h, w), 1)
   if orientation not in _UPRIGHT:
@@ -97,17 +97,17 @@ def turn_of(
   place: object,
   scalable: bool = False,
 ) -> int:
-  """Says how labels have to be turned to lie on the upright picture.
+  """Returns how labels must be turned to fit the upright picture.
 
   Args:
     labels: their height and width; None if it is not known.
-    picture: what they are of.
+    picture: their picture.
     place: names the labels in messages.
-    scalable: whether labels of another size, in the same ratio, are taken.
+    scalable: whether labels of another size, in the same ratio, are accepted.
 
   Returns:
-    An EXIF orientation for `fit`. InputError if the size is no size of the
-    picture, or cannot tell.
+    An EXIF orientation for `fit`. InputError if the size is not a size of the
+    picture, or if it fits two orientations.
   """
   turned = picture.orientation
   if turned == 1 and labels is None:
@@ -129,7 +129,7 @@ def turn_of(
 
 
 def canvas(image: tuple[int, int], turn: int) -> tuple[int, int]:
-  """Height and width at which masks are painted that `fit` then turns."""
+  """Height and width at which masks are painted, before `fit` turns them."""
   return _turned(image, turn)
 
 
@@ -178,7 +178,7 @@ def read_labels(
 def check_pairs(pairs: Iterable[tuple[Path, Path]]) -> None:
   """InputError names the first (picture, label map) that cannot be used.
 
-  It reads headers alone: what can be told before the work is told now.
+  It reads only headers, so that errors appear before the long work starts.
   """
 
   def check(pair: tuple[Path, Path]) -> None:
@@ -220,7 +220,7 @@ def _in_ratio(a: tuple[int, int], b: tuple[int, int]) -> bool:
   """Whether one size is the other one scaled, sides rounded to whole pixels."""
   if a[0] * a[1] > b[0] * b[1]:
     a, b = b, a
-  # Some factor brings both sides of the larger to less than a pixel from a's.
+  # Whether one factor scales both sides of b to within a pixel of a's.
   low = max((small - 1) / large for small, large in zip(a, b, strict=True))
   high = min((small + 1) / large for small, large in zip(a, b, strict=True))
   return low < high

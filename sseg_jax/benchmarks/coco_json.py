@@ -1,4 +1,4 @@
-"""COCO's instance format, read with an eye on what can be wrong in it."""
+"""Reads and checks COCO's instance format."""
 
 import dataclasses
 import json
@@ -265,7 +265,7 @@ def _tell_missing_classes(
 def _mask(
   entry: dict, size: tuple[int, int] | None, place: str
 ) -> tuple[Polygons | Runs | None, bool]:
-  """The mask, None if it has no pixel, and whether anything of it is flat."""
+  """Returns the mask (None if it has no pixel), and whether a part is flat."""
   segmentation = entry.get("segmentation")
   try:
     mask = Polygons(()) if segmentation is None else parse(segmentation)
@@ -287,7 +287,7 @@ def _reaches_out(mask: Polygons | Runs, size: tuple[int, int] | None) -> bool:
   """Whether corners lie well outside of the annotated picture."""
   if size is None or isinstance(mask, Runs):
     return False
-  # COCO's own go out by a pixel or two here and there.
+  # Some masks of COCO itself reach out by one or two pixels.
   margin = max(2, 0.01 * max(size))
   for outline in mask.outlines:
     x, y = outline.max(0).tolist()
@@ -297,7 +297,7 @@ def _reaches_out(mask: Polygons | Runs, size: tuple[int, int] | None) -> bool:
 
 
 def _area(value: Any) -> float | None:
-  """A usable area; None where the mask has to tell it."""
+  """A usable area; None if it must be computed from the mask."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
   try:

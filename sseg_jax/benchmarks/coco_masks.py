@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 
 from sseg_jax.benchmarks.alignment import nearest
 
-# No picture has a longer side: what is beyond is not a number of pixels.
+# Larger numbers cannot be coordinates, because no picture has a longer side.
 MAX_SIDE = 1_000_000
 
 
@@ -18,7 +18,7 @@ class Polygons:
 
   Attributes:
     outlines: x and y of the corners, in pixels of the annotated picture.
-    flat: how many more there were, without any area: they hold no pixel.
+    flat: number of further outlines, without area; they contain no pixel.
   """
 
   outlines: tuple[Float[np.ndarray, "_ 2"], ...]
@@ -73,7 +73,7 @@ class Runs:
     h, w = self.size
     if (h, w) != tuple(size):
       raise ValueError(f"run lengths are not for {size[1]}x{size[0]} pixels")
-    # Never decoded as a whole, as the annotated picture may be far larger.
+    # The whole mask is never decoded: the annotated picture may be far larger.
     pixels = nearest(w, canvas[1]) * h + nearest(h, canvas[0])[:, None]
     return np.searchsorted(self.ends, pixels, side="right") % 2 == 1
 
@@ -180,7 +180,7 @@ def _is_flat(outline: Float[np.ndarray, "v 2"]) -> bool:
 
 
 def _area(outline: Float[np.ndarray, "v 2"]) -> float:
-  # From the first corner: far from the origin, products would lose the digits.
+  # Relative to the first corner: far from the origin, products lose precision.
   x, y = (outline - outline[0]).T
   return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2
 

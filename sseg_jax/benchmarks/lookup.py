@@ -1,4 +1,4 @@
-"""Files as benchmarks name them, and words about those that are left out."""
+"""Finds the files that benchmarks name, and reports those left out."""
 
 import codecs
 import logging
@@ -31,7 +31,7 @@ def walk(folder: Path) -> Iterator[Path]:
       f"{error.filename}: cannot be read ({error.strerror}); allow reading it"
     ) from error
 
-  seen = set()  # of folders, since a link may lead back
+  seen = set()  # folders, because a link may form a cycle
   for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
     real = os.path.realpath(root)
     if real in seen:
@@ -45,7 +45,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 class Pictures:
-  """Pictures of one folder by name: suffix, capitals and accents forgiven."""
+  """Pictures of one folder by name; ignores suffix, case and accent forms."""
 
   def __init__(self, folder: Path):
     """Reads nothing yet."""
@@ -100,5 +100,5 @@ def named(names: Sequence[object], limit: int = 3) -> str:
 
 
 def tell(message: str) -> None:
-  """Writes one line about what is left out or done for the user."""
+  """Prints one line about what was left out or corrected."""
   logging.getLogger("sseg_jax.benchmarks").warning("%s", message)

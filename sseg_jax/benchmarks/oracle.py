@@ -1,8 +1,8 @@
 """Scores of class-agnostic segments whose labels an oracle gives (Table 1).
 
-Says how good a generator's pseudo-masks are, apart from any words: the mIoU of
-a perfect namer of these segments. The paper does not define its
-protocol; this is the natural one (each segment takes its majority class).
+This measures how good a generator's pseudo-masks are, without any words: the
+mIoU if every segment had its best class. The paper does not define its
+protocol; here each segment takes its majority class.
 """
 
 import math
@@ -75,8 +75,8 @@ def score(
       ratio but for the rounding to multiples of the generator's stride.
     seed: of the generator's keys. A picture's key is folded from its place in
       the benchmark, so the result does not depend on `batch_size`.
-    seeds: scores so many seeds from `seed` on, at the cost of one pass of the
-      generator's network.
+    seeds: number of seeds to score, starting from `seed`. The generator's
+      network runs only once for all.
     square: make both sides `image_size` instead.
     max_images: 0 for all; else that many, spread evenly over the benchmark.
     batch_size: pictures of one size segmented at once, at most.
@@ -86,8 +86,8 @@ def score(
   Returns:
     The dictionary of `evaluation.evaluate`, with no templates and no threshold,
     `masks_per_image`: the mean number of segments, and `mIoU_seeds`: that of
-    each seed. What else depends on the seed is the first one's, and `mIoU` the
-    mean.
+    each seed. `mIoU` is the mean over seeds; other values are those of the
+    first seed.
 
   Raises:
     InputError: if `image_size` is below the generator's stride.
@@ -103,7 +103,7 @@ def score(
   confusions = [Confusion(len(names)) for _ in range(seeds)]
   ignored = reader.ignored_label(len(names))
   indices = spread(len(benchmark), max_images)
-  # Only clustering depends on the key: whatever comes before it is shared.
+  # Only clustering depends on the key; all seeds share the work before it.
   generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))
   roots = jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
   fold = jax.vmap(jax.random.fold_in, (None, 0))
@@ -184,7 +184,8 @@ def _batches(
 ) -> Iterator[list[tuple[int, np.ndarray, Sample]]]:
   """Yields (place, resized image, sample), grouped by size.
 
-  Not neighbours alone, as photographs come upright and lying in turn.
+  A batch may join pictures that are not neighbours, because portrait and
+  landscape photographs alternate.
   """
   waiting: dict[tuple[int, int], list] = {}
   for i in indices:

@@ -77,8 +77,8 @@ def draw(
 ) -> None:
   """Writes `predictions_<name>.png` and, with background, `curve_<name>.png`.
 
-  The scores are worth more than these: what cannot be drawn or written is told
-  in one line, and the rest goes on.
+  If a picture cannot be drawn or written, one line says so and no error is
+  raised, so that the scores are not lost.
 
   Args:
     out: an existing folder.
@@ -116,7 +116,7 @@ def draw(
 def masks(
   samples: Mapping[str, Sequence], rows: Sequence[str], cell: int = 224
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Draws a line a picture: itself, then each row's masks laid over it.
+  """Draws a line for each picture: the picture, then it with each row's masks.
 
   Args:
     samples: id -> (sample, row -> segments at any size).

@@ -12,8 +12,8 @@ def retrieval(
 
   Returns:
     R@1, R@5 and R@10 in 0..100 and the median rank (from 1) of the right text
-    for each image (`image_to_text_…`) and of the right image for each text. A
-    tie counts against: equal embeddings everywhere rank last, not first.
+    for each image (`image_to_text_…`) and of the right image for each text. On
+    a tie the right one ranks last, so equal embeddings do not score well.
   """
   unit = [
     e / np.maximum(np.linalg.norm(e, axis=-1, keepdims=True), 1e-12)

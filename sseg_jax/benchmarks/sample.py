@@ -1,4 +1,4 @@
-"""What every benchmark hands out."""
+"""The types that every benchmark returns."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable

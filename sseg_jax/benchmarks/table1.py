@@ -3,8 +3,8 @@
     python -m sseg_jax.evaluate --oracle --generators=pixels,spectral,dino \
       --benchmarks=voc,context --data_root=DATA --out=table1
 
-The rows named "plain" and onwards (--generators=study) switch on one thing
-after the other that is not the paper's. On a first read, go to `run`.
+The rows from "plain" on (--generators=study) add, one after the other, changes
+that are not in the paper. On a first read, go to `run`.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def run(
   """
   results: dict[str, dict[str, Any]] = {}
   kept: dict[str, dict[str, list]] = {b.name: {} for b in opened}
-  # All of them before the first takes its hours: weights may be missing.
+  # All are checked before the first runs for hours: weights may be missing.
   of_rows = {row: {**ROWS[row], **fields} for row in rows}
   for own in of_rows.values():
     own["weights"] = (weights or {}).get(own["generator"], "")

@@ -16,8 +16,9 @@ FILE = "best.json"
 class Best:
   """Scores of steps, and an Orbax preservation policy for the best of them.
 
-  DIRECTORY/best.json holds the scores of all rated steps. Only those whose
-  checkpoint is still there count: a run that was set back rates them anew.
+  DIRECTORY/best.json holds the scores of all rated steps. A score counts only
+  while the checkpoint of its step exists: a run that starts again from an older
+  checkpoint computes the later scores again.
   """
 
   def __init__(self, directory: epath.Path, keep: int):
@@ -29,7 +30,7 @@ class Best:
   def rate(self, step: int, score: float, existing: Iterable[int]) -> bool:
     """Takes the score of `step`; returns whether it is one of the best.
 
-    A score that is not a number is none. Of equal ones the earliest counts.
+    NaN is not a score. Of equal scores the earliest is the best.
     """
     if not self._keep or math.isnan(score):
       return False
@@ -37,14 +38,14 @@ class Best:
     return step in self._best({*existing, step})
 
   def write(self) -> None:
-    """Writes the scores; for one process."""
+    """Writes the scores; only one process may call it."""
     text = json.dumps({"scores": self._scores}, indent=1) + "\n"
     files.write_text(self._file, text)
 
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Tells of each checkpoint whether it is one of the best."""
+    """Returns for each checkpoint whether it is one of the best."""
     del context
     best = self._best({c.step for c in checkpoints})
     return [c.step in best for c in checkpoints]
@@ -59,7 +60,7 @@ def ranked(scores: dict[int, float], existing: Iterable[int]) -> list[int]:
 
 
 def read(directory: epath.Path) -> dict[int, float]:
-  """Returns score by step; {} where nothing was rated."""
+  """Returns the score of each step; {} if there are no scores."""
   file = directory / FILE
   try:
     scores = json.loads(file.read_text())["scores"]
@@ -67,6 +68,6 @@ def read(directory: epath.Path) -> dict[int, float]:
   except FileNotFoundError:
     return {}
   except (ValueError, KeyError, TypeError, AttributeError):
-    # It is written last of all: the checkpoints do not depend on it.
+    # An unreadable file is no error: the checkpoints do not depend on it.
     logging.warning("%s is not readable: no step counts as the best", file)
     return {}

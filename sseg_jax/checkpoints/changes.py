@@ -1,10 +1,11 @@
 """What differs between a run's settings and those of its checkpoint.
 
-A run that goes on from a checkpoint may be given other settings. Those that
-decide the order of the data or the form of the network must stay: the rest of
-an epoch would repeat some pictures and miss others, and the parameters would
-mean something else. All others are told, and kept with the step in the metadata
-of later checkpoints and in result.json, under "changes".
+A run that resumes from a checkpoint may have other settings. Settings that
+decide the order of the data or the form of the network must not change:
+otherwise the rest of an epoch would repeat some pictures and miss others, or
+the stored parameters would not fit. All other changes are logged. They are
+stored with the step under "changes", in the metadata of later checkpoints and
+in result.json.
 """
 
 import json
@@ -26,7 +27,7 @@ _FIXED = {
   "data.shapes.hard_share",
 }
 _FIXED_PARTS = ("model.", "text.")
-# Fields of these parts that say how the network learns, not what it is.
+# Fields that may change: they say how the network learns, not what it is.
 _FREE = {
   "model.weights",
   "model.drop_path",
@@ -36,8 +37,8 @@ _FREE = {
   "text.weights",
   "text.dropout",
 }
-# With data.source="shapes" so many folders at the start of these are the run's
-# own, which it fills in itself.
+# With data.source="shapes" the run itself puts its own folders at the start of
+# these fields: this many of them.
 _FILLED = {"data.train": 1, "data.val": 1, "evaluate.benchmarks": 3}
 
 
@@ -55,18 +56,18 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def since(
   metadata: Mapping[str, Any], config: Any, workdir: Any
 ) -> dict[str, list[Any]]:
-  """Compares a run's settings with those of the checkpoint it goes on from.
+  """Compares a run's settings with those of the checkpoint it resumes from.
 
   Args:
-    metadata: of the checkpoint; {} for none.
-    config: the run's, as the user gave it.
-    workdir: for the message.
+    metadata: metadata of the checkpoint; {} if there is no checkpoint.
+    config: the run's configuration, as the user gave it.
+    workdir: the run's folder, for the message.
 
   Returns:
-    Dotted name -> [old value, new value] of what may change.
+    Dotted name -> [old value, new value] of each changed field.
 
   Raises:
-    InputError: if something differs that must stay; names all of it.
+    InputError: if a field differs that must not; it names all such fields.
   """
   if "config" not in metadata:
     return {}
@@ -107,10 +108,10 @@ def check_records(
   """Raises InputError if `data.train` holds other records than it did.
 
   Args:
-    metadata: of the checkpoint; {} for none.
-    found: fingerprint of the records; None where the run draws its own.
-    config: the run's.
-    workdir: for the message.
+    metadata: metadata of the checkpoint; {} if there is no checkpoint.
+    found: fingerprint of the records; None if the run draws its own.
+    config: the run's configuration.
+    workdir: the run's folder, for the message.
   """
   known = metadata.get("records")
   if None not in (known, found) and known != found:

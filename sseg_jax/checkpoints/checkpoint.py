@@ -1,4 +1,4 @@
-"""Checkpoints: whole training states, verified on the way back.
+"""Checkpoints: whole training states, verified when they are restored.
 
 `Checkpoints` saves and restores the state of a run; `load` reads the parameters
 of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
@@ -7,8 +7,8 @@ of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
 
 with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
 and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
-Background thresholds are found after a checkpoint is saved: `thresholds.json`
-beside these holds what is newer than the metadata's, and is read as part of it.
+Background thresholds are found after a checkpoint is saved. So they are written
+to `thresholds.json` in the same folder, which is read as part of the metadata.
 The newest are kept, and those with the best scores (`best`).
 """
 
@@ -34,8 +34,9 @@ from sseg_jax.runtime import provenance
 _THRESHOLDS_FILE = "thresholds.json"
 _THRESHOLDS = ("thresholds", "thresholds_of")
 
-# With several processes the clock of the first decides for all, and asking it
-# is a round trip between hosts: once in so many steps is enough for minutes.
+# With several processes the clock of the first process decides for all. Reading
+# it needs communication between hosts, so it is read only once in this many
+# steps; that is precise enough for minutes.
 _CLOCK_EVERY_STEPS = 20
 
 
@@ -56,17 +57,17 @@ class Checkpoints:
   Args:
     directory: folder of the step folders, local or `gs://`; made if missing.
       All processes of a run must see the same one.
-    keep: how many checkpoints stay; older ones are deleted.
-    keep_best: and so many of those that `rate` was given the best scores of.
+    keep: how many of the newest checkpoints are kept; older ones are deleted.
+    keep_best: how many of the best-scoring checkpoints are kept as well.
     every_steps: a save is due at multiples of it; 0 switches that off.
-    every_minutes: and this long after the last save; 0 switches that off.
+    every_minutes: a save is due this long after the last; 0 switches that off.
     metadata: written into each checkpoint as JSON: `config`, class of the
       model, thresholds. Versions of the packages are added.
-    before_save: is called before anything is written; raises where this process
-      must not write, as `lease.Lease.check` does.
+    before_save: is called before anything is written. It raises an error if
+      this process must not write, as `lease.Lease.check` does.
 
   Attributes:
-    metadata: as given; may be replaced between saves.
+    metadata: the argument; it may be replaced between saves.
     restored: the metadata of the checkpoint that `restore` returned, {} before.
   """
 
@@ -88,7 +89,7 @@ class Checkpoints:
     self.metadata = dict(metadata)
     self.restored: dict[str, Any] = {}
     self._thresholds: dict[str, Any] = {}
-    self._json_metadata()  # what JSON cannot hold shows at the start
+    self._json_metadata()  # raises now if JSON cannot hold the metadata
     if "://" not in str(directory):  # Orbax refuses relative paths
       directory = os.path.abspath(directory)
     self._directory = epath.Path(directory)
@@ -106,8 +107,8 @@ class Checkpoints:
         preservation_policy=policies.AnyPreservationPolicy(
           [policies.LatestN(keep), self._best]
         ),
-        cleanup_tmp_directories=True,  # what a killed save left behind
-        # Without it a damaged checkpoint stops the start, not the restore.
+        cleanup_tmp_directories=True,  # left by a save that was killed
+        # Otherwise a damaged checkpoint would raise here, before `restore`.
         lightweight_initialize=True,
         # Runs when the files are complete, before the folder gets its final
         # name and before older checkpoints are deleted.
@@ -118,7 +119,7 @@ class Checkpoints:
     )
 
   def due(self, step: int) -> bool:
-    """Whether to save at `step`, or the machine is about to be taken.
+    """Returns whether to save at `step`, also if the machine is preempted soon.
 
     Call it after every step, in every process.
     """
@@ -126,7 +127,7 @@ class Checkpoints:
     return due or self._manager.reached_preemption(step) or self._overdue(step)
 
   def save(self, step: int, state: Any) -> None:
-    """Starts saving `state` as of `step`; a step that is saved already stays.
+    """Starts saving `state` as `step`; does nothing if `step` is saved already.
 
     Args:
       step: the number of steps taken.
@@ -136,7 +137,7 @@ class Checkpoints:
     self._before_save()
     if step in self._manager.all_steps():
       return
-    self._manager.wait_until_finished()  # errors of the last save show here
+    self._manager.wait_until_finished()  # raises errors of the last save
     self._saving = step
     self._manager.save(
       step,
@@ -157,7 +158,8 @@ class Checkpoints:
     Args:
       step: the number of steps taken.
       state: as for `save`; saved now if it is kept and is not saved yet.
-      score: higher is better, NaN is none; that of the first process counts.
+      score: higher is better; NaN means no score. The value of the first
+        process is used.
 
     Returns:
       Whether it is kept.
@@ -171,10 +173,10 @@ class Checkpoints:
     return kept
 
   def find(self) -> dict[str, Any]:
-    """Returns the metadata of the checkpoint to go on from; {} without one.
+    """Returns the metadata of the checkpoint to resume from; {} if none.
 
-    It is that of the latest whole one; damaged ones are reported. `restore`
-    goes on from what is found here. Call it in every process.
+    This is the latest whole checkpoint; damaged ones are reported. `restore`
+    then uses the checkpoint that is found here. Call it in every process.
 
     Raises:
       InputError: if there are checkpoints, and none is whole.
@@ -183,7 +185,7 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       return {}
-    # One process reads the files over and tells the others.
+    # One process verifies the files and sends the result to the others.
     whole = (
       _latest_whole({s: self._directory / str(s) for s in steps})
       if _is_first_process()
@@ -196,12 +198,12 @@ class Checkpoints:
     return _metadata(self._directory / str(step))
 
   def set_thresholds(self, step: int, thresholds: Mapping[str, Any]) -> None:
-    """Stores background thresholds with `step`, if saved, and all later ones.
+    """Stores thresholds with `step`, if it is saved, and with all later steps.
 
     Args:
-      step: whose scores they were found on.
-      thresholds: of `background.to_store`; {} changes nothing. Those of the
-        first process count.
+      step: the step that they were found for.
+      thresholds: background thresholds from `background.to_store`; {} changes
+        nothing. Those of the first process are used.
     """
     if not thresholds:
       return
@@ -215,18 +217,18 @@ class Checkpoints:
   def restore(self, abstract_state: Any) -> Any | None:
     """Returns the latest whole checkpoint, or None if there is none at all.
 
-    A damaged one is reported, set aside as `DIRECTORY.damaged/STEP` and the one
-    before it taken. Looks for it unless `find` did so before.
+    A damaged checkpoint is reported and moved to `DIRECTORY.damaged/STEP`, and
+    the one before it is used. Calls `find` unless it was called before.
 
     Args:
-      abstract_state: pytree of the structure wanted, of arrays or of
-        `jax.ShapeDtypeStruct`. A leaf with a sharding comes back as a
-        `jax.Array` laid out so, whatever topology wrote it; one without as a
-        NumPy array.
+      abstract_state: pytree of the wanted structure, of arrays or of
+        `jax.ShapeDtypeStruct`. A leaf with a sharding is returned as a
+        `jax.Array` with this sharding, whatever topology wrote it. A leaf
+        without is returned as a NumPy array.
 
     Raises:
-      InputError: if no checkpoint is whole, or the latest whole one is not of
-        this model; the message names the first array that differs.
+      InputError: if no checkpoint is whole, or the latest whole one is of
+        another model; the message names the first array that differs.
     """
     if self._found is None:
       self.find()
@@ -251,7 +253,7 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and frees the threads."""
+    """Waits for the running save and ends the threads."""
     self._manager.close()
 
   def _overdue(self, step: int) -> bool:
@@ -273,7 +275,7 @@ class Checkpoints:
   def _write_manifest(self) -> None:
     if not _is_first_process():
       return
-    # Not yet under its final name on file systems that rename.
+    # On file systems that rename, the folder has no final name yet.
     step = str(self._saving)
     (folder,) = (
       path
@@ -295,7 +297,7 @@ class Checkpoints:
 
 
 def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
-  """Reads parameters and model state as NumPy arrays, whatever wrote them.
+  """Reads parameters and model state as NumPy arrays, on any machine.
 
   Args:
     path: a run's work directory, its `checkpoints` folder or one step's folder;
@@ -339,12 +341,12 @@ def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
   """Stores background thresholds with a checkpoint that was loaded.
 
   Args:
-    loaded: of `load`; what it stores for other benchmarks stays.
-    thresholds: of `background.to_store`; {} changes nothing.
+    loaded: the result of `load`; its thresholds for other benchmarks stay.
+    thresholds: from `background.to_store`; {} changes nothing.
 
   Returns:
-    Whether they are stored; a folder that cannot be written to is told in the
-    log.
+    Whether they are stored. If the folder cannot be written to, a log message
+    says so.
   """
   if not thresholds or loaded.folder is None:
     return False
@@ -382,7 +384,7 @@ def _write_thresholds(
 
 
 def _find(path: epath.Path) -> dict[int, epath.Path]:
-  """Returns the folders of a place's checkpoints by step."""
+  """Returns the checkpoint folders at `path`, by step."""
   if any((path / item).is_dir() for item in integrity.ITEMS):
     return {_step_of(path): path}
   if path.name == "best" and not path.exists():
@@ -404,7 +406,7 @@ def _find(path: epath.Path) -> dict[int, epath.Path]:
 
 
 def _step_folders(directory: epath.Path) -> dict[int, epath.Path]:
-  """Returns folders named by a step; not runs that are called by a number."""
+  """Returns folders named by a step, without runs whose name is a number."""
   if not directory.is_dir():
     return {}
   return {
@@ -412,7 +414,7 @@ def _step_folders(directory: epath.Path) -> dict[int, epath.Path]:
     for child in directory.iterdir()
     if _is_number(child.name)
     and not (child / "checkpoints").exists()
-    # Of a run: it may hold none yet.
+    # Only a run's folder has this file; the run may hold no checkpoint yet.
     and not (child / "config.json").exists()
     and child.is_dir()
   }
@@ -423,13 +425,13 @@ def _is_number(name: str) -> bool:
 
 
 def _step_of(folder: epath.Path) -> int:
-  """Returns the step of a checkpoint, whatever its folder is called."""
+  """Returns the step of a checkpoint, from its content, not its name."""
   if _is_number(folder.name):
     return int(folder.name)
   try:
     wanted = {"step": named_arrays.stored(folder)["step"]}
     return int(named_arrays.read(folder, wanted)["step"])
-  except Exception:  # damaged in any way: told when all its files are checked
+  except Exception:  # damaged: the check of all files reports it later
     return 0
 
 
@@ -438,7 +440,7 @@ def _common(folders: dict[int, epath.Path]) -> epath.Path:
 
 
 def _content(path: epath.Path) -> str:
-  """Says what is found where a checkpoint was looked for."""
+  """Describes what is at the path where a checkpoint was expected."""
   if not path.exists():
     parent = path.parent
     while not parent.exists() and parent != parent.parent:

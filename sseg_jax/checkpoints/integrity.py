@@ -1,8 +1,8 @@
-"""The manifest of a checkpoint: says whether its files are those once written.
+"""The manifest of a checkpoint: shows whether its files changed after saving.
 
-Orbax returns wrong values without a word when a byte of an array file is
-flipped. The manifest holds the SHA-256 of every file and is written last, so a
-checkpoint without one is not whole.
+Orbax returns wrong values without an error if a byte of an array file changed.
+The manifest holds the SHA-256 of every file. It is written last, so a
+checkpoint without a manifest is incomplete.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def write_manifest(folder: epath.Path) -> None:
 
 
 def damage(folder: epath.Path) -> str | None:
-  """Says what is wrong with the checkpoint, or None if it is whole."""
+  """Returns what is wrong with the checkpoint, or None if it is whole."""
   try:
     expected = json.loads((folder / MANIFEST).read_text())["sha256"]
   except FileNotFoundError:

@@ -1,8 +1,8 @@
 """Pytrees of arrays on disk, every array under its name.
 
-What is stored is nested dicts of string keys, whatever the pytree was made of,
-so that a part can be read without the classes of the rest: parameters without
-the optimizer's state.
+Every pytree is stored as nested dicts with string keys. So a part can be read
+without the classes of the rest, for example parameters without the optimizer's
+state.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def nested(leaves: Mapping[str, Any], *, int_keys: bool = False) -> dict:
 
   Args:
     leaves: as `flat` returns them.
-    int_keys: keys of digits become ints, as NNX numbers the items of its lists.
+    int_keys: whether keys of digits become ints, as in lists of NNX.
   """
   tree: dict = {}
   for name, leaf in leaves.items():

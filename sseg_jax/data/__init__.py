@@ -1,7 +1,7 @@
 """The data path: records on disk, and batches made from them.
 
-TensorFlow is imported inside functions of this package alone, through
-`import_tensorflow`, so that everything else starts without it.
+Only functions of this package import TensorFlow, through `import_tensorflow`,
+so that everything else starts without it.
 """
 
 import functools
@@ -12,8 +12,8 @@ import os
 def import_tensorflow():
   """Returns the tensorflow module, hidden from every accelerator.
 
-  TensorFlow would otherwise reserve the memory of a GPU, or fight over a TPU,
-  that belongs to JAX.
+  Otherwise TensorFlow would reserve the memory of a GPU, or try to open a TPU,
+  that JAX uses.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import tensorflow as tf

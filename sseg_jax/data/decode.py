@@ -1,4 +1,4 @@
-"""Decoding inside tf.data: pictures, and batches that survive bad ones."""
+"""Decoding inside tf.data: pictures, and batches with undecodable pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,19 +34,19 @@ def batches(
   batch_size: int,
   threads: int,
 ) -> Any:
-  """Decodes a dataset of raw batches and puts `blank` where that fails.
+  """Decodes a dataset of raw batches; `blank` replaces undecodable examples.
 
-  Within a graph an error cannot be caught, only dropped from a dataset. So each
-  example carries its slot through a dataset that drops errors, `blank` follows
-  at the end, and every slot left over is pointed at it.
+  A graph cannot catch an error; a dataset can only drop the example. So each
+  example keeps its place in the batch as a number, `blank` is added at the end,
+  and every place whose example was dropped takes `blank`.
 
   Args:
     ds: tf.data.Dataset of dictionaries of tensors [b, …].
-    decode: from `fields` of one example to its part of the batch.
-    blank: that part for an example that does not decode.
-    fields: names that `decode` takes; the others are passed on.
+    decode: maps `fields` of one example to its part of the batch.
+    blank: the part of the batch for an example that cannot be decoded.
+    fields: names that `decode` takes; other fields are not changed.
     batch_size: examples in a batch.
-    threads: examples decoded at a time.
+    threads: number of examples decoded at the same time.
 
   Returns:
     tf.data.Dataset of dictionaries: what was passed on, what `decode` made, and
@@ -79,14 +79,14 @@ def batches(
     placed = {k: tf.gather(v, source) for k, v in out.items()}
     return dict(passed, valid=source < count - 1, **placed)
 
-  # Not a map with `get_single_element`, whose calls would hold threads of the
-  # pool that the inner map needs.
+  # A map with `get_single_element` would block threads of the pool that the
+  # inner map needs.
   ds = ds.flat_map(one_batch)
   return ds.map(place, num_parallel_calls=2, deterministic=True)
 
 
 def options(threads: int):
-  """Returns the options of a pipeline: deterministic, so many threads."""
+  """Returns the options of a deterministic pipeline with `threads` threads."""
   tf = import_tensorflow()
   result = tf.data.Options()
   result.deterministic = True

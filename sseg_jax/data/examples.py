@@ -21,9 +21,9 @@ _IGNORED = 255
 class Examples:
   """Makes the dataset of one process's batches.
 
-  The graph of the dataset refers to this object, so it must not own an
-  iterator: the cycle would be freed by whatever thread collects garbage,
-  possibly one of tf.data's own, which would wait for itself.
+  The graph of the dataset refers to this object, so this object must not own an
+  iterator. Otherwise the two form a cycle, which any thread may free when it
+  collects garbage: a thread of tf.data would then wait for itself.
 
   Args:
     config: the whole configuration.
@@ -31,8 +31,9 @@ class Examples:
     lanes: first and last (exclusive) lane of this process.
 
   Attributes:
-    table: as given.
-    error: the InputError that stopped the dataset, which reports it as its own.
+    table: the argument.
+    error: the InputError that stopped the dataset; tf.data itself raises an
+      error of its own type instead.
   """
 
   def __init__(self, config: Any, table: RecordTable, lanes: Sequence[int]):
@@ -91,7 +92,7 @@ class Examples:
     return dict(zip(names, values, strict=True))
 
   def _read(self, step: np.int64):
-    """Reads the records of one step. Bad ones come back with an empty image."""
+    """Reads the records of one step; unreadable ones get an empty image."""
     try:
       ids, epochs = self._order.batch(int(step), *self._lanes)
       keys = functools.partial(order.mix, self._config.seed, ids, epochs)
@@ -127,7 +128,7 @@ class Examples:
         np.asarray(text, np.int32),
         seed,
       )
-    except InputError as error:  # tf.data would report it as its own
+    except InputError as error:  # tf.data would change it to its own error
       self.error = error
       raise
 
@@ -160,7 +161,7 @@ class Examples:
     return out
 
   def _blank(self) -> Batch:
-    """Returns what stands in for a record that cannot be read."""
+    """Returns what replaces a record that cannot be read."""
     c = self._config
     black = np.zeros((c.image_size, c.image_size, 3), np.uint8)
     out = {"image": black}
@@ -174,7 +175,7 @@ class Examples:
     return out
 
   def reason(self, index: int) -> str:
-    """Says why a record is unusable by decoding it once more."""
+    """Decodes a record once more and returns why it is unusable."""
     tf = import_tensorflow()
     try:
       record = self.table[index]
@@ -201,8 +202,8 @@ def caption_of(record: records.Record, choice: int, needed: bool) -> str:
 def drop_words(caption: str, share: float, seed: int) -> str:
   """Leaves out words at random, each with probability `share`, but never all.
 
-  Class names are asked for alone or nearly so ("a photo of a cat."), and
-  captions name several things; fewer words make the two more alike.
+  Prompts name a single class ("a photo of a cat."), and captions name several
+  things. With fewer words, captions are more similar to prompts.
   """
   words = caption.split()
   rng = np.random.Generator(np.random.PCG64(seed))

@@ -9,16 +9,16 @@ lane visits its windows in a new order and the records of each window in a new
 order; reads stay within one window per lane at a time. An epoch of a lane may
 end inside a batch.
 
-Where one picture of `mask_every` learns masks (`loss.mask_every`), those are at
-the indices 0, mask_every, 2 * mask_every, … of a batch, which the training step
-takes. Every record is there exactly once in `mask_every` epochs of its lane.
+With `loss.mask_every` above 1, only the pictures at the indices 0, mask_every,
+2 * mask_every, … of a batch learn masks. Every record is at such an index
+exactly once in `mask_every` epochs of its lane.
 """
 
 import functools
 
 import numpy as np
 
-# What a draw is for: the last part of the key.
+# Purposes of random numbers: the last part of the key.
 WINDOWS, RECORDS, CAPTION, AUGMENT, MASK_WINDOWS, MASK_RECORDS = range(6)
 
 
@@ -44,11 +44,11 @@ class LaneOrder:
   Args:
     total: records in the data set.
     lanes: parts of the order; divides `batch_size`.
-    batch_size: of the global batch.
-    window: records permuted together, at most.
-    seed: of the whole order.
-    mask_every: one record of so many in a batch learns masks; divides the
-      records that a range of lanes gives to a batch.
+    batch_size: size of the global batch.
+    window: largest number of records permuted together.
+    seed: seed of the whole order.
+    mask_every: every `mask_every`-th record of a batch learns masks. It must
+      divide the number of records that a range of lanes gives to a batch.
   """
 
   def __init__(
@@ -67,7 +67,7 @@ class LaneOrder:
     self._bounds = [lane * total // lanes for lane in range(lanes + 1)]
     self._window = window
     self._seed = seed
-    # Two epochs of each lane: batches cross the ends of epochs.
+    # Two epochs of each lane are cached, because a batch may span two epochs.
     self._order = functools.lru_cache(2 * lanes)(self._lane_epoch)
 
   def batch(
@@ -105,7 +105,7 @@ class LaneOrder:
     return (position - lane * self.per_lane) % self._mask_every == 0
 
   def _arranged(self, learns: np.ndarray) -> np.ndarray:
-    """Returns the places in a batch, those that learn masks at every n-th."""
+    """Returns the places in a batch; those that learn masks are every n-th."""
     places = np.empty(len(learns), np.int64)
     first = np.arange(len(learns)) % self._mask_every == 0
     places[first] = np.flatnonzero(learns)
@@ -118,8 +118,8 @@ class LaneOrder:
     every = self._mask_every
     if every == 1:
       return order
-    # A cycle of `mask_every` epochs has as many positions that learn masks as
-    # the lane has records: each record gets one, in an order of their own.
+    # In a cycle of `mask_every` epochs, as many positions learn masks as the
+    # lane has records. Each record gets one of them, in a separate order.
     size = len(order)
     first, cycle = epoch * size, epoch // every
     learns = self._learns_masks(lane, first + np.arange(size))

@@ -20,9 +20,9 @@ from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
 
-# Settings of which records do not tell, or that are compared apart.
+# Settings that the manifest does not store, or that are checked separately.
 _NOT_STORED = ("mode", "weights", "k")
-_MIN_SEEN = 1000  # records before the share of bad ones is judged
+_MIN_SEEN = 1000  # records read before the share of bad ones is checked
 
 
 def train_batches(
@@ -37,22 +37,24 @@ def train_batches(
 
   Args:
     config: the whole configuration; see default_config.py.
-    folders: of records; `config.data.train`, split at commas, where None.
-    start_step: the first batch's step; the same bits as running through.
-    process_index: this process takes the part of the global batch that follows
-      those of the processes before it.
+    folders: folders of records; None means `config.data.train`, split at
+      commas.
+    start_step: step of the first batch. The batches have the same bits as in a
+      run that was not interrupted.
+    process_index: number of this process. Its part of the global batch follows
+      the parts of the processes before it.
     process_count: must divide `config.data.lanes`.
 
   Returns:
     Dictionaries of `id` uint32 [b], `valid` bool [b], `image` uint8 [b,h,w,3],
     `text` int32 [b,l]; `labels` int32 [b,h,w] in the supervised task, 255
     ignored; `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
-    `teacher_image` where the student's view is altered. An unreadable record is
-    black, with empty text and `valid` False.
+    `teacher_image` if the student's picture is changed. An unreadable record
+    becomes a black picture with empty text and `valid` False.
 
   Raises:
-    InputError: here for settings that do not fit together and for missing data;
-      from the iterator where too many records are unreadable.
+    InputError: if settings do not fit together or data is missing. The iterator
+      raises it if too many records are unreadable.
   """
   return TrainBatches(config, folders, start_step, process_index, process_count)
 
@@ -61,9 +63,9 @@ class TrainBatches:
   """The iterator of `train_batches`.
 
   Attributes:
-    num_records: in the data set, over all processes.
-    seen: records drawn so far by this process.
-    bad_records: of those, the unreadable ones.
+    num_records: number of records in the data set, over all processes.
+    seen: number of records that this process has read so far.
+    bad_records: how many of those were unreadable.
   """
 
   def __init__(self, config, folders, start_step, process_index, process_count):
@@ -85,9 +87,9 @@ class TrainBatches:
       config, table, (process_index * lanes, (process_index + 1) * lanes)
     )
     self._first_bad = -1
-    # tf.data's threads call Python: they must end before the interpreter does,
-    # or the process may abort at its exit. `finalize` sees to that; it holds
-    # the list, not this object.
+    # tf.data's threads call Python. They must end before the interpreter does,
+    # or the process may abort at its exit. `finalize` ends them; it refers to
+    # the list, not to this object.
     self._batches = [iter(self._examples.dataset(start_step))]
     self._stop = weakref.finalize(self, self._batches.clear)
 
@@ -147,13 +149,14 @@ def eval_pairs(
   """Yields the pairs of a folder in their order, for retrieval.
 
   Args:
-    folder: of records.
+    folder: folder of records.
     image_size: the short side is resized to it, then the central square is cut.
-    context_length: tokens of a caption.
-    limit: pairs at most; 0: all.
-    captions: of each picture, in their order; one with fewer repeats them.
-    batch_size: the last batch is filled up with `valid` False.
-    threads: that decode.
+    context_length: number of tokens of a caption.
+    limit: largest number of pairs; 0 means all.
+    captions: number of captions of each picture, in their order; a picture with
+      fewer repeats them.
+    batch_size: pairs in a batch; the last one is filled up with `valid` False.
+    threads: number of threads that decode.
 
   Yields:
     `id`, `valid`, `image` as in `train_batches`, `text` with captions as its
@@ -175,8 +178,8 @@ def eval_pairs(
     return {"image": augment.to_uint8(image)}
 
   failure: list[InputError] = []
-  # TensorFlow keeps the functions of every data set: were `table` part of one,
-  # its files would stay open.
+  # TensorFlow keeps the functions of every data set. If a function referred to
+  # `table`, the files of the table would stay open.
   tables = [table]
   del table
 
@@ -196,7 +199,7 @@ def eval_pairs(
           images.append(record.image if record else b"")
         except ValueError as error:
           if isinstance(error, InputError):
-            failure.append(error)  # tf.data would report it as its own
+            failure.append(error)  # tf.data would change it to its own error
             raise
           images.append(b"")
           texts.append([""] * captions)
@@ -255,7 +258,7 @@ def check_lanes(config: Any, process_count: int) -> None:
 
 
 def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
-  """Warns where stored pseudo-masks were made otherwise than `config` says."""
+  """Warns if stored pseudo-masks were made with other settings."""
   now = {**config.pseudo_masks, "seed": config.seed}
   found = [
     f"{name}={stored[name]!r}, not {now[name]!r}"
@@ -271,7 +274,7 @@ def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
 
 
 def _check(config, table: RecordTable, index: int, count: int) -> None:
-  """Raises InputError where settings and data do not fit together."""
+  """Raises InputError if settings and data do not fit together."""
   check_lanes(config, count)
   batch = config.batch_size
   if not 0 <= index < count:

@@ -1,8 +1,9 @@
 """Records with pseudo-masks beside their pictures: one shard at a time.
 
 A shard is written under a temporary name and renamed; a small `.done` file
-beside it says what it was made from. So a job that was killed goes on after its
-last whole shard, and several processes share the shards among them.
+in the same folder stores what it was made from. So a job that was killed
+continues after its last complete shard, and several processes can share the
+work.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ def write_shard(
   writer.close()
   gfile = import_tensorflow().io.gfile
   path = _done(folder, name)
-  # That of an earlier shard, made with other settings, tells nothing of this.
+  # Remove the `.done` file of an earlier shard, made with other settings.
   if gfile.exists(path):
     gfile.remove(path)
   shard = writer.finish(folder, name)
@@ -90,7 +91,7 @@ def finished_shard(
 ) -> manifest.Shard | None:
   """Returns a shard that `write_shard` finished with this very fingerprint.
 
-  None as well where the file has not the length that it was written with.
+  None if there is no such shard, or if the file has another length now.
   """
   gfile = import_tensorflow().io.gfile
   path, written = _done(folder, name), manifest.join(folder, name)

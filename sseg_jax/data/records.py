@@ -189,8 +189,8 @@ class RecordWriter:
 
   Args:
     folder: created where missing; local or remote.
-    num_shards: deals the records in turn to so many shards.
-    shard_size: begins a new shard after so many records. One of the two.
+    num_shards: number of shards; records go to them in turn.
+    shard_size: records of a shard. Give either this or `num_shards`.
     split: the first part of the shards' names.
     overwrite: replaces a finished data set; otherwise it is an InputError.
   """
@@ -233,7 +233,7 @@ class RecordWriter:
         f"{self._folder} holds finished records; delete them or choose another"
         " folder"
       )
-    # Another writer would clear the folder under this one.
+    # Without the lease, another writer would delete the files of this one.
     self._lease = lease.Lease(self._folder, field="out")
     clear(self._folder)
     for _ in range(self._num_shards or 0):

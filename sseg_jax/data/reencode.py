@@ -22,8 +22,8 @@ def to_jpeg(data: bytes, *, short_side: int = 0, quality: int = 95) -> bytes:
     quality: of the JPEG.
 
   Returns:
-    The bytes as given where they are such a JPEG of fitting size already, in
-    a form of which training's decoder makes the same pixels.
+    A JPEG. If `data` is already a suitable JPEG that the decoder of training
+    reads with the same pixels, `data` itself.
 
   Raises:
     Rejected: `empty_file`, `unreadable` or `too_large` (see
@@ -36,8 +36,8 @@ def to_jpeg(data: bytes, *, short_side: int = 0, quality: int = 95) -> bytes:
   if picture.is_plain:
     return data
   out = io.BytesIO()
-  # Full chroma: pseudo-masks follow colour edges. Nothing of the old file's
-  # metadata: it is applied already.
+  # Chroma is not subsampled, because pseudo-masks follow colour edges. Metadata
+  # of the old file are not copied, because they are already applied.
   picture.image.save(
     out,
     "JPEG",

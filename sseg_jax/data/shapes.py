@@ -2,7 +2,7 @@
 
 A scene names two to four nouns: one or two of `GROUNDS` and one to three of
 `THINGS`. Captions alone are for training; the exact label maps are for
-evaluation (and for the supervised ceiling). Three kinds of picture:
+evaluation (and for the supervised task). Three kinds of picture:
 
   plain     each thing leans towards a hue and a texture of its own
   hard      hue, brightness and texture of things are drawn at random, so that
@@ -40,8 +40,8 @@ from sseg_jax.data.drawing import (
 )
 
 VERSION = 1
-# Pairs of nouns kept out of every kind but "held_out": two grounds' worth of
-# things each, and six pairs of things.
+# Pairs of nouns that occur only in the kind "held_out": twelve pairs of a thing
+# and a ground, and six pairs of things.
 HELD_OUT = frozenset(
   [(THINGS[i], GROUNDS[(5 * i + 2) % 6]) for i in range(12)]
   + [(THINGS[i], THINGS[i + 6]) for i in range(6)]
@@ -248,13 +248,13 @@ def write(
       _write_benchmark(
         Path(names[kind]), pool.map(_encoded, jobs, chunksize=64)
       )
-  # Written last: a run that was killed on the way starts again.
+  # Written last: if writing is interrupted, the next call starts again.
   files.write_text(done, json.dumps(request))
   return names
 
 
 def _pool(workers: int | None) -> ProcessPoolExecutor:
-  # Not by fork: JAX and TensorFlow have threads by the time this is called.
+  # Not fork: JAX and TensorFlow have already started threads.
   return ProcessPoolExecutor(
     workers or os.cpu_count(), mp_context=get_context("spawn")
   )

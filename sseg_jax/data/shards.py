@@ -1,7 +1,7 @@
 """Random access to the records of one or more folders.
 
-Every read checks the checksums that TFRecord files hold, so that a byte that
-storage changed is seen as a damaged record and not as another caption.
+Every read checks the checksums of the TFRecord file, so that a changed byte
+gives a damaged record and not another caption.
 """
 
 import bisect
@@ -37,8 +37,8 @@ class _OpenShard:
         self._fd = None
       else:
         self._fd = os.open(self.path, os.O_RDONLY)
-        # Evicted shards may still be read by another thread: the last user's
-        # reference closes the file.
+        # Another thread may still read a shard that left the cache. So the file
+        # closes when the last reference is gone.
         weakref.finalize(self, os.close, self._fd)
     except OSError as error:
       raise InputError(f"cannot open {self.path}: {error}") from error
@@ -69,7 +69,7 @@ class _OpenShard:
       return self._file.read(size)
 
   def _read_offsets(self) -> np.ndarray:
-    """Reads the index; where it is missing or wrong, walks the shard."""
+    """Reads the index; if it is missing or wrong, reads the shard instead."""
     gfile = import_tensorflow().io.gfile
     path = self.path.removesuffix(".tfrecord") + ".index"
     if gfile.exists(path):
@@ -96,7 +96,7 @@ class _OpenShard:
     return walked
 
   def _walk(self) -> np.ndarray | None:
-    """Returns the offsets that the records' lengths add up to, None if none."""
+    """Returns the offsets from the records' lengths; None if these are bad."""
     walked = [0]
     while walked[-1] < self._shard.bytes:
       header = self._at(walked[-1], 12)
@@ -108,10 +108,10 @@ class _OpenShard:
     return np.asarray(walked, "<u8")
 
   def _index_was_wrong(self, offsets: np.ndarray) -> bool:
-    """Whether the shard itself gives other offsets, which then are used.
+    """Compares the index with the shard; if they differ, the shard's are used.
 
-    Looked at only once a record was found damaged: reading the length of every
-    record of a shard would make opening it slow.
+    Called only after a record was found damaged, because reading the length of
+    every record is slow. Returns whether the offsets differ.
     """
     with self._lock:
       if not self._walked:
@@ -165,8 +165,8 @@ class RecordTable:
     self._shards = [(m.folder, s) for m in self.manifests for s in m.shards]
     counts = [shard.count for _, shard in self._shards]
     self._ends = list(itertools.accumulate(counts))
-    # Of a function that does not know this table: the last reference to it
-    # closes its files, at once.
+    # The cached function must not refer to this table: then the files close as
+    # soon as the last reference to the table is gone.
     shards = self._shards
     self._open = functools.lru_cache(_OPEN_SHARDS)(
       lambda number: _OpenShard(*shards[number])

@@ -1,7 +1,7 @@
 """The parts of JPEG and PNG files: where pixels end and metadata lies.
 
-A leaf: the standard library only. Pillow refuses some pictures for what is
-wrong beside their pixels; here that is taken out.
+This module needs only the standard library. Pillow refuses some pictures
+because of broken metadata; this module removes the metadata.
 """
 
 import re
@@ -107,10 +107,10 @@ def _is_complete(components: bytes, scans: Sequence[bytes]) -> bool:
 
 
 def completed_jpegs(data: bytes) -> tuple[bytes, bytes]:
-  """Returns a JPEG without end marker twice, ended in two ways.
+  """Returns two copies of a JPEG without end marker, completed in two ways.
 
-  Both have the same pixels if and only if the file holds all of them: what is
-  missing is read from what was added, which differs.
+  The copies have the same pixels if and only if the file holds all pixels:
+  missing pixels are read from the added bytes, which differ.
   """
   # A download that stopped may have its full length, in zeros.
   zeros = len(data) - len(data.rstrip(b"\0"))
@@ -125,7 +125,7 @@ def completed_jpegs(data: bytes) -> tuple[bytes, bytes]:
 
 
 def reduced_metadata(data: bytes) -> Iterator[bytes]:
-  """Yields copies of a JPEG or PNG with less and less beside its pixels.
+  """Yields copies of a JPEG or PNG with less and less metadata.
 
   First without comments, then without EXIF and colour profile as well. Other
   formats have no copies.

@@ -1,8 +1,8 @@
 """Pictures and label maps: reading, checking, resizing.
 
-A leaf: NumPy and Pillow only. Every picture that is trained on, scored or
-segmented is read by `decode`: `read_image` for a file, `data.reencode` for the
-records of training.
+This module needs only NumPy and Pillow. Every picture that is trained on,
+scored or segmented is read by `decode`: `read_image` for a file,
+`data.reencode` for the records of training.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from sseg_jax.errors import InputError
 from sseg_jax.images import picture_bytes
 
-# Names that end so, in capitals as well, are pictures: the ending of every
-# format that `read` takes, as far as this Pillow was built with its decoder.
+# Suffixes of pictures, in small or capital letters: those of every format that
+# `read` takes, if this Pillow was built with its decoder.
 # .heic and .heif count where a plug-in registered them with Pillow.
 # fmt: off
 SUFFIXES = tuple(
@@ -48,7 +48,7 @@ MAX_SIDE = 65_500  # likewise: a JPEG's sides end at 65,535
 # all formats but JPEG Pillow's own limit holds as well (`MAX_IMAGE_PIXELS`).
 LARGEST = 2**28
 _LARGEST_FILE = 2**31  # bytes
-# Their plug-ins start other programs or read no pixels.
+# Formats whose plug-ins start other programs or read no pixels.
 _NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 _BAND_PIXELS = 2**22  # converted at once where a picture is scaled down
 
@@ -204,7 +204,7 @@ def _too_large(name: object, what: str) -> BadPicture:
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-  """What Pillow made of a file: not yet upright, in any mode and colours."""
+  """A file as Pillow loads it: not yet upright, in any mode and colours."""
 
   image: Image.Image
   full_size: tuple[int, int]  # before the decoder scaled it down
@@ -307,7 +307,7 @@ def scale_factor(w: int, h: int) -> int:
 
 
 def _formats() -> list[str]:
-  # Read anew: plug-ins, as that for HEIC, may be registered meanwhile.
+  # Read at each call: a plug-in (HEIC has one) may be registered later.
   return [name for name in Image.ID if name not in _NOT_PICTURES]
 
 
@@ -358,7 +358,8 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     return layers.convert("RGB"), layers.getchannel("A")
 
   is_grey = image.mode in ("1", "L", "LA", "La")
-  # Nobody saves nothing on purpose: some programs leave alpha at 0.
+  # A picture that is fully transparent is a mistake: some programs leave alpha
+  # at 0.
   is_clear = all(split(b)[1].getextrema()[1] == 0 for b in _bands(image))
 
   def convert(band):

@@ -60,11 +60,12 @@ class Model:
 
     Args:
       segmenter: the network.
-      templates: of prompts.
-      threshold: of the background, instead of the checkpoint's; None takes the
-        one stored in `metadata`, and without one finds it without labels.
-      step: of the checkpoint.
-      metadata: of the checkpoint.
+      templates: prompt templates.
+      threshold: background threshold, instead of the checkpoint's. None takes
+        the one stored in `metadata`; if none is stored, it is found without
+        labels.
+      step: step of the checkpoint.
+      metadata: metadata of the checkpoint.
     """
     self.segmenter = segmenter
     self.templates = templates
@@ -86,9 +87,9 @@ class Model:
       image: RGB pixels, uint8 [h, w, 3], or the path of a picture, which is
         scaled down if it has more than `images.reader.MAX_PIXELS`.
       words: names of what to look for; a string is split at its commas.
-      background_threshold: pixels whose best score is below it are background;
-        None takes the checkpoint's, and without one finds it without labels
-        (`background.without_labels`).
+      background_threshold: pixels whose best score is below it are background.
+        None takes the checkpoint's; if it has none, the threshold is found
+        without labels (`background.without_labels`).
       background: False gives every pixel a word.
 
     Returns:
@@ -147,8 +148,8 @@ class Model:
   ) -> ClassSet:
     """Returns words as this model takes them.
 
-    InputError for bad words (see `prompts.parse_words`) and for two that are
-    the same to the model, which reads so many tokens of a text and no case.
+    InputError for bad words (see `prompts.parse_words`), and for two words with
+    equal tokens: the tokenizer ignores case and cuts long texts.
     """
     names = prompts.parse_words(words, background=background)
     class_set = ClassSet(names, self.templates)

@@ -1,13 +1,13 @@
-"""Background: the rule, the choice of its threshold, and where that is kept.
+"""Background: the rule, the choice of its threshold, and where it is stored.
 
-A pixel is background if its best class scores too little. What is too little
-depends on the combiner, the network and the vocabulary: a mean over 64 queries
-of 20 classes may reach 0.1 where a single query reaches 0.9. So no constant is
-right. The threshold of a benchmark is chosen by the labels of its training
-split (`evaluation.choose_threshold`) and stored with the checkpoint. For a
-vocabulary that nobody labelled there is `without_labels`.
+A pixel is background if its best class scores below a threshold. The right
+threshold depends on the combiner, the network and the vocabulary: a mean over
+64 queries of 20 classes may reach 0.1 where a single query reaches 0.9. So no
+constant is right. The threshold of a benchmark is chosen by the labels of its
+training split (`evaluation.choose_threshold`) and stored with the checkpoint.
+For a vocabulary without labels there is `without_labels`.
 
-A leaf: NumPy only.
+This module needs only NumPy.
 """
 
 import dataclasses
@@ -26,9 +26,10 @@ _SAMPLE = 2**22  # scores that a grid and a calibration are made from
 _BINS = 512
 # Combiners whose score is the probability of a single query.
 _OF_ONE_QUERY = ("hard", "smallest")
-# A word is kept where it is so many times as likely as the mean of the other
-# words. Measured on the quickstart: for two to twelve words this is within two
-# points of mIoU of the best threshold, 10 and 160 lose up to 17 and 4.
+# A pixel keeps its word if the word is this many times as likely as the mean of
+# the other words. Measured on the quickstart with two to twelve words: 40 is
+# within two points of mIoU of the best threshold; 10 and 160 lose up to 17 and
+# 4 points.
 _ODDS = 40.0
 
 
@@ -87,14 +88,14 @@ def grid(
 
   Args:
     best: the best score of each pixel, whatever its range; one array or
-      several. Of more than 4 million an even part is looked at.
+      several. Of more than 4 million scores an even sample is used.
 
   Returns:
     Ascending float64, 0 included: nothing is background.
   """
   values = np.unique(_sample(best)).astype(np.float64)
   quantiles = np.quantile(values, np.linspace(0, 1, _QUANTILES))
-  # By pixels as well: many may share few values.
+  # Quantiles over pixels, because many pixels may share few values.
   of_pixels = np.quantile(_sample(best), np.linspace(0, 1, _QUANTILES))
   gaps = np.diff(values)
   widest = np.argsort(-gaps, kind="stable")[:_GAPS]
@@ -109,8 +110,8 @@ def best_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float]:
     curve: (threshold, mIoU), ascending by threshold.
 
   Returns:
-    Of neighbours that are equally good the one in the middle, which is the
-    least likely to be wrong on other pictures.
+    If neighbouring thresholds are equally good, the one in the middle, which is
+    the least likely to be wrong on other pictures.
   """
   scores = np.array([miou for _, miou in curve])
   scores = np.where(np.isfinite(scores), scores, -1)
@@ -133,11 +134,11 @@ def without_labels(
 
   Args:
     best: the best score of each pixel, of one picture or of many.
-    classes: in the vocabulary.
-    combiner: in use. Where a score is the probability of one query, a word is
-      kept if it is 40 times as likely as the mean of the others. Sums and means
-      over queries have no such scale: their scores are parted in two kinds
-      (`calibrate`).
+    classes: number of classes in the vocabulary.
+    combiner: combiner of the scores. If a score is the probability of one
+      query, a word is kept if it is 40 times as likely as the mean of the
+      others. Sums and means over queries have no such scale, so their scores
+      are separated into two groups (`calibrate`).
   """
   if combiner in _OF_ONE_QUERY:
     return Threshold(_ODDS / (_ODDS + classes - 1), "the number of words")
@@ -145,12 +146,12 @@ def without_labels(
 
 
 def calibrate(best: Float[np.ndarray, "..."] | Sequence[np.ndarray]) -> float:
-  """Returns the threshold that parts scores into two kinds, without labels.
+  """Returns the threshold that separates scores into two groups.
 
-  Otsu's threshold (1979): it makes the variance between the two parts largest.
-  Taken on the logarithm of the scores, so that neither their scale nor their
-  upper end matters. Of equally good thresholds the middle is returned. Where
-  all scores are equal, nothing is background: 0.
+  This is Otsu's threshold (1979): it maximises the variance between the two
+  groups. It is computed on the logarithm of the scores, so that neither their
+  scale nor their upper end matters. Of equally good thresholds the middle one
+  is returned. If all scores are equal, the result is 0: nothing is background.
 
   Args:
     best: the best score of each pixel, of one picture or of many.
@@ -197,13 +198,13 @@ def stored(
 
   Args:
     metadata: of the checkpoint.
-    name: of a benchmark; for words that are of none, "default".
-    classes: in the vocabulary; a default that was chosen with another number
-      is moved to the same odds against the mean of the other words.
-    combiner: in use; thresholds chosen with another one mean nothing.
+    name: name of a benchmark; "default" for words of no benchmark.
+    classes: number of classes in the vocabulary. If the default threshold was
+      chosen with another number, it is converted (`same_odds`).
+    combiner: combiner in use; thresholds of another combiner are ignored.
 
   Returns:
-    None where nothing that fits is stored.
+    The threshold; None if no threshold that fits is stored.
   """
   values = metadata.get("thresholds") or {}
   chosen_with = metadata.get("thresholds_of") or {}
@@ -217,14 +218,14 @@ def stored(
     return None
   behind = (chosen_with.get("classes") or {}).get(key)
   if key == "default" and behind and behind != classes:
-    if combiner == "sum":  # scores are no probabilities: no odds to keep
+    if combiner == "sum":  # scores are not probabilities and have no odds
       return None
     value = same_odds(value, int(behind), classes)
   return Threshold(value, f"checkpoint ({key})")
 
 
 def same_odds(threshold: float, classes: int, other: int) -> float:
-  """Moves a threshold from a vocabulary to one of another size.
+  """Converts a threshold to a vocabulary of another size.
 
   A probability p among c classes is kept as the odds against the mean of the
   other classes, r = p (c - 1) / (1 - p): "so many times as likely as another
@@ -243,14 +244,14 @@ def to_store(
   """Returns the metadata that `stored` reads, {} without any threshold.
 
   Args:
-    chosen: threshold by benchmark.
-    classes: number of classes by benchmark.
-    combiner: with which they were chosen.
+    chosen: threshold of each benchmark.
+    classes: number of classes of each benchmark.
+    combiner: combiner with which the thresholds were chosen.
   """
   if not chosen:
     return {}
-  # The default is that of the smallest vocabulary: the nearest to what people
-  # type.
+  # The default is the threshold of the smallest vocabulary, because users type
+  # few words.
   nearest = min(chosen, key=lambda name: (classes[name], name))
   thresholds = {name: float(value) for name, value in chosen.items()}
   counts = {name: int(classes[name]) for name in chosen}

@@ -1,4 +1,4 @@
-"""The method at test: from query embeddings and masks to labels.
+"""Inference: from query embeddings and masks to class scores.
 
 Pure functions, without geometry and without weights: `class_probabilities` says
 what each query is, `combine` what each pixel is. `background` says which pixels
@@ -61,14 +61,14 @@ def combine(
     probabilities: of each query, summing to one over all classes; any slice of
       the classes may be given.
     combiner: "mean" is sum_q p_q s_q / sum_q s_q, a distribution over
-      classes; "sum" is MaskFormer's sum_q p_q s_q, which n queries can bring up
-      to n, so that thresholds mean something else; "hard" takes p of the
-      pixel's strongest query, as GroupViT does; "smallest" that of the
-      smallest mask with s over one half, and the strongest where there is
-      none: a mask within another is what lies in front.
+      classes. "sum" is MaskFormer's sum_q p_q s_q; with n queries it reaches up
+      to n, so it needs other thresholds. "hard" takes p of the pixel's
+      strongest query, as GroupViT does. "smallest" takes p of the smallest mask
+      with s over one half, because a mask within another is in front; if there
+      is no such mask, it takes the strongest query.
   """
   if combiner == "mean":
-    # s / sum(s), written so that it survives when every s underflows.
+    # s / sum(s), written so that it stays finite when every s underflows.
     share = jax.nn.softmax(jax.nn.log_sigmoid(mask_logits), axis=1)
   elif combiner == "sum":
     share = jax.nn.sigmoid(mask_logits)

@@ -38,7 +38,7 @@ _SCORE_VALUES = 2**26  # of class scores on the device at once
 
 @dataclasses.dataclass(frozen=True)
 class ClassSet:
-  """What is looked for: class names, without background, and templates."""
+  """The classes to find: names, without background, and prompt templates."""
 
   names: tuple[str, ...]
   templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -251,8 +251,8 @@ class SSegSegmenter:
   def _run(self, images, class_set: ClassSet, *, reduce: bool):
     """Yields for each group of images an iterator of the vocabulary's parts.
 
-    Each part is made when it is asked for: those of hundreds of words for a
-    large picture would not fit a common host together.
+    Each part is computed when it is requested: for a large picture and hundreds
+    of words, all parts together would not fit into a usual host's memory.
     """
     layout = Layout.of(
       *images.shape[1:3], image_size=self.image_size, stride=self.stride
@@ -344,10 +344,10 @@ def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _without_padding(tokens: Int[np.ndarray, "b l"]) -> Int[np.ndarray, "b m"]:
-  """Cuts columns that are padding in all rows, but for a multiple of 16.
+  """Removes columns that are padding in all rows; keeps a multiple of 16.
 
-  The tower is causal and read at the end token: what follows makes no
-  difference. Few lengths are left, and so few programs to compile.
+  The text tower is causal and its output is read at the end token, so padding
+  after it has no effect. With few different lengths, few programs are compiled.
   """
   used = int(np.flatnonzero(tokens.any(0)).max()) + 1
   return tokens[:, : -(-used // 16) * 16]

@@ -1,1 +1,1 @@
-"""What a training step needs and takes, before a machine is rented."""
+"""Memory, time and cost of a training step, without the machine."""

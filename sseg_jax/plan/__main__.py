@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = _parser().parse_args(argv)
   _check(flags)
   if flags.topology:
-    # Before JAX is imported: libtpu is to compile, not to look for chips.
+    # Before JAX is imported: libtpu must compile and not look for chips.
     from sseg_jax.plan import environment
 
     os.environ |= environment.COMPILE_ONLY
@@ -144,7 +144,8 @@ def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
   counts = sweep.parse(flags.sweep)
 
   def plan(topology, batch_size):
-    # As many epochs with every batch, whether or not the config sees to it.
+    # Every batch size trains the same number of epochs, even if the config does
+    # not call `follow_batch`.
     pairs = config.total_steps * config.batch_size
     changed = copy.deepcopy(config)
     changed.batch_size = batch_size

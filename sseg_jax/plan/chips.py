@@ -36,8 +36,9 @@ class Chip:
   def ring_bandwidth(self) -> float:
     """Bytes/s that leave a chip along one axis, to both neighbours.
 
-    Collectives are priced at this: one ring. XLA may use rings along several
-    axes at once; a slice without wrap-around has half a ring's speed.
+    The time of collectives is computed with this speed, for one ring. XLA may
+    use rings along several axes at once; a slice without wrap-around has half
+    the speed.
     """
     return self.ici_bandwidth / 2 / self.axes
 
@@ -89,8 +90,8 @@ def of_device(kind: str) -> Chip | None:
   return next((chip for chip in CHIPS.values() if kind in chip.kinds), None)
 
 
-# bf16 FLOP/s of GPUs without sparsity, by JAX's name, to set a measured step
-# beside. Source: NVIDIA's data sheets of the A100, H100 SXM and H200.
+# bf16 FLOP/s of GPUs without sparsity, by JAX's name, to compare a measured
+# step with. Source: NVIDIA's data sheets of the A100, H100 SXM and H200.
 GPU_FLOPS = {
   "NVIDIA A100-SXM4-40GB": 312e12,
   "NVIDIA A100-SXM4-80GB": 312e12,
@@ -131,7 +132,7 @@ class Topology:
 def parse(text: str) -> Topology:
   """Reads "v5e:16x16", "v5e:16x16*4" for four such slices, or "v5e:256".
 
-  A number of chips alone is the squarest slice, or slices, of so many.
+  A number of chips alone means the slice, or slices, with the most equal sides.
 
   Raises:
     InputError: for a chip that is not known, and a shape it does not come in.

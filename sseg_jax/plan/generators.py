@@ -1,7 +1,7 @@
-"""Seconds an image that generators of pseudo-masks take on one absent chip.
+"""Projects seconds per image of pseudo-mask generators on a chip not present.
 
-What the column of Table 1 would be there: `evaluate --oracle` measures on the
-device at hand.
+This projects the column of Table 1 for that chip; `evaluate --oracle` measures
+it on the device of this machine.
 """
 
 from collections.abc import Mapping, Sequence

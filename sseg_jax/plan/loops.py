@@ -48,9 +48,9 @@ class Loops:
 def executed(program: Program, loops: Loops | None = None) -> list[Executed]:
   """Lists all instructions with the number of times that each one runs.
 
-  Loops multiply; of branches all are taken to run, so that a conditional is
-  an upper bound. What reduces, sorts or scatters is no call here: its scalar
-  computation belongs to the instruction.
+  The trip counts of nested loops are multiplied. All branches of a conditional
+  count, so its number is an upper bound. The scalar computation of a reduction,
+  sort or scatter belongs to the instruction and is not listed.
   """
   loops = Loops() if loops is None else loops
   found: list[Executed] = []
@@ -83,9 +83,9 @@ def trip_count(
 ) -> int | None:
   """Returns how often a `while` runs, None where it depends on data.
 
-  The compiler's own count where it says so; else from a condition of the form
-  counter < constant, with the constants that the counter starts from and grows
-  by.
+  The number is the compiler's own if it is given. Otherwise it follows from a
+  condition of the form counter < constant, with a constant start and a constant
+  increment of the counter.
   """
   known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes)
   if known:

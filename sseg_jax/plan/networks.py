@@ -1,7 +1,7 @@
 """Operations of a step in closed form, from the sizes in a config.
 
-Written down from the networks' descriptions, without tracing or compiling
-anything, as the check of both. Only products are counted; a multiply-add is two
+The formulas come from the networks' descriptions, without tracing or compiling,
+so that they check both. Only products are counted; a multiply-add is two
 operations. On a first read, see `training`.
 """
 
@@ -16,17 +16,17 @@ from sseg_jax.models.vit_pyramid import ViTPyramid
 from sseg_jax.plan.products import taps
 from sseg_jax.pseudo_masks import tokens
 
-# Forward once; backward a product for the input's gradient, and one for the
-# weights'.
+# One product forward, one for the gradient of the input, and one for the
+# gradient of the weights.
 TRAINED = 3
 
 
 def training(config: Any) -> dict[str, float]:
   """Returns the operations of one step on the global batch, by part.
 
-  Parts without a closed form here (pooling, what enlarges masks) are left out.
-  Nothing is counted twice for being computed twice, so this is what MFU means
-  by the model's FLOPs.
+  Parts without a closed form here (pooling, the enlarging of masks) are left
+  out. Work that is computed again counts once, so these are the model FLOPs of
+  MFU.
   """
   c, batch = config.model, config.batch_size
   pictures = batch / config.loss.mask_every  # that learn masks

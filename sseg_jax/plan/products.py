@@ -42,7 +42,7 @@ def taps(
 def flops(instruction: Instruction, computation: Computation) -> float:
   """Returns the operations of one run of a `dot` or `convolution`, else 0.
 
-  Of a custom kernel those that its author states.
+  For a custom kernel, the operations that its author states.
   """
   if instruction.opcode == "custom-call":
     return kernel_flops(instruction) or 0
@@ -78,7 +78,7 @@ def flops(instruction: Instruction, computation: Computation) -> float:
 
 
 def kernel_flops(instruction: Instruction) -> float | None:
-  """Returns the operations that a custom kernel states, None if it is silent.
+  """Returns the operations that a custom kernel states; None if it has none.
 
   They are the `cost_estimate` of a `pallas_call`.
   """
@@ -119,9 +119,10 @@ def _window(instruction: Instruction) -> Callable[[str, int, int], int]:
 def traced(closed: Any) -> dict[str, float]:
   """Counts a jaxpr's products by part, loops times their lengths.
 
-  What no output needs is left out, as the compiler leaves it out. A loop whose
-  length depends on data counts once; of branches, the dearest counts. What is
-  mapped over the devices of a mesh counts as often as there are devices.
+  Operations that no output needs are left out, as the compiler does. A loop
+  whose length depends on data counts once. Of several branches, the one with
+  the most operations counts. Work mapped over the devices of a mesh counts once
+  per device.
   """
   used = [True] * len(closed.jaxpr.outvars)
   return dict(_traced(closed.jaxpr, used))
@@ -130,7 +131,7 @@ def traced(closed: Any) -> dict[str, float]:
 def _traced(
   jaxpr: Any, used: Sequence[bool], around: str = parts.OTHER
 ) -> dict[str, float]:
-  """Counts; `around` is the part of the call where it is not told inside."""
+  """Counts; `around` is the part for equations whose own part is unknown."""
 
   def part_of(eqn: Any) -> str:
     part = parts.of_traceback(eqn.source_info)

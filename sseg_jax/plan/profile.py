@@ -58,7 +58,7 @@ class Profile:
     collectives: by kind.
     unknown_loops: how many loops were counted once, their length depending on
       data.
-    kernels: custom kernels whose operations nobody told.
+    kernels: custom kernels that do not state their operations.
     largest: arrays that are made, one of each shape, the largest first.
   """
 
@@ -113,9 +113,9 @@ class Profile:
   def in_turn(self, chip: Chip) -> float:
     """Returns seconds if no two instructions overlap; without collectives.
 
-    Each takes the longer of its products and its bytes: closer to a real step
-    than the roofline of the whole, which lets one's products hide another's
-    bytes.
+    Each instruction takes the longer of its compute time and its memory time.
+    This is closer to a real step than the roofline of the whole step, which
+    assumes that the products of one overlap with the memory traffic of another.
     """
     return sum(
       max(work.passes / chip.flops, work.bytes / chip.hbm_bandwidth)
@@ -179,7 +179,7 @@ def profile(text: str, chips: int) -> Profile:
 
 
 _LARGEST = 10
-# They only hand on what another instruction made.
+# Instructions that only pass on the result of another one.
 _HANDED_ON = ("parameter", "get-tuple-element", "tuple", "while", "bitcast")
 
 
@@ -204,8 +204,8 @@ def _part(
 ) -> str:
   """Returns the part of an instruction; of a copy, that of what it copies.
 
-  Where the compiler names no source, what made the first operand decides, or
-  else what first reads the result.
+  If the compiler names no source, it is the part of the instruction that made
+  the first operand, or else of the first that reads the result.
   """
   for step in ("back", "on"):
     current = instruction

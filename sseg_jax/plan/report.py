@@ -25,15 +25,15 @@ def make(
   topology: Topology | None = None,
   measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Puts together what is known of a step.
+  """Builds the plan of a step.
 
   Args:
-    step: what was compiled.
-    compiled: what came out.
-    profile: of its program.
-    chip: the published figures, None where the device is not in the table.
-    topology: the slice that was planned for, None for this machine's devices.
-    measured: of `local.measure`.
+    step: the step.
+    compiled: the compiled step.
+    profile: the profile of its program.
+    chip: the published figures; None if the device is not in the table.
+    topology: the slice of the plan; None for this machine's devices.
+    measured: the result of `local.measure`.
 
   Returns:
     Times in seconds, sizes in bytes, operations and bytes a chip a step.

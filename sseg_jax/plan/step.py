@@ -38,7 +38,7 @@ class Step:
 
 
 def devices_of(topology: Topology) -> list[jax.Device]:
-  """Returns devices that can be compiled for, though none of them is here.
+  """Returns devices to compile for; they need not be present.
 
   Raises:
     InputError: without libtpu, or if there is no such slice.

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from sseg_jax.plan.hlo import Computation, Instruction, Program, Shape
 from sseg_jax.plan.loops import Executed
 
-# Names and views of what lies in memory already, and the ends of what another
-# instruction began.
+# Instructions without traffic: they name or view data that is in memory, or end
+# an operation that another instruction started.
 _FREE = frozenset(
   "parameter constant tuple get-tuple-element bitcast while call conditional"
   " after-all partition-id replica-id opt-barrier iota copy-done slice-done"
@@ -54,9 +54,9 @@ def _in_hbm(shapes: Iterable[Shape]) -> float:
 def memory(program: Program, item: Executed) -> float:
   """Returns the bytes that one run of an instruction reads and writes.
 
-  Of what is only sliced, looked up or updated, the slice counts; of a buffer
-  handed through, nothing. Instructions inside a fusion, and collectives, which
-  are counted by `collectives`, return 0.
+  If an array is only sliced, indexed or updated, only the slice counts. A
+  buffer that is returned unchanged counts nothing. The result is 0 for
+  instructions inside a fusion, and for collectives, which `collectives` counts.
   """
   instruction, computation = item.instruction, item.computation
   opcode = instruction.opcode

@@ -10,8 +10,8 @@ bfloat16, which depends on the batch (`--set=dtype=float32` rounds less); of a
 crop, cached training takes the crop of the picture's clusters, online training
 the clusters of the crop.
 
-Started again, it goes on after its last whole shard. Several processes, on one
-machine or many, share the work: give each --process_count and its own
+Started again, it continues after its last complete shard. Several processes, on
+one machine or many, share the work: give each --process_count and its own
 --process_index; the last one to end writes the manifest.
 """
 
@@ -42,7 +42,7 @@ class Report:
   """What a run of `add_pseudo_masks` did.
 
   Attributes:
-    records: of the shards written by this run.
+    records: number of records in the shards written by this run.
     written: shards written by this run.
     kept: shards that were there already.
     missing: shards that other processes have yet to write.
@@ -137,7 +137,7 @@ def add_pseudo_masks(
     tf.io.gfile.makedirs(out)
   except tf.errors.OpError as error:
     raise InputError(f"out={out} cannot be made: {error.message}") from error
-  # Of this process's share of the shards: others may write theirs meanwhile.
+  # Each process has its own lease, because others may write other shards.
   with lease.Lease(out, f"lease-{process_index}.json", field="out"):
     return _write_shards(
       read,
@@ -259,7 +259,7 @@ def _info(
   """Returns all that the labels depend on, as the manifest keeps it."""
   fields = dict(config.pseudo_masks)
   fields.pop("mode")
-  # Where the weights lay says nothing; what they are does.
+  # The path of the weights does not matter; their content does.
   fields.pop("weights")
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(made.frozen):

@@ -24,15 +24,15 @@ class PseudoMasks(Protocol):
 
   @property
   def stride(self) -> int:
-    """Divides the sides of the image; pixels a cell, or some cells, wide."""
+    """Pixels along one or several cells; divides the image's sides."""
     ...
 
   @property
   def frozen(self) -> Any:
     """Parameters of the frozen network, {} without one.
 
-    An argument of `generate`, so that they are neither baked into the compiled
-    step nor stored in checkpoints.
+    They are an argument of `generate`, so that they are neither constants of
+    the compiled step nor stored in checkpoints.
     """
     ...
 
@@ -41,10 +41,10 @@ class PseudoMasks(Protocol):
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns label maps 0..k-1 and which labels occur; image values 0..255.
 
-    One key per example, folded from its id: the result does not depend on the
-    batch, the topology or a cache, but for the rounding of a network's products
-    in bfloat16, which does. Raises `InputError` for an image whose sides
-    are no multiples of the stride.
+    `keys` holds one key per example, folded from its id. So the result does not
+    depend on the batch, the topology or a cache, except for the rounding of a
+    network's products in bfloat16. Raises `InputError` for an image whose sides
+    are not multiples of the stride.
     """
     ...
 
@@ -110,7 +110,7 @@ def build(config, *, abstract: bool = False) -> PseudoMasks:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """Stands for pseudo-masks that come with the batch: no network is loaded."""
+  """Placeholder for pseudo-masks from the records: loads no network."""
 
   k: int
   stride: int
@@ -121,7 +121,7 @@ class Stored:
     return {}
 
   def generate(self, frozen: Any, image: Array, keys: Array) -> tuple:
-    """Raises: there is nothing to make."""
+    """Raises an error: the batch already has its pseudo-masks."""
     raise ValueError("cached pseudo-masks are read from the records")
 
 
@@ -129,13 +129,13 @@ class Stored:
 class Sharded:
   """Pseudo-masks that each device of a mesh makes for its own pictures.
 
-  Nothing is exchanged: the result of a picture depends on no other. A kernel of
-  the network, which XLA cannot divide, sees one device's pictures.
+  Devices exchange nothing, because pictures are independent. XLA cannot split a
+  Pallas kernel, so each kernel gets the pictures of one device.
 
   Attributes:
     made: the generator.
     mesh: batches are split over all of its axes.
-    kernels: whether its devices attend in one Pallas kernel, as TPUs can.
+    kernels: whether its devices compute attention in a Pallas kernel (TPUs).
   """
 
   made: PseudoMasks
@@ -172,7 +172,7 @@ class Sharded:
       mesh=self.mesh,
       in_specs=(PartitionSpec(), rows, rows),
       out_specs=(rows, rows),
-      check_vma=False,  # a Pallas kernel does not tell
+      check_vma=False,  # a Pallas kernel does not declare it
     )
     return split(frozen, image, keys)
 

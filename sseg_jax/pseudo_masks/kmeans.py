@@ -1,4 +1,4 @@
-"""K-means on the accelerator: the examples of a batch, each on its own."""
+"""K-means on the accelerator, separately for each example of a batch."""
 
 import functools
 import math
@@ -49,9 +49,9 @@ def kmeans(
   overrides both. Of several `restarts`, which differ by their keys, the one of
   least inertia is kept.
 
-  An empty cluster restarts at the point that is farthest from its center, one a
-  iteration; what is empty in the end (fewer distinct points than k) is not
-  valid.
+  An empty cluster moves to the point that is farthest from its center, one
+  cluster per iteration. A cluster that is empty at the end (fewer distinct
+  points than k) is not valid.
   """
   if metric not in METRICS:
     raise ValueError(f"metric={metric!r}; use one of {METRICS}")
@@ -66,8 +66,8 @@ def kmeans(
     in_turn = functools.partial(_best, in_turn, restarts)
   points = points.astype(jnp.float32)
   chunk = _chunk(points)
-  # Where one device holds the batch: a loop over split examples would gather
-  # them.
+  # The loop is only used if one device holds the batch: with a split batch it
+  # would gather the examples.
   if jax.device_count() > 1 or chunk == len(points):
     return jax.vmap(together)(points, keys, initial_centers)
   return lax.platform_dependent(
@@ -113,7 +113,8 @@ def _one(
     points = unit(points)
     origin = jnp.zeros((1, points.shape[1]))
   else:
-    # Distances are differences of squares; around the mean little cancels.
+    # Distances are differences of squares. With the mean as origin, these lose
+    # little precision.
     origin = points.mean(0, keepdims=True)
     points = points - origin
   square = (points * points).sum(-1)  # [p]
@@ -156,7 +157,7 @@ def _one(
 
 
 def _until_still(iterate, iterations, centers):
-  """Iterates until no center moves any more, or so many times."""
+  """Iterates until no center moves, at most `iterations` times."""
 
   def again(state):
     i, centers, _ = state
@@ -194,7 +195,7 @@ def _plus_plus(points, square, key, k):
 
 
 def _farthest(points, square, k):
-  """Each next center is the point farthest from those chosen."""
+  """Each new center is the point farthest from all earlier centers."""
 
   def add(i, state):
     centers, nearest = state
@@ -239,7 +240,7 @@ def assign(clusters: KMeans, points: Float[Array, "b p d"]) -> KMeans:
 def matmul(equation: str, *operands: Array) -> Array:
   """Takes `jnp.einsum` in full precision.
 
-  Asked for by name, as TPUs round float32 factors to bfloat16 by default.
+  The precision is given because TPUs round float32 factors to bfloat16.
   """
   return jnp.einsum(equation, *operands, precision=lax.Precision.HIGHEST)
 
@@ -247,9 +248,9 @@ def matmul(equation: str, *operands: Array) -> Array:
 def merge(clusters: KMeans, distance: float) -> KMeans:
   """Joins clusters with centers closer than `distance`, and chains of them.
 
-  A picture then keeps as many masks as it has distinct regions, and a textured
-  region is one mask instead of scattered fragments that no network could
-  foresee. The joined cluster keeps the lowest label of its parts, the others
+  A picture then has as many masks as distinct regions, and a textured region is
+  one mask instead of scattered fragments that no network could
+  predict. The joined cluster keeps the lowest label of its parts, the others
   become invalid; centers and inertia stay those of the parts. Euclidean
   distance.
   """

@@ -117,7 +117,7 @@ def features(
     image = image.astype(jnp.float32)
     image = image.reshape(b, h, stride, w, stride, 3).mean((2, 4))
   for _ in range(median_passes):
-    # Apart, or XLA computes the first pass again for each use of it.
+    # Without the barrier, XLA computes a pass again for each use of it.
     image = jax.lax.optimization_barrier(median_3x3(image))
   colour = image.astype(jnp.float32) / 255
   y, x = jnp.meshgrid(
@@ -157,7 +157,7 @@ def median_3x3(values: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
 def majority_3x3(labels: Int[Array, "b h w"], k: int) -> Int[Array, "b h w"]:
   """Returns each 3x3 neighbourhood's most frequent label; the lowest of equals.
 
-  Takes away specks, and the rims one cell wide where two colours mix.
+  This removes specks, and borders one cell wide where two colours mix.
   """
   _, h, w = labels.shape
   votes = labels[..., None] == jnp.arange(k)[None, None, None]

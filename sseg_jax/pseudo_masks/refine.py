@@ -1,7 +1,7 @@
 """What makes clusters of tokens follow objects: before K-means and after it.
 
-None of it is the paper's, and all of it is off by default. It is cheap beside a
-network's forward pass and needs no parameters.
+Nothing here is in the paper, and all of it is off by default. It costs little
+compared with a network's forward pass, and needs no parameters.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.pseudo_masks import kmeans
 
-# Distances, in cells, at which a cell looks for its like.
+# Distances, in cells, of the neighbours that a cell is compared with.
 _DILATIONS = (1, 2, 4)
 # Contrast below which two colours count as alike, as a share of the standard
 # deviation of the colours around.
@@ -25,7 +25,7 @@ def smooth(
 
   One step of mean shift in space and features, that is, a bilateral filter:
   weights are softmax(cosine / temperature - distance² / (2 radius²)) over all
-  cells. Takes out what sets single tokens apart and leaves edges in.
+  cells. It removes differences of single tokens and keeps edges.
 
   Args:
     cells: features; taken at unit length.
@@ -61,7 +61,7 @@ def follow_colours(
   colours: Float[Array, "b h w c"],
   steps: int,
 ) -> Float[Array, "b h w k"]:
-  """Pulls soft masks to the edges of the picture.
+  """Aligns soft masks with the edges of the picture.
 
   Each step replaces a cell's shares by a mean over 24 cells around it, more of
   those whose colour is like its own (pixel-adaptive mask refinement, Araslanov

@@ -13,7 +13,7 @@ from sseg_jax.pseudo_masks import kmeans, pixels
 # Steps of the subspace iteration. Eigenvalues of the cut lie close together;
 # what is still mixed after these steps separates no large regions.
 _STEPS = 60
-# Colours further apart than this, with channels in 0..1, hardly hold together
+# Colours further apart than this, with channels in 0..1, have low affinity
 # (Shi and Malik, 2000, take 10 to 20 % of the range).
 _COLOUR_SCALE = 0.15
 
@@ -88,7 +88,7 @@ def eigenvectors(points: Float[Array, "p d"], k: int) -> Float[Array, "p k"]:
   affinity = jnp.exp(-distance / (2 * _COLOUR_SCALE**2))
   root = lax.rsqrt(affinity.sum(-1))
   affinity = affinity * root[:, None] * root[None]
-  # Two columns to spare speed up the last of those that are kept.
+  # Two extra columns make the last of the kept columns converge faster.
   width = min(k + 2, len(points))
   start = jax.random.normal(jax.random.key(0), (len(points), width))
 

@@ -28,7 +28,7 @@ USUAL_WEIGHTS = {
   "imagenet_vit": "deit_s16",
   "mae": "mae_vitb16",
 }
-# How those who published them resize positions, of files as well.
+# How the published code of each network resizes positions; used for files too.
 _FILE_RULES = {
   name: vit.VIT_SIZES[name]["position_rule"]
   for name in ("deit_s16", "mae_vitb16")
@@ -84,8 +84,8 @@ class Tokens:
       abstract: shapes in place of the weights, which are not downloaded.
 
     Raises:
-      InputError: for weights that cannot be had, or a feature that the network
-        does not have.
+      InputError: for weights that are not available, or a feature that the
+        network does not have.
     """
     fields = config.pseudo_masks
     dtype = jnp.dtype(config.dtype)
@@ -192,7 +192,7 @@ class Tokens:
       points = unit(points)
     centers = clusters.centers
     product = kmeans.matmul("bpd,bkd->bpk", points, centers)
-    # Negative squared distances, but for what all clusters have in common.
+    # Negative squared distances, without the term that all clusters share.
     nearness = 2 * product - (centers * centers).sum(-1)[:, None]
     nearness = nearness.reshape(b, h, w, self.k)
     nearness = refine.upsample(nearness, self.upsample)
@@ -236,8 +236,8 @@ def read_features(
 ) -> Float[Array, "b p d"]:
   """Returns the patches' features, float32.
 
-  A single part keeps its lengths; several are made of unit length and put side
-  by side, so that they count alike.
+  The vectors of a single part keep their length. Several parts are normalised
+  to unit length and concatenated, so that they have equal weight.
   """
   values = [
     value[:, model.prefix :].astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The training step as one program that cannot change under a run."""
+"""The training step as one program that does not change during a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from sseg_jax.errors import InputError
 
 
 class CompiledStep:
-  """A step that is compiled for its first arguments and takes no others.
+  """A step that is compiled once and refuses arguments of other shapes.
 
-  A jitted function would compile anew, silently and for minutes, when a shape
-  or a type changes; this one stops and names what changed. It also runs under a
-  transfer guard: no array may come from the host or go to another device
-  unasked.
+  If a shape or a type changes, a jitted function would compile again, without a
+  message and for minutes. This one raises an error that names the change. It
+  also runs under a transfer guard: an implicit transfer of an array from the
+  host or to another device is an error.
 
   Args:
     step: `jax.jit` of (state, frozen, batch) -> (state, metrics).

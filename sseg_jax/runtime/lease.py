@@ -1,15 +1,15 @@
-"""One run at a time in a folder: a small file that says who is at work there.
+"""Allows one run at a time in a folder, by a small file that names the run.
 
 Two runs in one work directory would delete each other's checkpoints and write
-into the same curves. So a run takes WORKDIR/lease.json at its start, writes it
-anew every half minute as a sign of life, and deletes it at its end. All
+into the same curves. So a run creates WORKDIR/lease.json at its start, writes
+it again every half minute (a heartbeat), and deletes it at its end. All
 processes of a run count as one: the first takes the lease.
 
-A lease whose run is dead is taken over: at once where the process ran on this
-machine, otherwise when its last sign of life is old. Object stores offer no
-file locks through `epath`, so whoever writes a lease reads it again after a
-while: of two that write at the same time, the last one holds it. A run that
-finds the lease of another in place of its own must not write any more.
+A new run replaces the lease of a dead run: at once if the process ran on this
+machine, otherwise when the last heartbeat is old. `epath` offers no file locks
+on object stores. So a process that writes a lease reads it again after a while:
+if two write at the same time, the last one holds the lease. A run that finds
+another run's lease in place of its own must not write any more.
 
 Nothing but `epath` is needed.
 """
@@ -34,15 +34,15 @@ from sseg_jax.errors import InputError, Unavailable
 
 FILE = "lease.json"
 RENEW_SECONDS = 30.0
-# Without a sign of life for so long a run counts as dead: ten times as long as
-# between two signs, since storage and clocks are not exact.
+# A run without a heartbeat for this long counts as dead. It is ten times the
+# interval of heartbeats, because storage and clocks are not exact.
 STALE_SECONDS = 300.0
-# Between writing a lease and reading it again, where the file system does not
-# say who was first: longer than a write of another process is under way.
+# Time between writing a lease and reading it again, on file systems that cannot
+# tell which process was first. It is longer than a write takes.
 _SETTLE_SECONDS = 1.0
 _SETTLE_SECONDS_REMOTE = 3.0
 
-# Of this process, released by `release_all` where it ends without unwinding.
+# Leases of this process; `release_all` releases them before `os._exit`.
 _held: set["Lease"] = set()
 
 
@@ -51,7 +51,7 @@ class Lease:
 
   Args:
     folder: local or `gs://`; made where missing.
-    name: of the file; other names are other leases.
+    name: name of the file; different names are different leases.
     field: what the folder is called in messages.
 
   Raises:
@@ -97,7 +97,8 @@ class Lease:
 
     Reads the file; call it before anything is written.
     """
-    with self._lock, contextlib.suppress(OSError):  # then no save works either
+    # An OSError is ignored: then no save works either.
+    with self._lock, contextlib.suppress(OSError):
       self._look()
     if self._lost is not None:
       raise Unavailable(
@@ -112,7 +113,7 @@ class Lease:
     return self._lost is not None
 
   def release(self) -> None:
-    """Gives the folder free, unless it is another run's by now."""
+    """Deletes the lease, unless it belongs to another run by now."""
     with self._lock:
       if self._ended.is_set():
         return
@@ -134,7 +135,7 @@ class Lease:
     settle = _SETTLE_SECONDS_REMOTE if self._remote else _SETTLE_SECONDS
     other = _read(self._path)
     if other is None and self._path.exists():
-      time.sleep(settle)  # being written
+      time.sleep(settle)  # another process is writing it
       other = _read(self._path)
     if other is None and not self._remote and self._create():
       return  # nobody else can have created it
@@ -167,7 +168,7 @@ class Lease:
     )
 
   def _create(self) -> bool:
-    """Creates the file with its content; False where there is one already."""
+    """Creates the file with its content; returns False if it exists."""
     path = pathlib.Path(os.fspath(self._path))
     new = path.with_name(f"{path.name}.{self._me['token']}")
     try:
@@ -177,7 +178,7 @@ class Lease:
     except FileExistsError:
       return False
     except OSError as error:
-      # A file system without links: what follows does without them.
+      # The file system has no links; the code below needs none.
       if not new.exists():
         raise
       logging.debug("%s: no links here (%s)", path, error)
@@ -189,13 +190,13 @@ class Lease:
     return json.dumps(self._me | {"renewed": time.time()}) + "\n"
 
   def _write(self) -> None:
-    if self._remote:  # one object, seen whole or not at all
+    if self._remote:  # an object store writes an object whole or not at all
       self._path.write_text(self._text())
     else:
       files.write_text(self._path, self._text())
 
   def _look(self) -> None:
-    """Sees whether the file is another's."""
+    """Checks whether the file belongs to another run now."""
     if self._lost is not None:
       return
     other = _read(self._path)
@@ -238,7 +239,8 @@ def held_by_first(
     The lease in the first process, None in the others.
 
   Raises:
-    InputError, Unavailable: as `Lease`; in the others Unavailable.
+    InputError, Unavailable: as `Lease` in the first process; the other
+      processes raise Unavailable.
   """
   lease: Lease | None = None
   error: InputError | Unavailable | None = None
@@ -260,13 +262,13 @@ def held_by_first(
 
 
 def release_all() -> None:
-  """Releases what this process holds; for one that ends by `os._exit`."""
+  """Releases all leases of this process; call it before `os._exit`."""
   for lease in list(_held):
     lease.release()
 
 
 def _read(path: Any) -> dict[str, Any] | None:
-  """Returns a lease; None without one, or where it is not readable."""
+  """Returns the content of a lease; None if it is missing or unreadable."""
   try:
     found = json.loads(path.read_text())
   except FileNotFoundError:
@@ -277,7 +279,7 @@ def _read(path: Any) -> dict[str, Any] | None:
 
 
 def _is_alive(lease: dict[str, Any]) -> bool | None:
-  """Whether the process lives; None if that cannot be seen from here."""
+  """Returns whether the process runs; None if it is on another machine."""
   if lease.get("machine") != _machine():
     return None
   pid = lease.get("process")
@@ -290,14 +292,14 @@ def _is_alive(lease: dict[str, Any]) -> bool | None:
   except ProcessLookupError:
     return False
   except OSError:
-    pass  # another user's
+    pass  # it runs and belongs to another user
   return lease.get("started") == _start_of(pid)
 
 
 def _machine() -> str:
-  """Names this machine since its last start, and its numbering of processes.
+  """Identifies this machine since its last boot, and its PID namespace.
 
-  Containers have a numbering of their own, and may share the host's name.
+  Containers have their own process ids, and may share the host's name.
   """
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -307,13 +309,13 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-  """Tells a process from a later one of the same number.
+  """Returns the start time of a process: a later one may have the same id.
 
-  "" for one that has ended, or where the system does not say.
+  Returns "" if the process has ended, or if the system does not tell.
   """
   try:
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    # After the name in brackets, which may hold anything: from field 3 on.
+    # The name in brackets may hold any character; field 3 comes after it.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[19]
   except (OSError, IndexError):

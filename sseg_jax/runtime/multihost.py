@@ -1,11 +1,13 @@
-"""The processes of one run: that all are there, agree, and end together.
+"""Starts the processes of one run together, compares them, ends them together.
 
-`jax.distributed` connects processes, but one that is missing, started with
-another command or killed shows as a wait or an abort that names nobody. So each
-process also keeps a line to process 0, on the port below the coordinator's:
-first for a roll call, before JAX connects; then for news, that one was asked to
-stop, has failed or is gone. A line closes the moment its process dies, which is
-sooner than a heartbeat is missed.
+`jax.distributed` connects the processes. If one is missing, was started with
+another command or was killed, JAX hangs or aborts without saying which. So each
+process also holds a TCP connection to process 0, on the port below the
+coordinator's; names and comments here call it a line. Before JAX connects, the
+lines serve to check that all processes are there and were started alike (the
+roll call). Later they carry messages: a process was asked to stop, has failed
+or is gone. A line closes as soon as its process dies, which is earlier than JAX
+notices a missing heartbeat.
 """
 
 import contextlib
@@ -23,12 +25,13 @@ from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.runtime import lease, provenance
 from sseg_jax.runtime.preemption import Stop
 
-# Silence after which JAX gives a process up whose line did not close, as when
-# its machine lost power.
+# Time without a heartbeat after which JAX considers a process dead. It matters
+# if the line did not close, for example because the machine lost power.
 _HEARTBEAT_SECONDS = 30
-# The first process evaluates alone at the end, the others wait for it.
+# The first process evaluates alone at the end; the others wait this long.
 _SHUTDOWN_SECONDS = 24 * 3600
-# Time for news to reach all before a process ends that others depend on.
+# A process that others depend on waits this long before it ends, so that its
+# message reaches all.
 _GRACE_SECONDS = 2.0
 # Fields that may differ between hosts.
 _OWN_FIELDS = ("data.threads",)
@@ -46,18 +49,18 @@ def joined(
   timeout: float,
   stop: Stop,
 ) -> Iterator[None]:
-  """Connects this process to the run; what fails inside ends all processes.
+  """Connects this process to the run; an error inside ends all processes.
 
   Args:
     address: HOST:PORT of the coordinator, which process 0 opens.
-    num_processes: of the run.
-    process_id: of this one, from 0.
-    config: has to be the same everywhere, as has the code.
+    num_processes: number of processes of the run.
+    process_id: number of this process, from 0.
+    config: the configuration. It must be equal in all processes, like the code.
     timeout: seconds to wait for the others.
-    stop: passed on to the other processes, and set if one of them is asked.
+    stop: is set in all processes if one of them is asked to stop.
 
   Raises:
-    InputError: in every process, if one was started otherwise.
+    InputError: in every process, if one was started with other settings.
     Unavailable: in every process that is there, if one is missing.
   """
   if timeout <= 0:
@@ -80,7 +83,7 @@ def joined(
     heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
   )
-  stop.listen()  # JAX has a handler of its own
+  stop.listen()  # again, because JAX has set its own handler
   try:
     yield
   except InputError as error:
@@ -88,8 +91,8 @@ def joined(
   except Unavailable as error:
     peers.fail(str(error), 1)
   except BaseException as error:
-    # That a process died reaches the others as a failed collective as well:
-    # its name is on the way.
+    # If another process died, this may be a failed collective. The message that
+    # names the dead process then arrives during this wait.
     time.sleep(_GRACE_SECONDS)
     traceback.print_exc()
     reason = str(error).strip().splitlines()
@@ -98,7 +101,7 @@ def joined(
 
 
 def facts(config: Any) -> dict[str, str]:
-  """Returns what has to be equal in all processes, by name."""
+  """Returns the values that must be equal in all processes, by name."""
   found: dict[str, str] = {}
 
   def collect(node: Mapping, prefix: str) -> None:
@@ -116,10 +119,10 @@ def facts(config: Any) -> dict[str, str]:
 
 
 class Peers:
-  """Lines between process 0 and the others.
+  """TCP connections ("lines") between process 0 and the others.
 
-  Making one is the roll call: it returns when all are there and agree, and
-  raises as `joined` does where they do not.
+  The constructor waits until all processes are there and agree (the roll call).
+  If they do not, it raises as `joined` does.
   """
 
   def __init__(
@@ -159,14 +162,14 @@ class Peers:
       threading.Thread(target=self._read, args=(i, line), daemon=True).start()
 
   def fail(self, reason: str, code: int) -> NoReturn:
-    """Tells all why this process ends, and ends it."""
+    """Sends all processes the reason why this one ends, and ends it."""
     host = socket.gethostname()
     text = f"process {self._id} ({host}): {reason}"
     self._tell({"failed": text, "code": code})
     self._end(text, code)
 
   def finish(self) -> None:
-    """Waits until every process has come to its end."""
+    """Waits until every process has finished."""
     if self._id:
       self._tell({"done": True})
     with self._news:
@@ -196,14 +199,14 @@ class Peers:
       no = {"failed": wrong, "code": code}
       self._tell(no if wrong else {"hosts": "all"})
       if wrong is not None:
-        # Those who come late are told as well.
+        # Processes that connect late get the message as well.
         until = min(deadline, time.monotonic() + 5) if self._lines else 0
         while (line := _accept(listener, until)[0]) is not None:
           _send(line, no)
         raise _refusal(no)
 
   def _differs(self, me: dict, answer: dict) -> str | None:
-    """Says why the one who answered does not belong to this run."""
+    """Returns why the process that answered does not belong to this run."""
     i, theirs = answer["process"], answer["facts"]
     name, mine = f"process {i} ({answer['host']})", f"process 0 ({me['host']})"
     if answer["processes"] != me["processes"]:
@@ -246,14 +249,14 @@ class Peers:
         self._lines, self._hosts = {0: line}, {0: host}
         return
       line.close()
-      time.sleep(0.2)  # closed by the one before, who is about to end
+      time.sleep(0.2)  # closed by an earlier process that is about to end
     raise Unavailable(
       f"process {me['process']} ({me['host']}): no answer from process 0 at"
       f" {host}:{port} within {timeout:.0f} s; start it, or correct"
       " --coordinator_address (the port below its own must be free, too)"
     )
 
-  # --- News -------------------------------------------------------------------
+  # --- Messages after the roll call -------------------------------------------
 
   def _tell(self, message: dict, but: int | None = None) -> None:
     with self._sending:
@@ -285,16 +288,16 @@ class Peers:
       again = "" if code == 2 else f"; {_AGAIN}"
       print(f"error: {text}{again}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # The others must have read why: without process 0 they abort, and a line
-    # that is closed with something unread may lose what was sent.
+    # The others need time to read the reason: without process 0 they abort, and
+    # closing a line that has unread data may lose what was sent.
     time.sleep(_GRACE_SECONDS if not self._id else _GRACE_SECONDS / 4)
     lease.release_all()
-    # Not sys.exit, which waits for the others to leave JAX as well.
+    # sys.exit would wait until the others leave JAX as well.
     os._exit(code)
 
 
 def _refusal(message: dict) -> Exception:
-  """Returns what to raise where the roll call ends with `message`."""
+  """Returns the error to raise if the roll call ends with `message`."""
   kind = InputError if message["code"] == 2 else Unavailable
   return kind(message["failed"])
 
@@ -331,7 +334,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _accept(
   listener: socket.socket, deadline: float
 ) -> tuple[socket.socket | None, dict | None]:
-  """Returns a line and what came first on it; None at the deadline."""
+  """Returns a new line and its first message; None at the deadline."""
   listener.settimeout(max(0.01, deadline - time.monotonic()))
   try:
     line, _ = listener.accept()
@@ -341,21 +344,21 @@ def _accept(
   answer = _receive(line)
   line.settimeout(None)
   if answer.get("run") != "sseg_jax":
-    line.close()  # something else that tries ports
+    line.close()  # from another program, such as a port scanner
     return line, None
   return line, answer
 
 
 def _send(line: socket.socket, message: dict) -> None:
-  with contextlib.suppress(OSError):  # its end shows where it is read
+  with contextlib.suppress(OSError):  # reading it will show that it closed
     line.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _receive(line: socket.socket) -> dict:
-  """Returns the next message; {} for none, or what is none."""
+  """Returns the next message; {} if the line closed or sent no message."""
   text = b""
   try:
-    # Byte by byte: what follows is for `_read`.
+    # Byte by byte, because `_read` must get the bytes after this message.
     while not text.endswith(b"\n") and (byte := line.recv(1)):
       text += byte
     message = json.loads(text)
@@ -365,7 +368,7 @@ def _receive(line: socket.socket) -> dict:
 
 
 def _keep_alive(line: socket.socket) -> None:
-  """Lets a line close, in half a minute, whose machine lost power."""
+  """Makes a line close within half a minute if its machine loses power."""
   line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
   if hasattr(socket, "TCP_KEEPIDLE"):  # Linux
     for name, value in (("IDLE", 10), ("INTVL", 5), ("CNT", 4)):

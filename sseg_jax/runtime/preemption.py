@@ -1,4 +1,4 @@
-"""SIGTERM: seen at once, acted on between steps."""
+"""SIGTERM: noticed at once, handled between steps."""
 
 import os
 import signal
@@ -6,17 +6,17 @@ import sys
 import threading
 from collections.abc import Callable
 
-# The state was saved, or there was nothing to save: start again to go on
-# (EX_TEMPFAIL).
+# Exit code (EX_TEMPFAIL): the state was saved, or there was nothing to save.
+# The run resumes when it is started again.
 PREEMPTED = 75
 
 
 class Stop:
   """Whether the run was asked to stop, by SIGTERM or by another process.
 
-  Python runs a signal's handler between two of its instructions, which can be
-  minutes later where XLA compiles. A thread therefore reads the signal's number
-  from a pipe, to which it is written at once.
+  Python runs a signal handler between two of its instructions, which can be
+  minutes later while XLA compiles. So the signal's number is written to a pipe,
+  which happens at once, and a thread reads it there.
 
   Attributes:
     on_signal: is called, in that thread, when the signal arrives.
@@ -46,17 +46,17 @@ class Stop:
   def exit_until_working(self, wait_seconds: float) -> None:
     """From now until `working` is called, a stop ends the process at once.
 
-    Nothing is lost: there are no new steps. For commands; where training is
-    called as a library, its process is not ours to end.
+    Nothing is lost: there are no new steps. Only commands call it: if training
+    is called as a library, this package must not end the caller's process.
 
     Args:
-      wait_seconds: waited first, for other processes to read that they should
-        end; process 0 waits longest, since without it they abort.
+      wait_seconds: time to wait first, so that other processes read that they
+        should end. Process 0 waits longest, because without it they abort.
     """
     self._exit = lambda: _exit(wait_seconds)
 
   def working(self) -> None:
-    """Says that steps were taken: a stop now waits until they are saved."""
+    """Records that there are new steps: a stop now waits for their save."""
     self._exit = None
 
   def is_set(self) -> bool:
@@ -69,7 +69,7 @@ class Stop:
       raise Stopped
 
   def set(self) -> None:
-    """Asks to stop; what a peer's signal comes to."""
+    """Asks to stop; called when another process got the signal."""
     self._event.set()
     if leave := self._exit:
       leave()
@@ -77,7 +77,7 @@ class Stop:
   def _read(self) -> None:
     assert self._pipe is not None
     while number := os.read(self._pipe[0], 1):
-      # Other signals with a handler in Python come this way as well.
+      # Other signals with a Python handler are written to the pipe as well.
       if number[0] == signal.SIGTERM:
         self.on_signal()
         self.set()
@@ -96,7 +96,7 @@ def _exit(wait_seconds: float) -> None:
   for child in multiprocessing.active_children():
     child.kill()
   time.sleep(wait_seconds)
-  # Not imported here: where nobody did, there is nothing to release.
+  # If the module was never imported, there is no lease to release.
   if lease := sys.modules.get("sseg_jax.runtime.lease"):
     lease.release_all()
   os._exit(PREEMPTED)

@@ -1,4 +1,4 @@
-"""A step that does not end: warned about, with where every thread stands."""
+"""Warns about a step that does not end, and shows the stack of every thread."""
 
 import collections
 import faulthandler
@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from absl import logging
 
-# A step is far longer than usual when it takes so many times the median.
+# A step is far too long if it takes this many times the median.
 _FACTOR = 10
-# And what is no mere step, a compilation or an evaluation, may take so many
-# times as long.
+# Work other than a step, such as a compilation or an evaluation, may take this
+# many times as long as a step.
 SLOW = 6
 
 
 class Watchdog:
-  """Warns once of a step that takes far longer than the median of the last.
+  """Warns once about a step that takes far longer than the recent median.
 
   It never ends the run: a collective over a slow network, or a host that is
   being replaced, may still come back.
@@ -43,7 +43,7 @@ class Watchdog:
     self._clock = clock
     self._poll = poll_seconds
     self._seconds: collections.deque[float] = collections.deque(maxlen=50)
-    # When what runs began; None once it was told of.
+    # When the current work began; None after the warning.
     self._last: float | None = clock()
     self._times = SLOW
     self._mere_step = False
@@ -54,7 +54,7 @@ class Watchdog:
       threading.Thread(target=self._watch, daemon=True).start()
 
   def update(self, step: int) -> None:
-    """Notes that `step` has ended."""
+    """Records that `step` has ended."""
     with self._lock:
       now = self._clock()
       if self._last is not None and self._mere_step:
@@ -63,10 +63,10 @@ class Watchdog:
       self._times, self._mere_step = 1, True
 
   def reset(self, times: int = 1) -> None:
-    """Says that what follows until the next `update` is not a mere step.
+    """Starts the clock again; call it before or after work other than a step.
 
     Args:
-      times: as long as a step it may take.
+      times: how many times as long as a step the work may take.
     """
     with self._lock:
       self._last = self._clock()
@@ -99,7 +99,7 @@ class Watchdog:
 
 
 def stacks() -> str:
-  """Returns where each thread of this process stands."""
+  """Returns the stack of each thread of this process."""
   with tempfile.TemporaryFile("w+") as file:
     faulthandler.dump_traceback(file, all_threads=True)
     file.seek(0)

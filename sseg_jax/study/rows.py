@@ -1,4 +1,4 @@
-"""The variants of a config that are compared: what each row of a table is.
+"""The variants of a config that are compared, one for each row of a table.
 
 See `ROWS`. A new row is one entry there.
 """
@@ -173,8 +173,9 @@ def plan(
 ) -> tuple[list[Run], dict[str, str]]:
   """Returns the runs in their order, and why rows are left out.
 
-  Seed by seed, so that whole tables come early; what is computed in this
-  process comes last, so that no training finds the accelerator taken.
+  The order is seed by seed, so that whole tables are finished early. Runs that
+  are computed in this process come last, because this process then occupies
+  the accelerator.
   """
   base = overridden(load(config_path), settings)
   runs, left_out = [], {}

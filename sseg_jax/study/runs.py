@@ -22,12 +22,12 @@ class Row:
   """One line of the table.
 
   Attributes:
-    reason: what the comparison with "trained" tells.
+    reason: what the comparison with "trained" shows.
     overrides: fields that differ from the base config.
     groups: names by which `--rows` asks for it, besides its own.
     method: "train", or what is computed without training: "untrained",
       "global_words" (on the checkpoint of "trained") or "oracle".
-    words: of "global_words", how many are dealt; 0 for all.
+    words: number of words that "global_words" assigns; 0 for all.
   """
 
   reason: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One row with one seed, and the folder where it happens."""
+  """One row with one seed, and its folder."""
 
   name: str
   row: Row
@@ -74,8 +74,8 @@ class Run:
   def changes(self) -> list[str] | None:
     """Names what differs from the run that its folder holds; None without one.
 
-    Fields that only one of both knows are no difference: they came, or went,
-    with another version of the package.
+    A field that only one of the two has is not a difference: another version of
+    the package added or removed it.
     """
     path = self.workdir / "settings.json"
     if not path.is_file():
@@ -110,8 +110,8 @@ class Run:
 def execute(run: Run) -> int:
   """Trains or computes a run, and returns its exit code.
 
-  `PREEMPTED` if this process was asked to stop by SIGTERM meanwhile: the
-  training is told as well, and saves its state.
+  Returns `PREEMPTED` if this process got SIGTERM meanwhile: it passes the
+  signal to the training, which saves its state.
   """
   if run.row.method == "train":
     with open(run.workdir / "output.txt", "a") as output:
@@ -208,7 +208,7 @@ def _wait(process: subprocess.Popen) -> int:
   old = signal.signal(signal.SIGTERM, stop)
   try:
     code = process.wait()
-    # Whatever its code: it may have been too young to save its state.
+    # Its own code is ignored: it may have stopped before it could save.
     return PREEMPTED if stopped else code
   finally:
     if process.poll() is None:

@@ -22,13 +22,13 @@ class Layout:
   Attributes:
     name: column of the pictures' names; -1 for the last cell of a row.
     captions: columns of captions.
-    rest: whether further cells belong to the caption, cut by a delimiter that
-      is part of it.
-    ignored: columns that hold numbers and URLs alone.
+    rest: whether further cells belong to the caption, because the caption
+      contains the delimiter.
+    ignored: columns that hold only numbers or URLs.
     width: number of columns that the header names; 0 without a header.
     source: column of URLs, or None.
     license: column, or None.
-    notes: what was found out rather than written.
+    notes: sentences about what was guessed and not written in a header.
   """
 
   name: int
@@ -70,8 +70,8 @@ def find(
       if name not in {*json_rows.FILE_NAMES, *json_rows.CAPTION_NAMES}
     )
   )
-  # Of two columns that nobody knows, the first line is a row as well as not:
-  # it is taken for one, and counted. More columns cannot be guessed.
+  # With two columns of unknown names, the first line may be a header or a row;
+  # it is treated as a row. With more columns the layout cannot be guessed.
   unknown = len(first) > 2 and 2 * sum(
     len(cells) == len(first) and any(map(listing.names_picture, cells))
     for cells in body
@@ -202,7 +202,7 @@ def _without_header(
   narrow, wide = min(map(len, usual)), max(map(len, usual))
   lasts = [row[-1] for row in usual]
   if name and sum(map(listing.names_picture, lasts)) >= scores[name][1]:
-    name = -1  # whatever number of cells the caption was cut to
+    name = -1  # the last cell, however many cells the caption was cut into
   at = narrow - 1 if name < 0 else name
   columns = [i for i in range(narrow) if i != at]
   ignored = frozenset(

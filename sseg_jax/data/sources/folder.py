@@ -83,8 +83,9 @@ def read_items(
   """Reads a folder of pictures and their captions, without opening a picture.
 
   Args:
-    folder: pictures, beside their captions, in `images/` or in any folder below
-      it that the captions' names tell. Links are followed.
+    folder: folder of the pictures. They are next to their captions, in
+      `images/`, or in any folder below that the names in the captions give.
+      Links are followed.
     captions: the file, from here or from `folder`; "auto" looks for
       `captions.jsonl` and others in the order of `kinds.choose`. Kinds are
       those of `kinds.READERS`: JSON lines or a list with the fields of
@@ -153,7 +154,7 @@ def _captions_file(listing: Listing, captions: str | Path) -> Path | None:
 
 
 def _find_move(rows: Iterator[Row], listing: Listing) -> Iterator[Row]:
-  """Lets names be relative to where most of the first ones are found."""
+  """Makes names relative to the folder where most of the first are found."""
   first = list(itertools.islice(rows, _SAMPLE))
   names = [row.name for row in first if row.name]
   hits = sum(listing.find(name).path is not None for name in names)
@@ -215,7 +216,7 @@ class _Merged:
       while key in keys:  # two names that differ in bytes that are not UTF-8
         key += "+"
       keys.add(key)
-      # A dict keeps the order and drops what comes twice.
+      # A dict keeps the order and removes repeated captions.
       texts = dict.fromkeys(itertools.chain(*(row.captions for row in rows)))
       reasons = [*itertools.chain(*(row.left_out for row in rows))]
       if not texts:

@@ -9,7 +9,7 @@ from sseg_jax.data.sources.rows import Row, clean_all, few, split_lines
 from sseg_jax.images import reader
 
 SUFFIXES = (".txt", ".caption")
-# Beside a picture as well, and no pictures: what downloaders write.
+# Files that downloaders write next to a picture and that are not pictures.
 _DATA = (".json", ".npy", ".npz", ".md", ".csv", ".tsv", ".jsonl", ".xml")
 
 

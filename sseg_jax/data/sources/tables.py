@@ -21,7 +21,7 @@ from sseg_jax.data.sources.rows import (
 # European Excel separates by ";", Flickr30k by "|".
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".txt": "\t,;|"}
 _SAMPLE = 1000  # rows that decide which column holds what
-_QUOTED_LINES = 100  # that a quoted cell may have
+_QUOTED_LINES = 100  # largest number of lines of a quoted cell
 
 
 def read(path: Path, listing: Listing) -> Iterator[Row]:
@@ -59,7 +59,7 @@ def _sample(
   """Returns the delimiter and the first rows."""
   delimiters = _DELIMITERS.get(path.suffix.lower(), _DELIMITERS[".csv"])
   for _, line in lines(path):
-    # Excel's own way to tell the delimiter.
+    # Excel writes the delimiter in a first line like this.
     if told := re.fullmatch(r"sep=(.)\s*", line, re.IGNORECASE):
       delimiters = told[1]
     break
@@ -190,7 +190,7 @@ def _row(
     return Row(where, reason="url_not_file")
   kept, left_out = clean_all(captions)
   if kept and len(layout.captions) > 1 and layout.width:
-    # Of several columns, some may be empty: that is no caption lost.
+    # With several caption columns, an empty cell is not a lost caption.
     left_out = tuple(r for r in left_out if r != "empty_caption")
 
   def cell(place: int | None) -> str:
