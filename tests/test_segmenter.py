@@ -185,7 +185,7 @@ def test_window_starts_shift_the_last_inside():
 
 
 def test_a_picture_below_the_window_is_padded_by_its_edge():
-  layout = windows.Layout.of(2, 200, image_size=64, stride=32)
+  layout = sliding_window.Layout.of(2, 200, image_size=64, stride=32)
   assert layout.resized == (20, 2048) and layout.window == (32, 64)
   image = np.random.default_rng(0).integers(0, 256, (2, 200, 3), np.uint8)
   cut = layout.cut(image)
