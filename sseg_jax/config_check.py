@@ -220,11 +220,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, data: bool = True) -> None:
   """Raises InputError if a field cannot work; names all such fields.
 
   Args:
     config: as `default_config.get_config` makes, with changes.
+    data: False leaves out the rules between `data` and other fields, for a step
+      whose pictures are never read.
   """
   default_config.check_batch(config)  # first: other fields may depend on it
   types = _types()
@@ -238,7 +240,9 @@ def check(config: Any) -> None:
   messages = [*wrong.values()] + [
     message
     for fields, rule in BETWEEN
-    if not wrong.keys() & set(fields) and (message := rule(config))
+    if not wrong.keys() & set(fields)
+    and (data or not any(field.startswith("data.") for field in fields))
+    and (message := rule(config))
   ]
   if messages:
     raise InputError("; ".join(messages))

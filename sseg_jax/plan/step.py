@@ -79,7 +79,7 @@ def build(config: Any, devices: Sequence[jax.Device]) -> Step:
   Raises:
     InputError: if a field cannot work, or the batch does not divide.
   """
-  config_check.check(config)
+  config_check.check(config, data=False)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.host_batch_size(config.batch_size, mesh, config.accumulate_steps)
   class_names: tuple[str, ...] = ()
