@@ -10,7 +10,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.inference import scoring, segmenter, sliding_window
 from sseg_jax.inference.background import with_background
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
-from sseg_jax.models import pooling, sseg
+from sseg_jax.models import layers, pooling, sseg
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")
@@ -379,7 +379,7 @@ def test_refined_masks_follow_the_pictures_regions(monkeypatch):
 def test_vectors_of_any_length_become_units():
   vectors = jnp.array([[3e-5, 4e-5], [3e5, -4e5], [3e-8, 4e-8], [0, 0]])
   units = [[0.6, 0.8], [0.6, -0.8], [0.03, 0.04], [0, 0]]
-  np.testing.assert_allclose(scoring.unit(vectors), units, rtol=1e-5)
+  np.testing.assert_allclose(layers.unit(vectors), units, rtol=1e-5)
 
 
 def test_zero_embeddings_have_finite_gradients():

@@ -11,7 +11,7 @@ class Both:
 
   def __init__(self, root):
     self._parts = [voc.Pascal(root, split=split) for split in ("train", "val")]
-    self.name, self.has_background = "voc", True
+    self.name, self.has_background, self.split = "voc", True, None
     self.class_names = self._parts[0].class_names
 
   def __len__(self):
