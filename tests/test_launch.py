@@ -123,14 +123,14 @@ def test_skypilot_takes_the_task():
 
 def test_all_recipes_treat_the_exit_codes_alike():
   recover = load("skypilot.yaml")["resources"]["job_recovery"]
-  assert recover["recover_on_exit_codes"] == [1, main.stopping.PREEMPTED]
+  assert recover["recover_on_exit_codes"] == [1, main.preemption.PREEMPTED]
   (job,) = load("jobset.yaml")["spec"]["replicatedJobs"]
   (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
   assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
   text = (LAUNCH / "xpk.sh").read_text(encoding="utf-8")
-  assert f"--restart-on-exit-codes=1,{main.stopping.PREEMPTED} " in text
+  assert f"--restart-on-exit-codes=1,{main.preemption.PREEMPTED} " in text
   text = (LAUNCH / "slurm.sbatch").read_text(encoding="utf-8")
-  assert f"\n  {main.stopping.PREEMPTED}) scontrol requeue" in text
+  assert f"\n  {main.preemption.PREEMPTED}) scontrol requeue" in text
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
