@@ -6,6 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+import sseg_jax
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "sseg_jax"
 
 # A row may import the rows below it, never those above; modules of one row may
@@ -172,3 +176,10 @@ def test_no_tensorflow_outside_data():
 def test_importing_the_package_imports_no_jax():
   code = "import sys, sseg_jax; assert 'jax' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_modules_that_moved_are_found_by_their_old_names():
+  for old, new in sseg_jax._MOVED.items():
+    with pytest.warns(DeprecationWarning, match=f"sseg_jax.{new} now"):
+      module = getattr(sseg_jax, old)
+    assert module.__name__ == f"sseg_jax.{new}"
