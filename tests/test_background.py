@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import cc12m, cc15m, cc26m, quickstart
-from sseg_jax import evaluate, predict, prompts
+from sseg_jax import evaluate, predict, prompts, train
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.default_config import COMBINERS, completed
 from sseg_jax.inference import background, segmenter
@@ -249,3 +249,33 @@ def test_the_old_default_is_no_threshold():
   assert completed(stored).evaluate.background_threshold is None
   stored["evaluate"]["background_threshold"] = 0.5
   assert completed(stored).evaluate.background_threshold == 0.5
+
+
+@pytest.mark.slow
+def test_a_run_chooses_and_stores_its_thresholds(tmp_path, tiny_config):
+  """On the training split of its benchmark, at each evaluation and its end."""
+  folder = tmp_path / "mine"
+  for split, start in (("train", 0), ("val", 9)):
+    for part in ("images", "labels"):
+      (folder / part / split).mkdir(parents=True)
+    for i in range(2):
+      image, labels = picture(start + i, 64)
+      name = f"{split}/{i}.png"
+      Image.fromarray(image).save(folder / "images" / name)
+      Image.fromarray(labels.astype(np.uint8)).save(folder / "labels" / name)
+  (folder / "classes.txt").write_text("\n".join(["background", *CLASSES]))
+  tiny_config.data.source = "shapes"
+  tiny_config.total_steps = 4
+  tiny_config.checkpoint.every_steps = 2
+  tiny_config.evaluate.every_steps = 2
+  tiny_config.evaluate.benchmarks = str(folder)
+  workdir = tmp_path / "run"
+  result = train.train(tiny_config, workdir)
+  scored = result["benchmarks"]["mine"]
+  assert scored["threshold_source"] == "chosen on 2 pictures of train"
+  for step, count in ((2, None), (4, scored["threshold"])):
+    metadata = checkpoint.load(workdir, step=step).metadata
+    kept = metadata["thresholds"]
+    assert kept["mine"] == kept["default"]
+    assert count is None or kept["mine"] == count
+    assert metadata["thresholds_of"]["combiner"] == "mean"
