@@ -231,7 +231,7 @@ def choose_threshold(
   )
   for labels, best, index in rows:
     sweep.add(labels, best, index)
-  threshold, miou = background.best_of(sweep.curve())
+  threshold, miou = background.choose(sweep.curve())
   return {
     "threshold": threshold,
     "mIoU": _rounded(miou),

@@ -230,7 +230,7 @@ def test_thresholds_move_with_the_number_of_words():
 
 def test_the_best_threshold_is_in_the_middle_of_equals():
   curve = [(0.0, 10.0), (0.2, 50.0), (0.3, 50.0), (0.6, 50.0), (0.9, np.nan)]
-  assert background.best_of(curve) == (0.3, 50.0)
+  assert background.choose(curve) == (0.3, 50.0)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 64.0])

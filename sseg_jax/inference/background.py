@@ -103,7 +103,7 @@ def grid(
   return np.unique(np.concatenate([[0.0], quantiles, of_pixels, middles]))
 
 
-def best_of(curve: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def choose(curve: Sequence[tuple[float, float]]) -> tuple[float, float]:
   """Returns the threshold with the highest mIoU, and that mIoU.
 
   Args:
