@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   templates = flags.templates or config.evaluate.templates
   results: dict[str, dict] = {}
   chosen: dict[str, float] = {}
+  drawings: list[tuple] = []
   fixed = flags.background_threshold
   if fixed is None and not choose_on:
     fixed = config.evaluate.background_threshold
@@ -182,10 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["checkpoint"] = str(flags.checkpoint)
     result["step"] = int(loaded.step)
     results[name] = result
-    if flags.out:
-      report.draw(flags.out, benchmark, result, examples)
-  if flags.out:
-    (flags.out / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+    drawings.append((benchmark, result, examples))
+    if flags.out:  # after each benchmark, and before anything is drawn
+      text = json.dumps(results, indent=2) + "\n"
+      files.write_text(flags.out / "result.json", text)
+  for benchmark, result, examples in drawings if flags.out else ():
+    report.draw(flags.out, benchmark, result, examples)
   if not (flags.combiner or flags.image_size or flags.templates):
     counts = {b.name: len(b.class_names) for b in opened}
     checkpoint.add_thresholds(
