@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import xla_flags
 
@@ -22,6 +22,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
+import jaxtyping
 import ml_collections
 import numpy as np
 import pytest
@@ -44,6 +45,18 @@ def shared() -> pathlib.Path:
 def rng() -> np.random.Generator:
   """Random numbers, the same in every run."""
   return np.random.default_rng(0)
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+  """Lets calls through to the package's own checks of types.
+
+  jaxtyping's checker looks at one item of a list, drawn at random: a test that
+  puts a wrong item among right ones would fail now and then.
+  """
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

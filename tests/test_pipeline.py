@@ -438,19 +438,21 @@ def test_vanished_shard_surfaces_as_input_error(tmp_path):
 
 
 def test_vanished_shard_surfaces_from_eval_pairs(tmp_path):
-  folder = _write(tmp_path, [_record(i) for i in range(9)], shard_size=3)
+  # Many shards: batches are read ahead, and the last is not among those.
+  folder = _write(tmp_path, [_record(i) for i in range(60)], shard_size=2)
+  last = tmp_path / "train-00029-of-00030.tfrecord"
   pairs = pipeline.eval_pairs(
-    folder, image_size=16, context_length=12, batch_size=3
+    folder, image_size=16, context_length=12, batch_size=2
   )
-  (tmp_path / "train-00002-of-00003.tfrecord").rename(tmp_path / "moved")
+  last.rename(tmp_path / "moved")
   with pytest.raises(InputError, match="missing"):
     next(pairs)
-  (tmp_path / "moved").rename(tmp_path / "train-00002-of-00003.tfrecord")
+  (tmp_path / "moved").rename(last)
   pairs = pipeline.eval_pairs(
-    folder, image_size=16, context_length=12, batch_size=3
+    folder, image_size=16, context_length=12, batch_size=2
   )
   next(pairs)
-  (tmp_path / "train-00002-of-00003.tfrecord").unlink()
+  last.unlink()
   with pytest.raises(InputError, match="cannot open"):
     list(pairs)
 

@@ -115,6 +115,7 @@ def test_missing_class_list(tmp_path):
     (["cat", None], "word 2 is None"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_what_is_no_word(words, message):
   with pytest.raises(InputError, match=message):
     prompts.parse_words(words)
