@@ -7,7 +7,7 @@ import pytest
 
 from sseg_jax import default_config
 from sseg_jax.errors import InputError
-from sseg_jax.inference import scoring, segmenter, sliding_window
+from sseg_jax.inference import encoded, scoring, segmenter, sliding_window
 from sseg_jax.inference.background import with_background
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import layers, pooling, sseg
@@ -203,14 +203,11 @@ def test_windows_are_averaged_by_visits():
   got = sliding_window.assemble(
     jnp.zeros((g, 1, 8, 8)),
     jnp.array(p),
-    jnp.int32(8),
-    np.array(layout.starts, np.int32),
-    *layout.tables(),
+    layout.places(),
     images=1,
     window=layout.window,
     canvas=layout.canvas,
     combiner="mean",
-    reduce=False,
   )
   total, visits = np.zeros((80, 8)), np.zeros((80, 1))
   for (_, x), score in zip(layout.starts, p[:, 0], strict=True):
@@ -400,26 +397,21 @@ def test_parts_of_a_vocabulary_are_made_one_by_one(monkeypatch):
   """Hundreds of words for a large picture do not fit a host together."""
   live = []
 
-  def assemble(masks, p, count, *args, **kwargs):
+  def assemble_winners(masks, p, count, *args, **kwargs):
     live.append(int(count))
     best = np.full((1, 4, 4), float(np.asarray(p)[0, 0, 0]), np.float32)
     return best, np.zeros((1, 4, 4), np.int32)
 
-  monkeypatch.setattr(segmenter, "assemble", assemble)
+  monkeypatch.setattr(encoded, "assemble_winners", assemble_winners)
   model = SSegSegmenter.__new__(SSegSegmenter)
   model.combiner = "hard"
   layout = sliding_window.Layout.of(4, 4, image_size=32, stride=16)
   probabilities = jnp.array([0.1, 0.3, 0.2])[None, None]
   masks = jnp.zeros((1, 1, 4, 4))
-
-  def run(*args, **kwargs):
-    yield model._parts(
-      masks, probabilities, layout, ((), ()), chunk=1, images=1, reduce=True
-    )
-
-  next(next(run()))
+  group = encoded.Encoded(masks, probabilities, layout, layout.places(), 1, 1)
+  next(group.winners("hard"))
   assert live == [1]
-  monkeypatch.setattr(model, "_run", run, raising=False)
+  monkeypatch.setattr(model, "_groups", lambda *_: [group], raising=False)
   images = np.zeros((1, 4, 4, 3), np.uint8)
   best, index = model.winners_many(images, ClassSet(("a", "b", "c")))
   assert (index == 1).all() and best.max() == np.float32(0.3)

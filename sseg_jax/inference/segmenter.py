@@ -1,8 +1,7 @@
 """The one inference path: an image and a class set in, class scores out.
 
-The method itself is in `scoring`, the geometry in `windows`; here both meet a
-network, with few compiled shapes. `evaluate`, `predict`, the demo, the export
-and the baselines share this path.
+`scoring` holds the formulas and `sliding_window` the geometry. This module adds
+a network to both. `evaluate`, `predict` and the baselines use it.
 """
 
 import dataclasses
@@ -16,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax.errors import InputError
-from sseg_jax.inference import scoring
-from sseg_jax.inference.sliding_window import PAD, Layout, assemble
+from sseg_jax.inference import padding, scoring
+from sseg_jax.inference.encoded import Encoded
+from sseg_jax.inference.sliding_window import PAD, Layout
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.tokenizer import Tokenizer, check_distinct
@@ -201,16 +201,13 @@ class SSegSegmenter:
     if class_set not in self._embeddings:
       tokens = self._tokenizer(class_set.prompts)
       check_distinct(class_set.names, tokens)
-      tokens = _without_padding(tokens)
+      tokens = padding.without_padding(tokens)
       parts = []
       for first in range(0, len(tokens), _TEXT_CHUNK):
         chunk = tokens[first : first + _TEXT_CHUNK]
-        padded = _pad_rows(chunk, _next_power(len(chunk)))
-        parts.append(
-          self._encode_text(self._params, self._model_state, padded)[
-            : len(chunk)
-          ]
-        )
+        padded = padding.pad_rows(chunk)
+        encoded = self._encode_text(self._params, self._model_state, padded)
+        parts.append(encoded[: len(chunk)])
       self._embeddings[class_set] = _class_embeddings(
         jnp.concatenate(parts), len(class_set.names)
       )
@@ -228,8 +225,8 @@ class SSegSegmenter:
     """Class scores of images of one size."""
     return np.concatenate(
       [
-        np.concatenate([part[..., :c] for part, c in parts], axis=-1)
-        for parts in self._run(images, class_set, reduce=False)
+        np.concatenate(list(group.scores(self.combiner)), axis=-1)
+        for group in self._groups(images, class_set)
       ]
     )
 
@@ -238,30 +235,28 @@ class SSegSegmenter:
   ) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
     """Best score of each pixel and its class, without moving all scores."""
     bests, indices = [], []
-    for parts in self._run(images, class_set, reduce=True):
-      (best, index), before = next(parts)
-      for (part_best, part_index), count in parts:
-        index = np.where(part_best > best, part_index + before, index)
+    for group in self._groups(images, class_set):
+      parts = group.winners(self.combiner)
+      best, index = next(parts)
+      for part_best, part_index in parts:
+        index = np.where(part_best > best, part_index, index)
         best = np.maximum(best, part_best)
-        before += count
       bests.append(best)
       indices.append(index)
     return np.concatenate(bests), np.concatenate(indices)
 
-  def _run(self, images, class_set: ClassSet, *, reduce: bool):
-    """Yields for each group of images an iterator of the vocabulary's parts.
-
-    Each part is computed when it is requested: for a large picture and hundreds
-    of words, all parts together would not fit into a usual host's memory.
-    """
+  def _groups(
+    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
+  ) -> Iterator[Encoded]:
+    """Yields groups of images, each as large as the device's memory allows."""
     layout = Layout.of(
       *images.shape[1:3], image_size=self.image_size, stride=self.stride
     )
-    tables = layout.tables()
+    places = layout.places()
     embeddings = self.encode_classes(class_set)
     # How much fits on the device at once, in images and in classes.
     pixels = max(
-      len(tables[0][0]) * len(tables[1][0]),
+      len(places.rows[0]) * len(places.columns[0]),
       layout.canvas[0] * layout.canvas[1],
     )
     chunk = min(_CLASS_CHUNK, max(8, _SCORE_VALUES // pixels // 8 * 8))
@@ -282,46 +277,7 @@ class SSegSegmenter:
         self._params["logit_scale"],
         max_logit_scale=float(self.config.loss.max_logit_scale),
       )
-      yield self._parts(
-        masks,
-        probabilities,
-        layout,
-        tables,
-        chunk=chunk,
-        images=len(some),
-        reduce=reduce,
-      )
-
-  def _parts(
-    self,
-    masks: Array,
-    probabilities: Array,
-    layout: Layout,
-    tables: Any,
-    *,
-    chunk: int,
-    images: int,
-    reduce: bool,
-  ) -> Iterator[tuple[Any, int]]:
-    """Yields scores or winners of `chunk` classes at a time, and how many."""
-    h, w = layout.picture
-    for c in range(0, probabilities.shape[-1], chunk):
-      p = probabilities[..., c : c + chunk]
-      count = p.shape[-1]
-      p = jnp.pad(p, ((0, 0), (0, 0), (0, -count % 8)))
-      out = assemble(
-        masks,
-        p,
-        jnp.int32(count),
-        np.array(layout.starts, np.int32),
-        *tables,
-        images=images,
-        window=layout.window,
-        canvas=layout.canvas,
-        combiner=self.combiner,
-        reduce=reduce,
-      )
-      yield jax.tree.map(lambda x: np.asarray(x)[:, :h, :w], out), count
+      yield Encoded(masks, probabilities, layout, places, len(some), chunk)
 
   def _encode(self, windows):
     """Encodes windows in batches whose sizes are powers of two."""
@@ -329,29 +285,10 @@ class SSegSegmenter:
     outputs = []
     for first in range(0, len(windows), limit):
       part = windows[first : first + limit]
-      padded = _pad_rows(part, min(_next_power(len(part)), limit))
+      padded = padding.pad_rows(part, limit)
       outputs.append(
         self._encode_windows(
           self._params, self._model_state, padded, self._frozen
         )
       )
     return jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
-
-
-def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
-  pad = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
-  return np.pad(array, pad)
-
-
-def _without_padding(tokens: Int[np.ndarray, "b l"]) -> Int[np.ndarray, "b m"]:
-  """Removes columns that are padding in all rows; keeps a multiple of 16.
-
-  The text tower is causal and its output is read at the end token, so padding
-  after it has no effect. With few different lengths, few programs are compiled.
-  """
-  used = int(np.flatnonzero(tokens.any(0)).max()) + 1
-  return tokens[:, : -(-used // 16) * 16]
-
-
-def _next_power(n: int) -> int:
-  return 1 << (n - 1).bit_length()

@@ -1,11 +1,13 @@
-"""Geometry of test images: size, sliding window, and the way back.
+"""Cuts a picture into windows, and joins the scores of the windows again.
 
-As GroupViT, TCL and OVSegmentor test: keep-ratio resize, windows over the long
-side, scores averaged over visits and resized to the picture.
+A picture is resized with its ratio kept, and windows are laid over it so that
+they overlap. Where windows overlap, their scores are averaged. The result is
+resized to the picture. GroupViT, TCL and OVSegmentor test in this way.
 """
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +46,22 @@ def window_starts(side: int, crop: int, stride: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where the windows of all pictures of one size lie."""
+  """Where the windows of all pictures of one size lie. All sizes are (h, w).
+
+  Attributes:
+    picture: size of the pictures.
+    resized: size to which they are resized before they are cut.
+    window: size of each window.
+    canvas: size that all windows cover together. It depends on their number
+      alone, so that pictures of many sizes share few compiled programs.
+    starts: row and column of the first pixel of each window.
+  """
 
   picture: tuple[int, int]
   resized: tuple[int, int]
   window: tuple[int, int]
-  canvas: tuple[int, int]  # depends on the number of windows: few shapes
-  starts: tuple[tuple[int, int], ...]  # row and column of each window
+  canvas: tuple[int, int]
+  starts: tuple[tuple[int, int], ...]
 
   @classmethod
   def of(cls, h: int, w: int, *, image_size: int, stride: int) -> "Layout":
@@ -83,8 +94,8 @@ class Layout:
     h, w = self.window
     return np.stack([image[y : y + h, x : x + w] for y, x in self.starts])
 
-  def tables(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Interpolation back to the picture, padded to multiples of 32."""
+  def places(self) -> "Places":
+    """Where scores go; tables are padded to multiples of 32: few shapes."""
     rows, columns = (
       tuple(
         np.pad(part, (0, -target % PAD))
@@ -92,37 +103,56 @@ class Layout:
       )
       for source, target in zip(self.resized, self.picture, strict=True)
     )
-    return rows, columns
+    return Places(np.array(self.starts, np.int32), rows, columns)
+
+
+class Places(NamedTuple):
+  """Where the scores of windows go: arrays, so they cost no compilation.
+
+  Attributes:
+    starts: row and column of the first pixel of each window.
+    rows: `reader.interpolation_table` of the rows: the lower and the upper
+      source row of each row of the picture, and the weight of the upper one.
+    columns: the same for the columns.
+  """
+
+  starts: Int[Array | np.ndarray, "g 2"]
+  rows: tuple[Array | np.ndarray, ...]
+  columns: tuple[Array | np.ndarray, ...]
 
 
 @functools.partial(
-  jax.jit, static_argnames=("images", "window", "canvas", "combiner", "reduce")
+  jax.jit, static_argnames=("images", "window", "canvas", "combiner")
 )
 def assemble(
   mask_logits: Float[Array, "v n mh mw"],
   probabilities: Float[Array, "v n c"],
-  classes: Int[Array, ""],
-  starts: Int[Array, "g 2"],
-  rows: tuple[Array, Array, Array],
-  columns: tuple[Array, Array, Array],
+  places: Places,
   *,
   images: int,
   window: tuple[int, int],
   canvas: tuple[int, int],
   combiner: str,
-  reduce: bool,
-):
-  """Windows to scores at the pictures' size, or to the winner of each pixel.
+) -> Float[Array, "b h w c"]:
+  """Returns class scores of whole pictures from those of their windows.
 
-  Returns `[images, h', w', c]`, or with `reduce` the best score and its class,
-  each `[images, h', w']`, where h' and w' are the lengths of the tables.
+  Windows that overlap are averaged; then the result is resized to the picture
+  by the two interpolation tables.
 
-  The first `images * g` windows count, image by image; the rest pads the batch.
-  With `reduce`, the first `classes` columns of the probabilities count.
-  Overlapping windows are averaged by the number of visits, then resized by the
-  two interpolation tables.
+  Args:
+    mask_logits: of each window; the windows of the first picture come first.
+    probabilities: of each window's queries.
+    places: see `Places`.
+    images: number of pictures. The first `images * g` windows are theirs; the
+      rest only fills the batch.
+    window: height and width of a window, `Layout.window`.
+    canvas: height and width of all windows together, `Layout.canvas`.
+    combiner: see `scoring.combine`.
+
+  Returns:
+    Scores of `images` pictures; h and w are the lengths of the tables.
   """
-  g = starts.shape[0]
+  g = places.starts.shape[0]
   c = probabilities.shape[-1]
   mask_logits = mask_logits[: images * g].reshape(
     images, g, *mask_logits.shape[1:]
@@ -134,7 +164,7 @@ def assemble(
     logits = mask_logits[:, i].astype(jnp.float32)
     logits = jax.image.resize(logits, (*logits.shape[:2], *window), "bilinear")
     scores = combine(logits, probabilities[:, i], combiner)
-    y, x = starts[i]
+    y, x = places.starts[i]
     corner = (0, y, x, 0)
     seen = jax.lax.dynamic_slice(total, corner, scores.shape)
     total = jax.lax.dynamic_update_slice(total, seen + scores, corner)
@@ -146,14 +176,35 @@ def assemble(
     0, g, add, (total, jnp.zeros(canvas, jnp.float32))
   )
   scores = total / jnp.maximum(visits, 1)[None, ..., None]
-  low, high, weight = rows
+  low, high, weight = places.rows
   above = scores[:, low]
   scores = above + (scores[:, high] - above) * weight[None, :, None, None]
-  low, high, weight = columns
+  low, high, weight = places.columns
   left = scores[:, :, low]
-  scores = left + (scores[:, :, high] - left) * weight[None, None, :, None]
-  if not reduce:
-    return scores
-  real = jnp.arange(c) < classes
+  return left + (scores[:, :, high] - left) * weight[None, None, :, None]
+
+
+@functools.partial(
+  jax.jit, static_argnames=("images", "window", "canvas", "combiner")
+)
+def assemble_winners(
+  mask_logits: Float[Array, "v n mh mw"],
+  probabilities: Float[Array, "v n c"],
+  classes: Int[Array, ""],
+  places: Places,
+  **how: Any,
+) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
+  """Returns the best score of each pixel and its class, as `assemble` scores.
+
+  Args:
+    mask_logits: as for `assemble`.
+    probabilities: as for `assemble`.
+    classes: how many of the columns of `probabilities` are classes; the others
+      only fill the array and never win.
+    places: as for `assemble`.
+    **how: `images`, `window`, `canvas` and `combiner`, as for `assemble`.
+  """
+  scores = assemble(mask_logits, probabilities, places, **how)
+  real = jnp.arange(scores.shape[-1]) < classes
   scores = jnp.where(real[None, None, None], scores, -1.0)
   return scores.max(-1), jnp.argmax(scores, -1).astype(jnp.int32)
