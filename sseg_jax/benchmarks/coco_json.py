@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from sseg_jax.benchmarks import lookup
-from sseg_jax.benchmarks.coco_masks import MAX_SIDE, Polygons, Runs, parse
+from sseg_jax.benchmarks import coco_fields, lookup
+from sseg_jax.benchmarks.coco_fields import plain, shortened
+from sseg_jax.benchmarks.coco_masks import Polygons, Runs, parse
 from sseg_jax.errors import InputError
 
 
@@ -79,23 +79,23 @@ def read(path: Path, class_names: tuple[str, ...]) -> list[Masks]:
   data = _load(path)
   categories = _categories(path, data["categories"])
   images = _images(path, data["images"])
-  labels = {_plain(name): i + 1 for i, name in enumerate(class_names)}
+  labels = {plain(name): i + 1 for i, name in enumerate(class_names)}
   _tell_missing_classes(path, categories, class_names)
   instances: dict[Any, list[Instance]] = {key: [] for key in images}
   unlisted, empty, outside = [], [], []
   for number, entry in enumerate(data["annotations"]):
-    place = _place(path, "annotation", number, entry)
-    image = images.get(_id(entry, "image_id", place))
+    place = coco_fields.place(path, "annotation", number, entry)
+    image = images.get(coco_fields.identifier(entry, "image_id", place))
     if image is None:
       unlisted.append(entry.get("id", number))
       continue
-    name = categories.get(_id(entry, "category_id", place))
+    name = categories.get(coco_fields.identifier(entry, "category_id", place))
     if name is None:
       raise InputError(
         f"{place}: category_id={entry['category_id']!r} is not among the"
         " categories of the file; add it there or correct the annotation"
       )
-    if _plain(name) not in labels:
+    if plain(name) not in labels:
       raise InputError(
         f"{place}: category {name!r} is not one of COCO's 80; use a folder"
         " benchmark for other classes"
@@ -107,11 +107,11 @@ def read(path: Path, class_names: tuple[str, ...]) -> list[Masks]:
       continue
     if _reaches_out(mask, image["size"]):
       outside.append(entry.get("id", number))
-    area = _area(entry.get("area"))
+    area = coco_fields.area(entry.get("area"))
     instances[image["id"]].append(
       Instance(
-        labels[_plain(name)],
-        _crowd(entry, place),
+        labels[plain(name)],
+        coco_fields.crowd(entry, place),
         mask.area() if area is None else area,
         mask,
       )
@@ -149,7 +149,7 @@ def _sorted_masks(path: Path, image: dict, found: list[Instance]) -> Masks:
   return Masks(
     image["file_name"],
     size,
-    f"{path}: image {_short(image['id'])} ({_short(image['file_name'])})",
+    f"{path}: image {shortened(image['id'])} ({shortened(image['file_name'])})",
     tuple(sorted(found, key=lambda i: (not i.crowd, -i.area))),
   )
 
@@ -185,7 +185,7 @@ def _load(path: Path) -> dict[str, Any]:
       if not isinstance(entry, dict):
         raise InputError(
           f"{path}: not COCO's instance format: {name}[{number}] is"
-          f" {_short(entry)}, not an object"
+          f" {shortened(entry)}, not an object"
         )
   if not data["images"]:
     raise InputError(f"{path}: lists no images; choose another split")
@@ -213,11 +213,11 @@ def _refuse_other_kinds(path: Path, data: dict) -> None:
 def _categories(path: Path, entries: list[dict]) -> dict[Any, str]:
   found: dict[Any, str] = {}
   for number, entry in enumerate(entries):
-    place = _place(path, "category", number, entry)
-    key = _id(entry, "id", place)
+    place = coco_fields.place(path, "category", number, entry)
+    key = coco_fields.identifier(entry, "id", place)
     name = entry.get("name")
     if not isinstance(name, str):
-      raise InputError(f"{place}: name={_short(name)} is no text; name it")
+      raise InputError(f"{place}: name={shortened(name)} is no text; name it")
     if key in found:
       raise InputError(
         f"{place}: has the id of the category {found[key]!r}; ids must differ"
@@ -230,19 +230,22 @@ def _images(path: Path, entries: list[dict]) -> dict[Any, dict]:
   """Images by id, in the order of their ids."""
   found: dict[Any, dict] = {}
   for number, entry in enumerate(entries):
-    place = _place(path, "image", number, entry)
-    key = _id(entry, "id", place)
+    place = coco_fields.place(path, "image", number, entry)
+    key = coco_fields.identifier(entry, "id", place)
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
       raise InputError(
-        f"{place}: file_name={_short(name)} is no file's name; write it there"
+        f"{place}: file_name={shortened(name)} is no file's name; write it"
+        " there"
       )
     if key in found:
       raise InputError(
         f"{place}: has the id of the image {found[key]['file_name']!r}; ids"
         " must differ"
       )
-    sides = [_side(entry, field, place) for field in ("height", "width")]
+    sides = [
+      coco_fields.side(entry, field, place) for field in ("height", "width")
+    ]
     size = None if None in sides else tuple(sides)
     found[key] = {"id": key, "file_name": name, "size": size}
   # Numbers in order, then texts in order.
@@ -253,8 +256,8 @@ def _images(path: Path, entries: list[dict]) -> dict[Any, dict]:
 def _tell_missing_classes(
   path: Path, categories: dict[Any, str], class_names: tuple[str, ...]
 ) -> None:
-  listed = {_plain(name) for name in categories.values()}
-  missing = [name for name in class_names if _plain(name) not in listed]
+  listed = {plain(name) for name in categories.values()}
+  missing = [name for name in class_names if plain(name) not in listed]
   if missing:
     lookup.tell(
       f"{path}: {len(missing)} of the {len(class_names)} classes are not among"
@@ -294,69 +297,3 @@ def _reaches_out(mask: Polygons | Runs, size: tuple[int, int] | None) -> bool:
     if x > size[1] + margin or y > size[0] + margin or outline.min() < -margin:
       return True
   return False
-
-
-def _area(value: Any) -> float | None:
-  """A usable area; None if it must be computed from the mask."""
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    return None
-  try:
-    area = float(value)
-  except OverflowError:
-    return None
-  return area if math.isfinite(area) and area > 0 else None
-
-
-def _crowd(entry: dict, place: str) -> bool:
-  value = entry.get("iscrowd")
-  if value is None or value in (0, 1):
-    return bool(value)
-  raise InputError(f"{place}: iscrowd={_short(value)} is neither 0 nor 1")
-
-
-def _side(entry: dict, field: str, place: str) -> int | None:
-  """A width or height; None where it is missing, null, NaN or 0."""
-  value = entry.get(field)
-  if value is None or value == 0 or value != value:
-    return None
-  if (
-    isinstance(value, bool)
-    or not isinstance(value, int | float)
-    or not 0 < value <= MAX_SIDE
-    or value != int(value)
-  ):
-    raise InputError(
-      f"{place}: {field}={_short(value)} is no number of pixels; correct it, or"
-      " leave it out to take the picture's"
-    )
-  return int(value)
-
-
-def _id(entry: dict, field: str, place: str) -> Any:
-  """A number or a text, digits as a number; InputError without one."""
-  value = entry.get(field)
-  if isinstance(value, str):
-    return int(value) if len(value) < 19 and value.isdecimal() else value
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    state = "is missing" if field not in entry else f"={_short(value)}"
-    raise InputError(
-      f"{place}: {field}{'' if state[0] == '=' else ' '}{state}; give a number"
-    )
-  if value != value:
-    raise InputError(f"{place}: {field}=NaN; give a number")
-  return value
-
-
-def _place(path: Path, what: str, number: int, entry: dict) -> str:
-  if "id" in entry:
-    return f"{path}: {what} {_short(entry['id'])}"
-  return f"{path}: {what} number {number + 1} (without id)"
-
-
-def _short(value: Any) -> str:
-  text = ascii(value)
-  return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _plain(name: str) -> str:
-  return " ".join(name.replace("_", " ").lower().split())
