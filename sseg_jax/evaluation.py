@@ -5,7 +5,6 @@ command `sseg_jax.evaluate` on a checkpoint.
 """
 
 import itertools
-import math
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sseg_jax import prompts
+from sseg_jax.benchmarks.counts import Count, CountWithBackground
+from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
 from sseg_jax.benchmarks.retrieval import retrieval
+from sseg_jax.benchmarks.sample import spread
 from sseg_jax.inference import background
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ __all__ = [
   "retrieval",
   "spread",
 ]
+
+
+# --- Scores -------------------------------------------------------------------
 
 
 def evaluate(
@@ -66,67 +71,43 @@ def evaluate(
     also `curve`, a list of threshold and mIoU. The curve is of the pictures
     that are scored: no threshold may be chosen on it.
   """
-  from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions
-
   if isinstance(templates, str):
     templates = prompts.templates(templates)
   indices = spread(len(benchmark), max_images)
-  bound = 0.0 if threshold is None else float(threshold)
-  if benchmark.has_background:
-    names = ("background", *benchmark.class_names)
-    if threshold is None:
-      bound = guess_threshold(
-        segmenter, benchmark, templates=templates, batch_size=batch_size
-      ).value
-  else:
-    names = benchmark.class_names
-    confusion = Confusion(len(names))
-  sweep: ThresholdConfusions | None = None
+  bound = threshold
+  if benchmark.has_background and bound is None:
+    bound = guess_threshold(
+      segmenter, benchmark, templates=templates, batch_size=batch_size
+    ).value
+  count = (
+    CountWithBackground(benchmark, float(bound or 0), thresholds)
+    if benchmark.has_background
+    else Count(benchmark)
+  )
   start, done = time.perf_counter(), 0
   for samples, bests, indexes in _scored(
     segmenter, benchmark, indices, templates, batch_size
   ):
-    if benchmark.has_background and sweep is None:
-      more = background.grid(bests) if thresholds is None else thresholds
-      sweep = ThresholdConfusions(len(benchmark.class_names), (*more, bound))
-    for sample, best, index in zip(samples, bests, indexes, strict=True):
-      if sweep is not None:
-        sweep.add(sample.labels, best, index)
-      else:
-        confusion.add(sample.labels, index)
+    for sample, predicted in zip(
+      samples, count.add(samples, bests, indexes), strict=True
+    ):
       if observe:
-        observe(
-          sample,
-          background.apply_threshold(best, index, bound)
-          if sweep is not None
-          else index,
-        )
+        observe(sample, predicted)
     done += len(samples)
     if progress:
       progress(done, len(indices))
   seconds = time.perf_counter() - start
-  if sweep is not None:
-    confusion = sweep.at(bound)
-  result: dict[str, Any] = {
+  return {
     "benchmark": benchmark.name,
-    "mIoU": _rounded(confusion.mean_iou()),
-    "per_class": {
-      name: _rounded(100 * float(iou))
-      for name, iou in zip(names, confusion.iou(), strict=True)
-    },
-    "pixel_accuracy": _rounded(confusion.pixel_accuracy()),
-    "images": len(indices),
-    "seconds": round(seconds, 3),
-    "images_per_second": round(len(indices) / seconds, 3),
+    **count.confusion().summary(count.names),
+    **speed(len(indices), seconds),
     "templates": list(templates),
     "threshold": None,
+    **count.of_thresholds(),
   }
-  if sweep is not None:
-    result["threshold"] = bound
-    result["curve"] = [
-      {"threshold": t, "mIoU": _rounded(miou)} for t, miou in sweep.curve()
-    ]
-  return result
+
+
+# --- The threshold of the background ------------------------------------------
 
 
 def find_threshold(
@@ -208,8 +189,6 @@ def choose_threshold(
     `threshold` with the highest `mIoU` there, `images`, and for comparison
     `without_labels`, the same two for `guess_threshold`.
   """
-  from sseg_jax.benchmarks.miou import ThresholdConfusions
-
   indices = spread(len(benchmark), max_images)
   rows, done = [], 0
   for samples, bests, indexes in _scored(
@@ -234,11 +213,11 @@ def choose_threshold(
   threshold, miou = background.choose(sweep.curve())
   return {
     "threshold": threshold,
-    "mIoU": _rounded(miou),
+    "mIoU": rounded(miou),
     "images": len(indices),
     "without_labels": {
       "threshold": guessed,
-      "mIoU": _rounded(sweep.at(guessed).mean_iou()),
+      "mIoU": rounded(sweep.at(guessed).mean_iou()),
     },
   }
 
@@ -273,6 +252,9 @@ def _guess(
   return background.without_labels(scores, len(benchmark.class_names), combiner)
 
 
+# --- What both share ----------------------------------------------------------
+
+
 def _scored(
   segmenter: "Segmenter",
   benchmark: "Benchmark",
@@ -291,13 +273,6 @@ def _scored(
     yield samples, *winners(segmenter, images, class_set)
 
 
-def spread(size: int, wanted: int) -> list[int]:
-  """Returns `wanted` of 0 … size-1, evenly spread; all for 0 or too many."""
-  if not 0 < wanted < size:
-    return list(range(size))
-  return [i * size // wanted for i in range(wanted)]
-
-
 def _batches(
   samples: Iterator["Sample"], batch_size: int
 ) -> Iterator[list["Sample"]]:
@@ -305,7 +280,3 @@ def _batches(
   for _, group in itertools.groupby(samples, lambda s: s.image.shape):
     while batch := list(itertools.islice(group, batch_size)):
       yield batch
-
-
-def _rounded(value: float) -> float | None:
-  return round(value, 2) if math.isfinite(value) else None

@@ -79,3 +79,28 @@ def read_json(path: Any) -> Any | None:
       "%s is not readable (%s): taken as missing", path, error
     )
     return None
+
+
+def make_folder(field: str, folder: pathlib.Path) -> None:
+  """Makes a folder for results, and the folders above it.
+
+  Args:
+    field: what the folder is called in messages, as "out".
+    folder: as the user gave it; it may exist.
+
+  Raises:
+    InputError: if it cannot be made or written to.
+    Unavailable: if the disk is full or does not answer.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise unwritable(field, folder, error) from error
+  except ValueError as error:  # NUL in its name
+    raise InputError(
+      f"{field}={str(folder)!r} is no folder's name ({error}); give another"
+    ) from error
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise InputError(
+      f"{field}={folder}: nothing may be written there; give another folder"
+    )

@@ -67,3 +67,14 @@ def test_a_line_is_printed_above_the_bar():
 def test_a_line_is_printed_where_no_terminal_is(capsys):
   progress_bar.print_above("note: small")
   assert capsys.readouterr() == ("", "note: small\n")
+
+
+def test_a_counter_is_told_how_many_are_done():
+  with (
+    _terminal() as terminal,
+    progress_bar.counter("pictures", title="voc") as count,
+  ):
+    assert not terminal.getvalue()  # the total is not known yet
+    count(1, 4)
+    count(4, 4)
+  assert "4/4" in terminal.getvalue() and "5/4" not in terminal.getvalue()

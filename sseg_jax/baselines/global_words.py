@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 from sseg_jax.inference import scoring
+from sseg_jax.inference.padding import pad_rows
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
@@ -84,9 +85,7 @@ class GlobalWords:
     b, h, w, _ = images.shape
     side = self._config.image_size
     seen = np.stack([reader.resize(image, side, side) for image in images])
-    # Filled up to a power of two, so that few shapes are compiled.
-    rows = 1 << (b - 1).bit_length()
-    seen = np.pad(seen, ((0, rows - b), (0, 0), (0, 0), (0, 0)))
+    seen = pad_rows(seen)
     embedding, segments, valid = self._perceive(
       self._params, self._model_state, self._pseudo_masks.frozen, seen
     )

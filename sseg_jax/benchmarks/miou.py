@@ -4,7 +4,9 @@ As mmsegmentation accumulates (core/evaluation/metrics.py): ignored pixels are
 dropped, counts are summed over all images, then divided once.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -54,6 +56,37 @@ class Confusion:
     """Share of labelled pixels that are right, in 0..100."""
     total = self.counts.sum()
     return 100 * float(np.trace(self.counts) / total) if total else float("nan")
+
+  def summary(self, names: Sequence[str]) -> dict[str, Any]:
+    """Returns `mIoU per_class pixel_accuracy`, as JSON can hold them.
+
+    Values are in 0..100 with two decimals; None stands for NaN.
+
+    Args:
+      names: of the classes in label order, background included.
+    """
+    return {
+      "mIoU": rounded(self.mean_iou()),
+      "per_class": {
+        name: rounded(100 * float(iou))
+        for name, iou in zip(names, self.iou(), strict=True)
+      },
+      "pixel_accuracy": rounded(self.pixel_accuracy()),
+    }
+
+
+def rounded(value: float) -> float | None:
+  """Returns a score with two decimals; None for NaN, which JSON has not."""
+  return round(value, 2) if math.isfinite(value) else None
+
+
+def speed(images: int, seconds: float) -> dict[str, Any]:
+  """Returns `images seconds images_per_second` of a result."""
+  return {
+    "images": images,
+    "seconds": round(seconds, 3),
+    "images_per_second": round(images / seconds, 3),
+  }
 
 
 def _labelled(

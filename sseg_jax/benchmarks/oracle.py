@@ -5,9 +5,8 @@ mIoU if every segment had its best class. The paper does not define its
 protocol; here each segment takes its majority class.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,11 +15,15 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from sseg_jax.benchmarks.miou import Confusion
-from sseg_jax.benchmarks.sample import Benchmark, Sample
+from sseg_jax.benchmarks.miou import Confusion, rounded, speed
+from sseg_jax.benchmarks.sample import Benchmark, Sample, spread
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
+from sseg_jax.inference.padding import pad_rows
 from sseg_jax.pseudo_masks.generator import PseudoMasks
+
+# Place in the benchmark, resized image, sample.
+_Batch = list[tuple[int, np.ndarray, Sample]]
 
 
 def oracle_labels(
@@ -103,26 +106,13 @@ def score(
   confusions = [Confusion(len(names)) for _ in range(seeds)]
   ignored = reader.ignored_label(len(names))
   indices = spread(len(benchmark), max_images)
-  # Only clustering depends on the key; all seeds share the work before it.
-  generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))
-  roots = jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
-  fold = jax.vmap(jax.random.fold_in, (None, 0))
-  fold = jax.jit(jax.vmap(fold, (0, None)))
-  frozen = jax.device_put(pseudo_masks.frozen)
+  segment = _segmented(pseudo_masks, range(seed, seed + seeds))
   start, done, masks = time.perf_counter(), 0, 0
   for batch in _batches(
     benchmark, indices, image_size, pseudo_masks.stride, batch_size, square
   ):
-    # Filled up to a power of two, so that few shapes are compiled.
-    rows = 1 << (len(batch) - 1).bit_length()
-    images = np.stack([image for _, image, _ in batch])
-    images = np.pad(images, ((0, rows - len(batch)), (0, 0), (0, 0), (0, 0)))
-    places = np.zeros(rows, np.uint32)
-    places[: len(batch)] = [place for place, _, _ in batch]
-    segments, valid = jax.device_get(
-      generate(frozen, images, fold(roots, places))
-    )
-    masks += int(valid[0, : len(batch)].sum())
+    segments, valid = segment(batch)
+    masks += int(valid[0].sum())
     for i, (_, _, sample) in enumerate(batch):
       for confusion, found in zip(confusions, segments[:, i], strict=True):
         predicted = oracle_labels(found, sample.labels, ignored)
@@ -133,31 +123,41 @@ def score(
     if progress:
       progress(done, len(indices))
   seconds = time.perf_counter() - start
-  confusion = confusions[0]
   scores = [c.mean_iou() for c in confusions]
   return {
     "benchmark": benchmark.name,
-    "mIoU": _rounded(float(np.mean(scores))),
-    "mIoU_seeds": [_rounded(score) for score in scores],
-    "per_class": {
-      name: _rounded(100 * float(iou))
-      for name, iou in zip(names, confusion.iou(), strict=True)
-    },
-    "pixel_accuracy": _rounded(confusion.pixel_accuracy()),
-    "images": len(indices),
-    "seconds": round(seconds, 3),
-    "images_per_second": round(len(indices) / seconds, 3),
+    **confusions[0].summary(names),
+    "mIoU": rounded(float(np.mean(scores))),
+    "mIoU_seeds": [rounded(score) for score in scores],
+    **speed(len(indices), seconds),
     "templates": [],
     "threshold": None,
     "masks_per_image": round(masks / len(indices), 2),
   }
 
 
-def spread(count: int, wanted: int) -> list[int]:
-  """Returns `wanted` places spread evenly over `count`; all of them for 0."""
-  if not 0 < wanted < count:
-    return list(range(count))
-  return [i * count // wanted for i in range(wanted)]
+def _segmented(
+  pseudo_masks: PseudoMasks, seeds: Sequence[int]
+) -> Callable[[_Batch], tuple[np.ndarray, np.ndarray]]:
+  """Returns a function from a batch to its segments and which of them exist.
+
+  Of shapes [seeds, b, sh, sw] and [seeds, b, k].
+  """
+  # Only clustering depends on the key; all seeds share the work before it.
+  generate = jax.jit(jax.vmap(pseudo_masks.generate, (None, None, 0)))
+  roots = jnp.stack([jax.random.key(seed) for seed in seeds])
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  fold = jax.jit(jax.vmap(fold, (0, None)))
+  frozen = jax.device_put(pseudo_masks.frozen)
+
+  def segment(batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+    images = pad_rows(np.stack([image for _, image, _ in batch]))
+    places = pad_rows(np.array([place for place, _, _ in batch], np.uint32))
+    found = jax.device_get(generate(frozen, images, fold(roots, places)))
+    segments, valid = found
+    return segments[:, : len(batch)], valid[:, : len(batch)]
+
+  return segment
 
 
 def segment_size(
@@ -181,7 +181,7 @@ def _batches(
   stride: int,
   batch_size: int,
   square: bool,
-) -> Iterator[list[tuple[int, np.ndarray, Sample]]]:
+) -> Iterator[_Batch]:
   """Yields (place, resized image, sample), grouped by size.
 
   A batch may join pictures that are not neighbours, because portrait and
@@ -210,7 +210,3 @@ def _resize(
     (width, height), Image.Resampling.BILINEAR
   )
   return np.asarray(resized)
-
-
-def _rounded(value: float) -> float | None:
-  return round(value, 2) if math.isfinite(value) else None

@@ -42,3 +42,39 @@ def without_background(
   mmsegmentation's `reduce_zero_label`: 0 becomes 255, 255 stays.
   """
   return np.where((labels == 0) | (labels == 255), 255, labels - 1)
+
+
+def spread(size: int, wanted: int) -> list[int]:
+  """Returns `wanted` of 0 … size-1, evenly spread; all for 0 or too many."""
+  if not 0 < wanted < size:
+    return list(range(size))
+  return [i * size // wanted for i in range(wanted)]
+
+
+class Keeper:
+  """Keeps a few samples of a benchmark with what was found in them.
+
+  It is an `observe` of `evaluation.evaluate` and of `oracle.score`.
+
+  Attributes:
+    kept: (sample, what was found), in the order of the calls.
+  """
+
+  def __init__(self, benchmark: Benchmark, max_images: int, wanted: int):
+    """Chooses the samples; reads those chosen, for their ids.
+
+    Args:
+      benchmark: what is scored.
+      max_images: number of pictures that are scored, spread over the benchmark;
+        0 for all.
+      wanted: how many of these are kept, spread evenly; 0 keeps none.
+    """
+    scored = spread(len(benchmark), max_images)
+    places = spread(len(scored), wanted) if wanted else []
+    self._wanted = {benchmark[scored[i]].id for i in places}
+    self.kept: list[tuple[Sample, np.ndarray]] = []
+
+  def __call__(self, sample: Sample, found: np.ndarray) -> None:
+    """Takes a sample, and labels or segments of its pixels."""
+    if sample.id in self._wanted:
+      self.kept.append((sample, found))

@@ -5,8 +5,9 @@ how long the rest will take, and the rate. Where standard error is not a
 terminal (a log file, a pipe, a test) nothing is printed.
 """
 
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 import tqdm
@@ -68,3 +69,23 @@ def print_above(text: str) -> None:
   """Prints a line on standard error without damage to a bar that is shown."""
   tqdm.tqdm.write(text, file=sys.stderr)
   sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def counter(
+  unit: str, *, title: str = "", show: bool = True
+) -> Iterator[Callable[[int, int], None]]:
+  """Gives a function that is told the number done and of all, and moves a bar.
+
+  The bar appears at the first call. The arguments are as for `progress_bar`.
+  """
+  with contextlib.ExitStack() as stack:
+    bars: list[tqdm.tqdm] = []
+
+    def count(done: int, total: int) -> None:
+      if not bars:
+        bar = progress_bar(total, unit, title=title, show=show)
+        bars.append(stack.enter_context(bar))
+      bars[0].update(done - bars[0].n)
+
+    yield count
