@@ -3,13 +3,12 @@
     python -m sseg_jax.evaluate --oracle --generators=pixels,spectral,dino \
       --benchmarks=voc,context --data_root=DATA --out=table1
 
-The rows from "plain" on (--generators=study) add, one after the other, changes
-that are not in the paper. On a first read, go to `run`.
+The rows from "plain" on (--generators=study) are not in the paper; they measure
+changes of its form. On a first read, go to `run`.
 """
 
-import argparse
+import dataclasses
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,19 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sseg_jax import benchmarks, files
+from sseg_jax import files
 from sseg_jax.benchmarks import oracle, report
+from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample
 from sseg_jax.benchmarks.table1_rows import (
-  GROUPS,
   PAPER,
   ROWS,
-  choose,
   config_of,
 )
 from sseg_jax.errors import InputError
 from sseg_jax.images import drawing
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.pseudo_masks.tokens import USUAL_WEIGHTS
+from sseg_jax.runtime import progress_bar
+
+# Id of a picture -> the picture, and its segments by row.
+Drawn = dict[str, tuple[Sample, dict[str, np.ndarray]]]
 
 
 def seconds_per_image(
@@ -56,21 +58,49 @@ def seconds_per_image(
   return best / batch_size
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How `run` scores and times generators.
+
+  Attributes:
+    image_size: short side at which pictures are segmented, or either side.
+    square: whether both sides become `image_size`.
+    seeds: of K-means, whose mean is reported.
+    max_images: of each benchmark; 0 for all.
+    batch_size: pictures segmented at once.
+    time_size: side of the pictures that are timed.
+    time_batch: how many of them at once; 0 measures no time.
+    dtype: of the networks' products, "float32" or "bfloat16".
+    pictures: how many of each benchmark are drawn.
+  """
+
+  image_size: int = 448
+  square: bool = True
+  seeds: int = 1
+  max_images: int = 0
+  batch_size: int = 8
+  time_size: int = 224
+  time_batch: int = 128
+  dtype: str = "float32"
+  pictures: int = 0
+
+  def __post_init__(self):
+    """Raises InputError for a number that is too small."""
+    for name in ("seeds", "batch_size", "image_size", "time_size"):
+      if getattr(self, name) < 1:
+        raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
+    for name in ("time_batch", "max_images", "pictures"):
+      if getattr(self, name) < 0:
+        raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+
+
 def run(
   rows: Sequence[str],
-  opened: Sequence[benchmarks.Benchmark],
+  opened: Sequence[Benchmark],
+  settings: Settings,
   *,
   fields: Mapping[str, Any],
   weights: Mapping[str, str] | None = None,
-  image_size: int = 448,
-  square: bool = True,
-  seeds: int = 1,
-  max_images: int = 0,
-  batch_size: int = 8,
-  time_size: int = 224,
-  time_batch: int = 128,
-  dtype: str = "float32",
-  pictures: int = 0,
   out: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Scores and times generators.
@@ -78,67 +108,76 @@ def run(
   Args:
     rows: keys of `ROWS`.
     opened: benchmarks, see `benchmarks`.
+    settings: see `Settings`.
     fields: of `config.pseudo_masks`, over those of every row; `position_rule`
       only concerns rows with a network.
     weights: of networks, by generator; others have their usual ones.
-    image_size: short side at which pictures are segmented, or either side.
-    square: whether pictures lose their ratio.
-    seeds: K-means' seeds, whose mean is reported.
-    max_images: of each benchmark; 0 for all.
-    batch_size: pictures segmented at once.
-    time_size: side of the pictures of which seconds are taken.
-    time_batch: how many at once; 0 takes none.
-    dtype: of the networks' products.
-    pictures: of each benchmark, drawn to `out`.
-    out: an existing folder; gets result.json after every row.
+    out: an existing folder; gets result.json after every row, and pictures.
 
   Returns:
     Row -> {"benchmarks": what `oracle.score` gives by name, "fields",
     "seconds_per_image"}.
   """
   results: dict[str, dict[str, Any]] = {}
-  kept: dict[str, dict[str, list]] = {b.name: {} for b in opened}
+  drawn: dict[str, Drawn] = {benchmark.name: {} for benchmark in opened}
   # All are checked before the first runs for hours: weights may be missing.
   of_rows = {row: {**ROWS[row], **fields} for row in rows}
   for own in of_rows.values():
     own["weights"] = (weights or {}).get(own["generator"], "")
   built = {
-    row: generator.build(config_of(row, own, dtype))
+    row: generator.build(config_of(row, own, settings.dtype))
     for row, own in of_rows.items()
   }
   for row, made in built.items():
-    scores = {}
-    for benchmark in opened:
-      seen = oracle.spread(len(benchmark), max_images)
-      drawn = oracle.spread(len(seen), pictures) if pictures else []
-      wanted = {benchmark[seen[i]].id for i in drawn}
-      scores[benchmark.name] = oracle.score(
-        made,
-        benchmark,
-        image_size=image_size,
-        square=square,
-        seeds=seeds,
-        max_images=max_images,
-        batch_size=batch_size,
-        observe=_Keeper(kept[benchmark.name], row, wanted),
-        progress=_Progress(f"{row}, {benchmark.name}"),
-      )
     results[row] = {
-      "benchmarks": scores,
+      "benchmarks": {
+        benchmark.name: _score(
+          row, made, benchmark, settings, drawn[benchmark.name]
+        )
+        for benchmark in opened
+      },
       "fields": of_rows[row],
       "seconds_per_image": seconds_per_image(
-        made, image_size=time_size, batch_size=time_batch
+        made, image_size=settings.time_size, batch_size=settings.time_batch
       )
-      if time_batch
+      if settings.time_batch
       else None,
     }
     if out:
       text = json.dumps(results, indent=2) + "\n"
-      (out / "result.json").write_text(text)
-  if out and pictures:
-    for name, samples in kept.items():
+      files.write_text(out / "result.json", text)
+  if out and settings.pictures:
+    for name, samples in drawn.items():
       drawing.save(out / f"masks_{name}.png", report.masks(samples, rows))
   return results
+
+
+def _score(
+  row: str,
+  made: generator.PseudoMasks,
+  benchmark: Benchmark,
+  settings: Settings,
+  drawn: Drawn,
+) -> dict[str, Any]:
+  """Scores one row on one benchmark, and adds its segments to `drawn`."""
+  keeper = Keeper(benchmark, settings.max_images, settings.pictures)
+  with progress_bar.counter(
+    "pictures", title=f"{row}, {benchmark.name}"
+  ) as progress:
+    scores = oracle.score(
+      made,
+      benchmark,
+      image_size=settings.image_size,
+      square=settings.square,
+      seeds=settings.seeds,
+      max_images=settings.max_images,
+      batch_size=settings.batch_size,
+      observe=keeper,
+      progress=progress,
+    )
+  for sample, segments in keeper.kept:
+    drawn.setdefault(sample.id, (sample, {}))[1][row] = segments
+  return scores
 
 
 def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
@@ -165,31 +204,6 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
       )
     found[name] = files.expand(source)
   return found
-
-
-class _Keeper:
-  """Keeps the segments of some samples: id -> [sample, {row: segments}]."""
-
-  def __init__(self, kept: dict[str, list], row: str, wanted: set[str]):
-    self._kept, self._row, self._wanted = kept, row, wanted
-
-  def __call__(self, sample: benchmarks.Sample, segments: np.ndarray) -> None:
-    if sample.id in self._wanted:
-      entry = self._kept.setdefault(sample.id, [sample, {}])
-      entry[1][self._row] = segments
-
-
-class _Progress:
-  """Prints a line every ten seconds."""
-
-  def __init__(self, name: str):
-    self._name, self._last = name, time.perf_counter()
-
-  def __call__(self, done: int, total: int) -> None:
-    now = time.perf_counter()
-    if now - self._last > 10:
-      self._last = now
-      print(f"{self._name}: {done}/{total} images", file=sys.stderr, flush=True)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -220,85 +234,3 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cell(values: Mapping[str, float], name: str) -> str:
   return f"{values[name]:g}" if name in values else "-"
-
-
-def parser() -> argparse.ArgumentParser:
-  """Returns the flags of `evaluate --oracle`."""
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.evaluate --oracle",
-    description="Table 1: oracle mIoU and speed of generators of pseudo-masks.",
-    epilog=f"Rows: {', '.join(ROWS)}. Groups: {', '.join(GROUPS)}.",
-  )
-  add = parser.add_argument
-  add("--oracle", action="store_true", help="chooses this table")
-  add("--generators", default="table", help="rows and groups, see below")
-  add("--benchmarks", default="voc", help="as without --oracle")
-  add("--data_root", default=".", help="holds VOCdevkit/ and coco/")
-  add("--split", default="val", help="of VOC, Context and COCO")
-  add(
-    "--weights",
-    default="",
-    help="file or published name; dino=A,mae=B for several networks",
-  )
-  add("--position_rule", default="", help="of the networks: dino, size, …")
-  add("--k", type=int, default=8, help="masks an image")
-  add("--image_size", type=int, default=448, help="side of the pictures")
-  add(
-    "--keep_ratio", action="store_true", help="image_size is the short side's"
-  )
-  add("--seeds", type=int, default=1, help="of K-means; the mean is reported")
-  add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
-  add("--batch_size", type=int, default=8, help="pictures segmented at once")
-  add("--time_size", type=int, default=224, help="side of timed pictures")
-  add("--time_batch", type=int, default=128, help="timed at once; 0: none")
-  add("--dtype", default="float32", help="of the networks: float32, bfloat16")
-  add("--out", type=Path, help="folder for result.json and pictures of masks")
-  add("--pictures", type=int, default=6, help="drawn of each benchmark")
-  add("--json", action="store_true", help="print the result as JSON")
-  return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command."""
-  flags = parser().parse_args(argv)
-  for name in ("seeds", "k", "batch_size", "image_size", "time_size"):
-    if getattr(flags, name) < 1:
-      raise InputError(f"{name}={getattr(flags, name)}: must be at least 1")
-  for name in ("time_batch", "max_images", "pictures"):
-    if getattr(flags, name) < 0:
-      raise InputError(f"{name}={getattr(flags, name)}: must be at least 0")
-  rows = choose(flags.generators)
-  opened = [
-    benchmarks.open_benchmark(spec, flags.data_root, split=flags.split)
-    for spec in benchmarks.parse_specs(flags.benchmarks)
-  ]
-  if flags.out:
-    flags.out = Path(files.expand(flags.out))
-    try:
-      flags.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise InputError(
-        f"out={flags.out}: cannot make this folder ({error.strerror}); give"
-        " another"
-      ) from error
-  results = run(
-    rows,
-    opened,
-    fields={
-      "k": flags.k,
-      "position_rule": flags.position_rule,
-    },
-    weights=parse_weights(flags.weights, rows),
-    image_size=flags.image_size,
-    square=not flags.keep_ratio,
-    seeds=flags.seeds,
-    max_images=flags.max_images,
-    batch_size=flags.batch_size,
-    time_size=flags.time_size,
-    time_batch=flags.time_batch,
-    dtype=flags.dtype,
-    pictures=flags.pictures if flags.out else 0,
-    out=flags.out,
-  )
-  print(json.dumps(results) if flags.json else table(results))
-  return 0
