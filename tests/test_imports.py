@@ -51,6 +51,7 @@ ORDER = (
     "default_config",
     "images",
     "runtime",
+    "command_line",
     "config_files",
     "files",
   },
