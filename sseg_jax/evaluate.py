@@ -1,49 +1,66 @@
-"""Scores a checkpoint on benchmarks: the command.
+"""Scores a checkpoint, or generators of pseudo-masks, on benchmarks.
 
-`python -m sseg_jax.evaluate --checkpoint=DIR --benchmarks=voc --data_root=DIR`
-
-`--oracle` scores generators of pseudo-masks; see `benchmarks/table1.py`.
-The evaluation itself is in `evaluation.py`.
+This is the command; `--help` shows its flags. `checkpoint_scores.py` scores a
+checkpoint, `benchmarks/table1.py` scores generators (`--oracle`).
 """
 
 import argparse
-import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
-from sseg_jax import default_config, files, prompts
+from sseg_jax import command_line, default_config, files, prompts
 from sseg_jax.errors import InputError, reported
-from sseg_jax.evaluation import evaluate, find_threshold, spread
-from sseg_jax.inference import background
 
-if TYPE_CHECKING:
-  from sseg_jax.benchmarks import Sample
+_EXAMPLES = (
+  "--checkpoint=runs/photos \\\n    --benchmarks=voc,coco --data_root=DATA"
+  " --out=runs/photos/scores",
+  "--oracle --generators=pixels,dino \\\n    --benchmarks=voc --data_root=DATA"
+  " --out=table1",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.evaluate",
-    description="Scores a checkpoint on benchmarks.",
-    epilog="With --oracle it scores generators of pseudo-masks (Table 1), and"
-    " has other flags: --oracle --help.",
+  parser = command_line.Parser(
+    "evaluate",
+    "Scores a checkpoint on benchmarks. With --oracle it scores generators of"
+    " pseudo-masks instead: the mIoU that is reached if each mask gets the"
+    " label of most of its pixels (Table 1).",
+    _EXAMPLES,
   )
   add = parser.add_argument
-  add("--checkpoint", required=True, help="work directory or a step's folder")
   add(
     "--benchmarks",
-    required=True,
     help="comma-separated: voc, voc20, context, context59, coco, coco80 (below"
     " --data_root), KIND=PATH, or [NAME=]FOLDER with images/, labels/ and"
-    " classes.txt",
+    " classes.txt; with --oracle voc by default",
   )
   add("--data_root", default=".", help="holds VOCdevkit/ and coco/")
   add("--split", default="val", help="of VOC, Context and COCO")
+  add(
+    "--image_size",
+    type=int,
+    help="short side and window, by default the checkpoint's; with --oracle"
+    " both sides, by default 448",
+  )
+  add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
+  add("--out", type=files.path, help="folder for result.json and pictures")
+  add(
+    "--pictures",
+    type=int,
+    help="pictures of each benchmark that are drawn to --out; by default 8,"
+    " with --oracle 6",
+  )
+  add("--json", action="store_true", help="print the result as JSON")
+  _add_flags_of_scores(parser.add_argument_group("scores of a checkpoint"))
+  _add_flags_of_oracle(parser.add_argument_group("scores of generators"))
+  return parser
+
+
+def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
+  add = group.add_argument
+  add("--checkpoint", help="work directory or a step's folder")
   add(
     "--classes",
     help="prompt with these names: a file with one a line, in label order, or"
@@ -71,129 +88,115 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--templates", choices=prompts.TEMPLATES, help="default: the checkpoint's"
   )
-  add("--combiner", choices=default_config.COMBINERS)
-  add("--image_size", type=int, help="short side and window")
-  add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
+  add(
+    "--combiner",
+    choices=default_config.COMBINERS,
+    help="how masks and words give the score of a pixel; default: the"
+    " checkpoint's",
+  )
   add("--per_class", action="store_true", help="print IoU of each class")
-  add("--out", type=_folder, help="folder for result.json, pictures and curves")
-  add("--pictures", type=int, default=8, help="samples in the picture grid")
-  add("--json", action="store_true", help="print the result as JSON")
-  return parser
+
+
+def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
+  from sseg_jax.benchmarks.table1_rows import GROUPS, ROWS
+
+  add = group.add_argument
+  add("--oracle", action="store_true", help="scores generators")
+  add(
+    "--generators",
+    metavar="NAMES",
+    help=f"comma-separated: {', '.join(ROWS)}; or a group of these:"
+    f" {', '.join(GROUPS)}; by default table",
+  )
+  add(
+    "--weights",
+    help="file or published name; dino=A,mae=B for several networks",
+  )
+  add("--position_rule", help="of the networks: dino, size, …")
+  add("--k", type=int, help="masks a picture, by default 8")
+  add(
+    "--keep_ratio",
+    action="store_true",
+    help="--image_size is the short side, and pictures keep their ratio",
+  )
+  add(
+    "--seeds",
+    type=int,
+    help="how many seeds of K-means, whose mean is reported; by default 1",
+  )
+  add("--batch_size", type=int, help="pictures segmented at once, by default 8")
+  add("--time_size", type=int, help="side of timed pictures, by default 224")
+  add(
+    "--time_batch",
+    type=int,
+    help="pictures timed at once, by default 128; 0 measures no time",
+  )
+  add("--dtype", help="of the networks: float32 (default) or bfloat16")
+
+
+# Flags that only one of the two kinds of scores has.
+_OF_A_CHECKPOINT = (
+  *("checkpoint", "classes", "background_threshold", "choose_threshold_split"),
+  *("threshold_images", "templates", "combiner", "per_class"),
+)
+_OF_ORACLE = (
+  *("generators", "weights", "position_rule", "k", "keep_ratio", "seeds"),
+  *("batch_size", "time_size", "time_batch", "dtype"),
+)
+
+
+def _check(flags: argparse.Namespace) -> None:
+  """Raises InputError for flags of the other kind, and for missing ones."""
+  others = _OF_A_CHECKPOINT if flags.oracle else _OF_ORACLE
+  wrong = [f"--{n}" for n in others if getattr(flags, n) not in (None, False)]
+  if wrong:
+    raise InputError(
+      f"{', '.join(wrong)}: "
+      + (
+        "belongs to scores of a checkpoint, not to --oracle"
+        if flags.oracle
+        else "belongs to --oracle; add that, or leave this out"
+      )
+    )
+  if flags.oracle:
+    return
+  for name in ("checkpoint", "benchmarks"):
+    if getattr(flags, name) is None:
+      raise InputError(f"--{name} is missing; see --help for what to give")
+
+
+def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
+  """Returns the flags that were given; the others keep their defaults."""
+  return {
+    name: value for name in names if (value := getattr(flags, name)) is not None
+  }
 
 
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
-  if "--oracle" in (sys.argv[1:] if argv is None else argv):
-    from sseg_jax.benchmarks import table1
-
-    return table1.main(argv)
   flags = _parser().parse_args(argv)
-  # The code above starts fast; the imports below load JAX.
-  from sseg_jax import benchmarks, default_config
+  _check(flags)
+  return _oracle(flags) if flags.oracle else _checkpoint(flags)
+
+
+def _checkpoint(flags: argparse.Namespace) -> int:
+  # Imported here, because these load JAX.
+  from sseg_jax import benchmarks, checkpoint_scores
   from sseg_jax.benchmarks import report
-  from sseg_jax.checkpoints import checkpoint
-  from sseg_jax.inference.segmenter import SSegSegmenter
 
-  if flags.max_images < 0:
-    raise InputError(f"max_images={flags.max_images}: give 0 for all, or more")
-  background.check_flag(flags.background_threshold)
-  specs = benchmarks.parse_specs(flags.benchmarks)
-  names = benchmarks.class_list(flags.classes) if flags.classes else None
-  choose_on = flags.choose_threshold_split
-  if choose_on == flags.split:
-    raise InputError(
-      f"choose_threshold_split={choose_on} is the split that is scored; a"
-      " threshold comes from other pictures, e.g. of train"
-    )
-  opened = [
-    benchmarks.open_benchmark(
-      spec, flags.data_root, split=flags.split, class_names=names
-    )
-    for spec in specs
-  ]
-  training = [
-    benchmarks.open_training(
-      spec,
-      scored,
-      flags.data_root,
-      split=choose_on,
-      class_names=names,
-    )
-    for spec, scored in zip(specs, opened, strict=True)
-  ]
-  if flags.out:
-    make_folder(flags.out)
-  loaded = checkpoint.load(flags.checkpoint)
-  config = default_config.completed(loaded.config)
-  segmenter = SSegSegmenter(
-    loaded.params,
-    loaded.model_state,
-    config,
-    combiner=flags.combiner,
-    image_size=flags.image_size,
+  settings = checkpoint_scores.Settings(
+    class_names=benchmarks.class_list(flags.classes) if flags.classes else None,
+    **_given(
+      flags,
+      *("data_root", "split", "background_threshold", "max_images", "out"),
+      *("choose_threshold_split", "threshold_images", "templates"),
+      *("combiner", "image_size", "pictures"),
+    ),
   )
-  templates = flags.templates or config.evaluate.templates
-  results: dict[str, dict] = {}
-  chosen: dict[str, float] = {}
-  drawings: list[tuple] = []
-  fixed = flags.background_threshold
-  if fixed is None and not choose_on:
-    fixed = config.evaluate.background_threshold
-  for benchmark, of_training in zip(opened, training, strict=True):
-    name = benchmark.name
-    apart = _Apart(name)
-    rule, choice = None, None
-    if benchmark.has_background:
-      rule, choice = find_threshold(
-        segmenter,
-        benchmark,
-        of_training,
-        fixed=fixed,
-        metadata={} if choose_on else loaded.metadata,
-        templates=templates,
-        max_images=flags.threshold_images or config.evaluate.threshold_images,
-        observe=apart.choose,
-        progress=_progress(f"{name}, threshold"),
-      )
-    if choice:
-      chosen[name] = choice["threshold"]
-    examples: list = []
-    keep = _Keeper(len(benchmark), flags.max_images, flags.pictures, examples)
-
-    def observe(sample, predicted, apart=apart, keep=keep) -> None:
-      apart.score(sample)
-      if flags.out:
-        keep(sample, predicted)
-
-    result = evaluate(
-      segmenter,
-      benchmark,
-      threshold=rule.value if rule else None,
-      templates=templates,
-      max_images=flags.max_images,
-      observe=observe,
-      progress=_progress(name),
-    )
-    result["threshold_source"] = rule.source if rule else None
-    result["threshold_choice"] = choice
-    result["split"] = benchmark.split
-    result["combiner"] = segmenter.combiner
-    result["image_size"] = segmenter.image_size
-    result["checkpoint"] = str(flags.checkpoint)
-    result["step"] = int(loaded.step)
-    results[name] = result
-    drawings.append((benchmark, result, examples))
-    if flags.out:  # after each benchmark, and before anything is drawn
-      text = json.dumps(results, indent=2) + "\n"
-      files.write_text(flags.out / "result.json", text)
-  for benchmark, result, examples in drawings if flags.out else ():
-    report.draw(flags.out, benchmark, result, examples)
-  if not (flags.combiner or flags.image_size or flags.templates):
-    counts = {b.name: len(b.class_names) for b in opened}
-    checkpoint.add_thresholds(
-      loaded, background.to_store(chosen, counts, segmenter.combiner)
-    )
+  results = checkpoint_scores.run(
+    flags.checkpoint, benchmarks.parse_specs(flags.benchmarks), settings
+  )
   if flags.json:
     print(json.dumps(results))
   else:
@@ -203,75 +206,43 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _folder(text: str) -> Path:
-  return Path(files.expand(text))
+def _oracle(flags: argparse.Namespace) -> int:
+  from sseg_jax import benchmarks
+  from sseg_jax.benchmarks import table1, table1_rows
 
-
-def make_folder(path: Path) -> None:
-  """Creates a folder for results; InputError if that is impossible."""
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise InputError(
-      f"out={path}: cannot make this folder ({error.strerror}); give another"
-    ) from error
-
-
-class _Keeper:
-  """Keeps a few samples, spread over the benchmark, for the picture grid."""
-
-  def __init__(self, size: int, max_images: int, wanted: int, kept: list):
-    seen = min(size, max_images or size)
-    self._wanted = set(spread(seen, wanted)) if wanted else set()
-    self._kept = kept
-    self._count = 0
-
-  def __call__(self, sample: "Sample", predicted: np.ndarray) -> None:
-    if self._count in self._wanted:
-      self._kept.append((sample.image, sample.labels, predicted))
-    self._count += 1
-
-
-class _Apart:
-  """Refuses to score a picture that the threshold was chosen on."""
-
-  def __init__(self, name: str):
-    self._name = name
-    self._chosen: dict[bytes, str] = {}
-
-  def choose(self, sample: "Sample") -> None:
-    """Takes a picture that the threshold is chosen on."""
-    self._chosen[self._digest(sample)] = sample.id
-
-  def score(self, sample: "Sample") -> None:
-    """Raises InputError if the threshold was chosen on this picture."""
-    if self._chosen and (same := self._chosen.get(self._digest(sample))):
-      raise InputError(
-        f"{self._name}: picture {sample.id} is scored, and the background"
-        f" threshold was chosen on it ({same}); take it out of one of the two"
-        " splits, or give --background_threshold"
-      )
-
-  def _digest(self, sample: "Sample") -> bytes:
-    return hashlib.sha256(sample.image.tobytes()).digest()
-
-
-def _progress(name: str) -> Callable[[int, int], None]:
-  start = last = time.perf_counter()
-
-  def show(done: int, total: int) -> None:
-    nonlocal last
-    now = time.perf_counter()
-    if done == total or now - last > 5:
-      last = now
-      rate = done / (now - start)
-      print(
-        f"{name}: {done}/{total} images, {rate:.2f}/s",
-        file=sys.stderr,
-        flush=True,
-      )
-
-  return show
+  pictures = 6 if flags.pictures is None else flags.pictures
+  settings = table1.Settings(
+    square=not flags.keep_ratio,
+    pictures=pictures if flags.out else 0,
+    **_given(
+      flags,
+      *("image_size", "seeds", "max_images", "batch_size", "time_size"),
+      *("time_batch", "dtype"),
+    ),
+  )
+  rows = table1_rows.choose(
+    "table" if flags.generators is None else flags.generators
+  )
+  specs = "voc" if flags.benchmarks is None else flags.benchmarks
+  opened = [
+    benchmarks.open_benchmark(spec, flags.data_root, split=flags.split)
+    for spec in benchmarks.parse_specs(specs)
+  ]
+  if flags.out:
+    files.make_folder("out", flags.out)
+  results = table1.run(
+    rows,
+    opened,
+    settings,
+    fields={
+      "k": 8 if flags.k is None else flags.k,
+      "position_rule": flags.position_rule or "",
+    },
+    weights=table1.parse_weights(flags.weights or "", rows),
+    out=flags.out,
+  )
+  print(json.dumps(results) if flags.json else table1.table(results))
+  return 0
 
 
 if __name__ == "__main__":

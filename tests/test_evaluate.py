@@ -225,7 +225,8 @@ def test_command(tmp_path, folder, tiny_config, capsys):
   assert evaluate.main([*argv, "--per_class"]) == 0
   printed = capsys.readouterr()
   assert "pets" in printed.out and "checkpoint (pets)" in printed.out
-  assert "dog" in printed.out and "4/4 images" in printed.err
+  assert "dog" in printed.out
+  assert not printed.err  # progress is shown in terminals only
   result = json.loads((out / "result.json").read_text())["pets"]
   assert result["images"] == 4 and result["threshold"] == 0.25
   assert result["step"] == 3
@@ -242,6 +243,23 @@ def test_bad_flags(tmp_path, folder, capsys):
   assert "neither a folder" in capsys.readouterr().err
   assert evaluate.main(argv) == 2
   assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--checkpoint=x", "--benchmarks=y", "--k=4"], "--k: belongs to --oracle"),
+    (
+      ["--oracle", "--checkpoint=x", "--per_class"],
+      "--checkpoint, --per_class: belongs to scores of a checkpoint",
+    ),
+    (["--benchmarks=y"], "--checkpoint is missing"),
+    (["--checkpoint=x"], "--benchmarks is missing"),
+  ],
+)
+def test_flags_of_the_other_kind_of_scores(argv, message, capsys):
+  assert evaluate.main(argv) == 2
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
+  {"checkpoint_scores"},
   {"evaluation"},
   {
     "config_check",
