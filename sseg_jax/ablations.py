@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if run.result() is not None:
       print(f"{place}: finished before", file=sys.stderr)
       continue
-    if run.row.method == "global_words" and ("trained", run.seed) in failed:
+    if run.row.needs_trained and ("trained", run.seed) in failed:
       failed.append((run.name, run.seed))
       print(f"{place}: has no checkpoint of trained", file=sys.stderr)
       continue

@@ -9,7 +9,7 @@ from sseg_jax import ablations, config_check, config_files
 from sseg_jax.ablations import ROWS
 from sseg_jax.data.shapes import CLASS_NAMES, GROUNDS, KINDS, THINGS
 from sseg_jax.errors import InputError
-from sseg_jax.study import runs, table
+from sseg_jax.study import methods, runs, table
 
 CONFIG = """
 from sseg_jax import default_config
@@ -329,3 +329,16 @@ def test_a_whole_table(tmp_path):
   results = tmp_path / "out" / "oracle" / "seed0" / "result.json"
   per_class = json.loads(results.read_text())["benchmarks"]["hard"]["per_class"]
   assert tuple(per_class) == CLASS_NAMES
+
+
+def test_every_row_has_a_method():
+  known = {"train", *methods.METHODS}
+  assert {row.method for row in ROWS.values()} <= known
+
+
+def test_an_unknown_method_is_told(config_path, tmp_path):
+  row = runs.Row("a typing error", method="orcale")
+  base = config_files.load(config_path)
+  run = runs.Run("typo", row, 0, tmp_path, str(config_path), base, {})
+  with pytest.raises(InputError, match="'orcale' .* oracle, global_words"):
+    methods.compute(run)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sseg_jax import baselines
 from sseg_jax.baselines import global_words
 from sseg_jax.baselines.global_words import GlobalWords, deal
 from sseg_jax.errors import InputError
@@ -126,3 +127,13 @@ def test_with_the_network_itself(tiny_config):
   scores = model.scores(image, WORDS)
   assert scores.shape == (40, 64, 3)
   assert np.isfinite(scores).all() and (scores.max(-1) <= 1).all()
+
+
+@pytest.mark.parametrize("name", baselines.BASELINES)
+def test_every_baseline_is_a_segmenter(name):
+  assert callable(baselines.find(name).scores)
+
+
+def test_an_unknown_baseline_is_told():
+  with pytest.raises(InputError, match="baseline='clip' .*global_words"):
+    baselines.find("clip")

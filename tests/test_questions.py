@@ -38,11 +38,7 @@ QUESTIONS = (
     "damage",
   ),
   ("How are checkpoints saved?", "checkpoints/checkpoint.py", "Checkpoints"),
-  (
-    "Where is an example of a baseline?",
-    "baselines/global_words.py",
-    "GlobalWords",
-  ),
+  ("Where do I add a baseline?", "baselines/__init__.py", "BASELINES"),
   ("Where do I add a benchmark?", "benchmarks/__init__.py", "KINDS"),
   ("Where do I add a backbone?", "models/backbones.py", "BACKBONES"),
   (

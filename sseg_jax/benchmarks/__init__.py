@@ -8,8 +8,9 @@ With background, labels are 0 for it and 1..c; else 0..c-1. 255 is ignored, or
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sseg_jax import files, prompts
 from sseg_jax.benchmarks.coco import CocoObject
@@ -22,14 +23,27 @@ __all__ = ["KINDS", "Benchmark", "Sample", "open_benchmark", "parse_specs"]
 
 _log = logging.getLogger(__name__)
 
-# Kind -> folder below the data root. A number in the name: without background.
+
+class Kind(NamedTuple):
+  """A benchmark that is known by name.
+
+  Attributes:
+    reader: called as `reader(root, kind=name, split=split)`.
+    folder: its usual place below the data root.
+  """
+
+  reader: Callable[..., Benchmark]
+  folder: str
+
+
+# A number in the name is that of the classes: without background.
 KINDS = {
-  "voc": "VOCdevkit",
-  "voc20": "VOCdevkit",
-  "context": "VOCdevkit",
-  "context59": "VOCdevkit",
-  "coco": "coco",
-  "coco80": "coco",
+  "voc": Kind(Pascal, "VOCdevkit"),
+  "voc20": Kind(Pascal, "VOCdevkit"),
+  "context": Kind(Pascal, "VOCdevkit"),
+  "context59": Kind(Pascal, "VOCdevkit"),
+  "coco": Kind(CocoObject, "coco"),
+  "coco80": Kind(CocoObject, "coco"),
 }
 
 
@@ -75,10 +89,10 @@ def open_benchmark(
   """
   name, path = _name_and_path(spec)
   if name in KINDS:
-    default = Path(files.expand(data_root)) / KINDS[name]
+    kind = KINDS[name]
+    default = Path(files.expand(data_root)) / kind.folder
     root = Path(path) if path else default
-    reader = CocoObject if name.startswith("coco") else Pascal
-    benchmark: Benchmark = reader(root, kind=name, split=split)
+    benchmark: Benchmark = kind.reader(root, kind=name, split=split)
   else:
     benchmark = Folder(path, name=name, split=split)
   if class_names is not None:

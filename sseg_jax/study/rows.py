@@ -47,7 +47,7 @@ ROWS: dict[str, Row] = {
     "the same with the three best words, about as many as a picture has nouns",
     groups=_TABLE,
     method="global_words",
-    words=3,
+    settings={"words": 3},
   ),
   "oracle": Row(
     "pseudo-masks with oracle labels: what better words alone could reach",
@@ -158,7 +158,7 @@ def choose(names: str) -> list[str]:
     wanted |= found
   if not wanted:
     raise InputError("rows is empty; give table, ablation or names of rows")
-  if any(ROWS[name].method == "global_words" for name in wanted):
+  if any(ROWS[name].needs_trained for name in wanted):
     wanted.add("trained")
   return [name for name in ROWS if name in wanted]
 

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sseg_jax import files
+from sseg_jax.baselines import BASELINES
 from sseg_jax.errors import InputError
 from sseg_jax.runtime.preemption import PREEMPTED
 
@@ -25,16 +26,21 @@ class Row:
     reason: what the comparison with "trained" shows.
     overrides: fields that differ from the base config.
     groups: names by which `--rows` asks for it, besides its own.
-    method: "train", or what is computed without training: "untrained",
-      "global_words" (on the checkpoint of "trained") or "oracle".
-    words: number of words that "global_words" assigns; 0 for all.
+    method: "train", or what is computed without training: one of
+      `methods.METHODS`. A baseline takes the checkpoint of the row "trained".
+    settings: arguments of the method, beside the config.
   """
 
   reason: str
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ("ablation",)
   method: str = "train"
-  words: int = 0
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def needs_trained(self) -> bool:
+    """Whether the row "trained" must be finished first."""
+    return self.method in BASELINES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Run:
   def settings(self) -> dict[str, Any]:
     """All that the result depends on, as JSON reads it back."""
     settings = json.loads(json.dumps(self.config.to_dict()))
-    return settings | {"ablation": {"row": self.name, "words": self.row.words}}
+    return settings | {"ablation": {"row": self.name, **self.row.settings}}
 
   def changes(self) -> list[str] | None:
     """Names what differs from the run that its folder holds; None without one.
@@ -118,82 +124,12 @@ def execute(run: Run) -> int:
       return _wait(
         subprocess.Popen(run.command(), stdout=output, stderr=output)
       )
-  result = compute(run)
+  from sseg_jax.study import methods  # loads JAX, which a training need not
+
+  result = methods.compute(run)
   text = json.dumps(result, indent=2) + "\n"
   files.write_text(run.workdir / "result.json", text)
   return 0
-
-
-def compute(run: Run) -> dict[str, Any]:
-  """Returns a row that needs no training, in the form of train's result.json.
-
-  Retrieval only where the row has embeddings of its own: "untrained".
-  """
-  from etils import epath
-
-  from sseg_jax import (
-    config_check,
-    evaluation,
-    evaluator,
-    metrics,
-    train,
-    train_step,
-  )
-  from sseg_jax.baselines.global_words import GlobalWords
-  from sseg_jax.benchmarks import oracle
-  from sseg_jax.checkpoints import checkpoint
-  from sseg_jax.pseudo_masks import generator
-  from sseg_jax.runtime import provenance
-
-  config = run.config.copy_and_resolve_references()
-  workdir = epath.Path(run.workdir)
-  config_check.check(config)
-  class_names = train.prepare_data(config, workdir).class_names
-  opened, training = train.open_benchmarks(config)
-  output: dict[str, Any] = {}
-  if run.row.method == "untrained":
-    state = train_step.init_state(train_step.make_setup(config, class_names))
-    writer = metrics.MetricWriter(workdir)
-    scores = evaluator.Evaluator(config, opened, workdir, None, training)
-    output = scores(state, 0, writer, 0)
-    output.pop("stored", None)
-    writer.scalars(0, evaluator.flat_scores(output))
-    scores.draw()
-    writer.close()
-  elif run.row.method == "global_words":
-    loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")
-    segmenter = GlobalWords(
-      loaded.params, loaded.model_state, config, words=run.row.words
-    )
-    output["benchmarks"] = {
-      benchmark.name: evaluation.evaluate(
-        segmenter,
-        benchmark,
-        threshold=config.evaluate.background_threshold,
-        templates=config.evaluate.templates,
-      )
-      for benchmark in opened
-    }
-  else:
-    pseudo_masks = generator.build(config)
-    output["benchmarks"] = {
-      benchmark.name: oracle.score(
-        pseudo_masks,
-        benchmark,
-        image_size=config.evaluate.image_size,
-        seed=config.seed,
-      )
-      for benchmark in opened
-    }
-  return {
-    "task": run.row.method,
-    "seed": run.seed,
-    "steps": 0,
-    "final": {},
-    **output,
-    "versions": provenance.versions(),
-    "git_commit": provenance.git_commit(),
-  }
 
 
 def _wait(process: subprocess.Popen) -> int:
