@@ -1,6 +1,6 @@
 """Measures the speed of this package and of the usual alternatives.
 
-python -m sseg_jax.bench --cases=kmeans,vit --json
+This is the command; `cases.py` is the registry of what it measures.
 """
 
 import argparse
@@ -10,32 +10,55 @@ import platform
 import sys
 from collections.abc import Sequence
 
+from sseg_jax import command_line
+from sseg_jax.bench import timing
+from sseg_jax.bench.cases import CASES, CHOOSE, FOR_GPUS
 from sseg_jax.errors import InputError, reported
+from sseg_jax.runtime import progress_bar
+
+_EXAMPLES = (
+  "--cases=kmeans,assignment",
+  "--cases=paper_step --batch_size=64 --alone --json",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
-  from sseg_jax.bench.cases import CASES, FOR_GPUS
-
   usual = [name for name in CASES if name not in FOR_GPUS]
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.bench",
-    description="Times the same work done in several ways, side by side.",
-    epilog="cases: "
-    + "; ".join(
-      f"{name}: {(case.__doc__ or '').splitlines()[0]}"
-      for name, case in CASES.items()
-    ),
+  parser = command_line.Parser(
+    "bench",
+    "Times the same work done in several ways: by this package and by others. "
+    + "Cases: "
+    + "; ".join(f"{name}: {case.what}" for name, case in CASES.items())
+    + ".",
+    _EXAMPLES,
   )
   add = parser.add_argument
   add(
     "--cases",
     default=",".join(usual),
-    help="names, with commas; those for GPUs only where they are named",
+    help="comma-separated; those for GPUs run only if they are named; default:"
+    " all others",
   )
-  add("--rounds", type=int, default=7, help="turns of which medians are taken")
-  add("--small", action="store_true", help="tiny sizes: does it run at all?")
-  add("--batch_size", type=int, help="of cases for GPUs; 128 by default")
-  add("--alone", action="store_true", help="cases for GPUs without torch's")
+  add(
+    "--rounds",
+    type=int,
+    default=7,
+    help="how often all ways are run in turn; the median is reported",
+  )
+  add(
+    "--small", action="store_true", help="tiny sizes, to see that a case runs"
+  )
+  add(
+    "--batch_size",
+    type=int,
+    help=f"of {', '.join(CHOOSE)}; by default 128",
+  )
+  add(
+    "--alone",
+    action="store_true",
+    help="do not run torch, for a batch that it has no memory for; with the"
+    " same cases as --batch_size",
+  )
   add("--json", action="store_true", help="print the measurements as JSON")
   return parser
 
@@ -43,13 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
-  import jax
-
-  from sseg_jax.bench import timing
-  from sseg_jax.bench.cases import CASES, CHOOSE
-  from sseg_jax.plan import chips
-  from sseg_jax.runtime import provenance
-
   flags = _parser().parse_args(argv)
   names = [name.strip() for name in flags.cases.split(",") if name.strip()]
   unknown = [name for name in names if name not in CASES]
@@ -66,12 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = {"batch_size": flags.batch_size, "alone": flags.alone}
     if set(names) - set(CHOOSE):
       raise InputError(
-        f"batch_size, alone: go with --cases of {', '.join(CHOOSE)}"
+        "batch_size and alone can only be given for the cases"
+        f" {', '.join(CHOOSE)}; name them with --cases"
       )
+  import jax
+
+  from sseg_jax.plan import chips
+  from sseg_jax.runtime import provenance
+
   results = {}
   peak = chips.peak_flops(jax.devices()[0].device_kind)
-  for name in names:
-    print(f"{name} …", file=sys.stderr, flush=True)
+  for name in progress_bar.tracked(names, "cases"):
     results[name] = timing.measure(
       CASES[name](flags.small, **chosen), rounds=flags.rounds, peak_flops=peak
     )

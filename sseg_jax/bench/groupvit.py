@@ -5,13 +5,13 @@ GroupViT (arXiv:2202.11094) is a ViT-S/16 that groups its tokens. Weights are
 random.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from sseg_jax import default_config
+from sseg_jax.bench.packages import need
 from sseg_jax.bench.timing import Case
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
@@ -29,7 +29,7 @@ _THEIRS: dict[str, Any] = {
 }
 
 
-def segment(small: bool, need: Callable[[str], Any]) -> Case:
+def segment(small: bool) -> Case:
   """One picture, twenty words encoded anew: the best word of each pixel."""
   torch, transformers = need("torch"), need("transformers")
   side = 224

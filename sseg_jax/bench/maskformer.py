@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from sseg_jax import default_config, losses
+from sseg_jax.bench.packages import need
 from sseg_jax.bench.timing import Case
 from sseg_jax.models import sseg
 from sseg_jax.models.dropout import ExampleRngs
@@ -27,7 +28,7 @@ _SMALL: dict[str, Any] = {"num_queries": 12, "decoder_layers": 2, "ffn_dim": 64}
 _TRAINED = ("backbone", "maskformer")
 
 
-def train_step(small: bool, need: Callable[[str], Any]) -> Case:
+def train_step(small: bool) -> Case:
   """A training step on given masks: matching, losses, gradients, AdamW."""
   torch = need("torch")
   b, side = (2, 64) if small else (8, 224)
@@ -39,7 +40,7 @@ def train_step(small: bool, need: Callable[[str], Any]) -> Case:
   labels = labels.reshape(b, 4, 4).repeat(side // 4, 1).repeat(side // 4, 2)
   step = _stepper(c, image, labels)
 
-  module = _reference(c, need, supervised=True).train()
+  module = reference(c, supervised=True).train()
   optimizer = torch.optim.AdamW(module.parameters(), 1e-4, weight_decay=0.05)
   pixels = _normalised(torch, image)
   masks = [
@@ -79,8 +80,9 @@ def train_step(small: bool, need: Callable[[str], Any]) -> Case:
   )
 
 
-def inference(small: bool, need: Callable[[str], Any], b: int) -> Case:
-  """Masks of `b` pictures."""
+def inference(small: bool, b: int = 1) -> Case:
+  """Masks of `b` pictures at once; with `small` of two at most."""
+  b = min(b, 2) if small else b
   torch = need("torch")
   side = 64 if small else 224
   c = _config(small)
@@ -95,7 +97,7 @@ def inference(small: bool, need: Callable[[str], Any], b: int) -> Case:
     return model.image_features(image).mask_logits
 
   on_device = jnp.asarray(image)
-  module = _reference(c, need, supervised=False).eval()
+  module = reference(c, supervised=False).eval()
   pixels = _normalised(torch, image)
 
   def ours():
@@ -165,12 +167,12 @@ def _stepper(config: Any, image: Any, labels: Any) -> Callable[[], Any]:
   return ours
 
 
-def _reference(
-  config: Any, need: Callable[[str], Any], supervised: bool
-) -> Any:
-  """Returns MaskFormerForInstanceSegmentation of the same sizes.
+def reference(config: Any, *, supervised: bool) -> Any:
+  """Returns transformers' MaskFormerForInstanceSegmentation of the same sizes.
 
-  `supervised` says whether it gives the masks of earlier layers.
+  Args:
+    config: the run's fields.
+    supervised: whether it gives the masks of earlier layers.
   """
   torch, transformers = need("torch"), need("transformers")
   c = config.model
@@ -178,7 +180,7 @@ def _reference(
   swin = transformers.MaskFormerSwinConfig(
     image_size=224,
     embed_dim=96,
-    depths=list(SWIN_SIZES["swin_t"]["depths"]),
+    depths=list(SWIN_SIZES[c.backbone]["depths"]),
     num_heads=[3, 6, 12, 24],
     window_size=7,
     drop_path_rate=c.drop_path,

@@ -1,7 +1,7 @@
-"""A training step beside each of its parts alone.
+"""A training step, and each of its parts alone.
 
 Parts that are trained run forward and backward. Their times do not add up to
-that of the step: under one jit, parts share some work and data in the cache.
+the time of the step, because parts of one program share work and cached data.
 """
 
 import functools
@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from sseg_jax import default_config, losses, matching, optim, train_step
+from sseg_jax.bench import frozen
 from sseg_jax.bench.timing import Case
 from sseg_jax.models import layers, sseg
 from sseg_jax.models.dropout import ExampleRngs
@@ -24,8 +25,9 @@ from sseg_jax.pseudo_masks.tokens import Tokens
 Way = Callable[[], Any]
 
 
-def step(small: bool, teacher: Tokens) -> Case:
-  """Builds the case; `teacher` is the online generator, a ViT with K-means."""
+def step(small: bool) -> Case:
+  """Builds the case."""
+  teacher = frozen.vit_s16()
   b, side = (2, 64) if small else (8, 224)
   c = default_config.get_config()
   c.batch_size, c.image_size, c.dtype = b, side, "float32"
@@ -60,22 +62,24 @@ def step(small: bool, teacher: Tokens) -> Case:
   return Case(
     f"training step of Swin-T, {c.text.layers} layers of text, frozen ViT-S/16,"
     f" batch {b}, {side} px, float32; parts alone",
-    {"the whole step": run, **_parts(setup, state, batch, teacher)},
+    {
+      "the whole step": run,
+      **_networks(setup, state, batch, teacher),
+      **_clustering(batch, teacher),
+      **_losses(setup, batch, teacher),
+      "optimizer": _optimizer(setup, state),
+    },
   )
 
 
-def _parts(
+def _networks(
   setup: train_step.Setup,
   state: train_step.TrainState,
   batch: dict[str, jax.Array],
   teacher: Tokens,
 ) -> dict[str, Way]:
-  c, params = setup.config, state.params
-  b, side = c.batch_size, c.image_size
-  rng = np.random.default_rng(1)
-
-  def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+  """Returns the trained networks, forward and backward."""
+  params = state.params
 
   def trained(call: Callable[..., Any], *inputs: Any) -> Way:
     """Gradients with respect to the parameters and, if floats, the inputs."""
@@ -92,16 +96,55 @@ def _parts(
 
   pixels = layers.normalize_pixels(batch["image"], jnp.float32)
   model = nnx.merge(setup.graphdef, params, state.model_state)
-  levels = {
-    name: normal(*x.shape)
-    for name, x in nnx.eval_shape(lambda x: model.backbone(x), pixels).items()
+  shapes = nnx.eval_shape(lambda x: model.backbone(x), pixels)
+  levels = {name: _normal(*x.shape) for name, x in shapes.items()}
+  return {
+    "backbone": trained(
+      lambda model, rngs, x: model.backbone(x, train=True, rngs=rngs), pixels
+    ),
+    "pixel decoder": trained(
+      lambda model, _, levels: model.maskformer.fpn(levels), levels
+    ),
+    "pixel decoder, decoder and masks": trained(
+      lambda model, rngs, levels: (
+        model.maskformer(levels, train=True, rngs=rngs).mask_logits
+      ),
+      levels,
+    ),
+    "text tower": trained(
+      lambda model, rngs, text: model.text(text, train=True, rngs=rngs),
+      batch["text"],
+    ),
   }
-  masks = normal(
-    *(c.model.decoder_layers, b, c.model.num_queries, side // 4, side // 4)
-  )
+
+
+def _clustering(batch: dict[str, jax.Array], teacher: Tokens) -> dict[str, Way]:
+  """Returns the frozen network, and K-means on tokens of noise."""
+  b, side = batch["image"].shape[:2]
+  points = _normal(b, (side // teacher.stride) ** 2, 384)
+  cluster = functools.partial(kmeans.kmeans, k=teacher.k, metric="cosine")
+  return {
+    "frozen ViT": _run(
+      jax.jit(teacher.features), teacher.frozen, batch["image"]
+    ),
+    "K-means": _run(
+      jax.jit(cluster), points, jax.random.split(jax.random.key(0), b)
+    ),
+  }
+
+
+def _losses(
+  setup: train_step.Setup, batch: dict[str, jax.Array], teacher: Tokens
+) -> dict[str, Way]:
+  """Returns the matching alone, and both losses with their gradients."""
+  c = setup.config
+  b, side = c.batch_size, c.image_size
+  layer_count, queries = c.model.decoder_layers, c.model.num_queries
+  masks = _normal(layer_count, b, queries, side // 4, side // 4)
   cells = side // teacher.stride
   labels = jnp.asarray(
-    rng.integers(teacher.k, size=(b, cells, cells)), jnp.int32
+    np.random.default_rng(1).integers(teacher.k, size=(b, cells, cells)),
+    jnp.int32,
   )
 
   def mask_loss(masks, labels):
@@ -120,40 +163,10 @@ def _parts(
       image, text, jnp.float32(2), batch["valid"], max_logit_scale=100.0
     )[0]
 
-  def update(grads, moments, params):
-    updates, moments = setup.optimizer.update(grads, moments, params)
-    return optax.apply_updates(params, updates), moments
-
-  keys = jax.random.split(jax.random.key(0), b)
-  points = normal(b, cells * cells, 384)
-  cost = normal(c.model.decoder_layers * b, teacher.k, c.model.num_queries)
-  embedded = normal(2, b, c.model.embed_dim)
+  cost = _normal(layer_count * b, teacher.k, queries)
+  embedded = _normal(2, b, c.model.embed_dim)
   valid = jnp.ones(cost.shape[:2], bool)
   return {
-    "backbone": trained(
-      lambda model, rngs, x: model.backbone(x, train=True, rngs=rngs), pixels
-    ),
-    "pixel decoder": trained(
-      lambda model, _, levels: model.maskformer.fpn(levels), levels
-    ),
-    "pixel decoder, decoder and masks": trained(
-      lambda model, rngs, levels: (
-        model.maskformer(levels, train=True, rngs=rngs).mask_logits
-      ),
-      levels,
-    ),
-    "text tower": trained(
-      lambda model, rngs, text: model.text(text, train=True, rngs=rngs),
-      batch["text"],
-    ),
-    "frozen ViT": _run(
-      jax.jit(teacher.features), teacher.frozen, batch["image"]
-    ),
-    "K-means": _run(
-      jax.jit(functools.partial(kmeans.kmeans, k=teacher.k, metric="cosine")),
-      points,
-      keys,
-    ),
     "matching, costs given": _run(jax.jit(matching.match), cost, valid),
     "mask loss, with costs and matching": _run(
       jax.jit(jax.grad(mask_loss)), masks, labels
@@ -161,13 +174,23 @@ def _parts(
     "contrastive loss": _run(
       jax.jit(jax.grad(contrastive, (0, 1))), embedded[0], embedded[1]
     ),
-    "optimizer": _run(
-      jax.jit(update),
-      jax.tree.map(lambda x: 1e-3 * jnp.ones_like(x), params),
-      state.opt_state,
-      params,
-    ),
   }
+
+
+def _optimizer(setup: train_step.Setup, state: train_step.TrainState) -> Way:
+  """Returns the update of all parameters."""
+
+  def update(grads, moments, params):
+    updates, moments = setup.optimizer.update(grads, moments, params)
+    return optax.apply_updates(params, updates), moments
+
+  grads = jax.tree.map(lambda x: 1e-3 * jnp.ones_like(x), state.params)
+  return _run(jax.jit(update), grads, state.opt_state, state.params)
+
+
+def _normal(*shape: int) -> jax.Array:
+  """Returns normal noise."""
+  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
 def _run(function: Callable[..., Any], *arguments: Any) -> Way:
