@@ -92,10 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   results = {}
   peak = chips.peak_flops(jax.devices()[0].device_kind)
-  for name in progress_bar.tracked(names, "cases"):
-    results[name] = timing.measure(
-      CASES[name](flags.small, **chosen), rounds=flags.rounds, peak_flops=peak
-    )
+  with progress_bar.progress_bar(len(names), "cases") as bar:
+    for name in names:
+      bar.set_description(name)
+      results[name] = timing.measure(
+        CASES[name](flags.small, **chosen), rounds=flags.rounds, peak_flops=peak
+      )
+      bar.update()
   machine = {
     "device": jax.devices()[0].device_kind,
     "processor": platform.processor() or platform.machine(),

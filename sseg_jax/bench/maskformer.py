@@ -5,7 +5,6 @@ ours has no class head. The tests hold that equal weights give equal masks.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from flax import nnx
 
 from sseg_jax import default_config, losses
 from sseg_jax.bench.packages import need
-from sseg_jax.bench.timing import Case
+from sseg_jax.bench.timing import Case, Way
 from sseg_jax.models import sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.swin import SWIN_SIZES
@@ -127,7 +126,7 @@ def _config(small: bool) -> Any:
   return config
 
 
-def _stepper(config: Any, image: Any, labels: Any) -> Callable[[], Any]:
+def _stepper(config: Any, image: Any, labels: Any) -> Way:
   graphdef, _, _ = sseg.build(config)
   params, state = sseg.init(config, 0)
   others = {k: v for k, v in params.items() if k not in _TRAINED}

@@ -1,7 +1,6 @@
 """The paper's training step, beside torch's (`paper_torch.py`)."""
 
 import functools
-from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -12,10 +11,8 @@ from sseg_jax import default_config, sharding, train_step
 from sseg_jax.bench import paper_torch
 from sseg_jax.bench.frozen import random
 from sseg_jax.bench.packages import need
-from sseg_jax.bench.timing import Case
+from sseg_jax.bench.timing import Case, Way
 from sseg_jax.plan import networks
-
-Way = Callable[[], Any]
 
 
 def config_of(small: bool, batch_size: int) -> Any:

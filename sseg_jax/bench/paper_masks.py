@@ -1,7 +1,6 @@
 """The paper's frozen network: pseudo-masks by it, and its attention alone."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +10,11 @@ import numpy as np
 from sseg_jax.bench import paper
 from sseg_jax.bench.frozen import in_transformers, random
 from sseg_jax.bench.packages import need
-from sseg_jax.bench.timing import Case
+from sseg_jax.bench.timing import Case, Way
 from sseg_jax.models.attention import attend, attend_in_steps
 from sseg_jax.models.kernels import flash
 from sseg_jax.plan import networks
 from sseg_jax.pseudo_masks import tokens
-
-Way = Callable[[], Any]
 
 
 def pseudo_masks(

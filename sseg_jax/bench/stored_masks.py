@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import numpy as np
 
 from sseg_jax import default_config, train_step
 from sseg_jax.bench import frozen
-from sseg_jax.bench.timing import Case
+from sseg_jax.bench.timing import Case, Way
 
 
 def cached(small: bool) -> Case:
@@ -56,7 +54,7 @@ def cached(small: bool) -> Case:
   )
 
 
-def _stepper(setup, batch) -> Callable[[], Any]:
+def _stepper(setup, batch) -> Way:
   step = jax.jit(functools.partial(train_step.train_step, setup))
   state = train_step.init_state(setup)
 

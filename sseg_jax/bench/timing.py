@@ -1,10 +1,13 @@
-"""Times several ways of doing the same work, in turns."""
+"""Times several ways of doing the same work, one after the other."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# Does the work once, and returns when it is done (`jax.block_until_ready`).
+Way = Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,18 +16,16 @@ class Case:
 
   Attributes:
     what: the work and its sizes, one line.
-    ways: name -> function without arguments that returns when the work is done
-      (`jax.block_until_ready`). The first is the one that the others are
-      compared with.
+    ways: name -> `Way`. The others are compared with the first one.
     agreement: how far the results of the ways differ, as a text; measured
       before the timing, so that equal work is compared.
-    images: that each way takes at once, for images a second; 0: not told.
+    images: how many each way takes at once, for images a second; 0: unknown.
     flops: operations that the work takes, nothing counted twice, for the share
-      of the device's peak (MFU); 0: not told.
+      of the device's peak (MFU); 0: unknown.
   """
 
   what: str
-  ways: Mapping[str, Callable[[], Any]]
+  ways: Mapping[str, Way]
   agreement: str = ""
   images: int = 0
   flops: float = 0.0
@@ -39,12 +40,18 @@ def measure(
 ) -> dict[str, Any]:
   """Returns seconds of each way and ratios to the first.
 
-  Each round runs all ways in turn, and the order is reversed every other round,
-  so that a slow phase of a shared machine affects all alike. Each way runs
-  twice and the second time counts, because the first run fills memory and
-  caches again. A ratio is the median over rounds of the ratio within a round.
-  Above 1, the way takes longer than the first.
-  `peak_flops` is the device's, for MFU.
+  Each round runs all ways one after the other. Every other round runs them in
+  the reverse order, so that a slow phase of a shared machine affects all alike.
+  Each way runs twice, and the second run counts: the first fills memory and
+  caches. A ratio is the median over rounds of the ratio within a round. If it
+  is above 1, the way takes longer than the first way.
+
+  Args:
+    case: see `Case`.
+    rounds: how many.
+    warmup: how often each way is run before the first round.
+    peak_flops: of the device, in operations a second, for MFU; None leaves out
+      MFU.
   """
   for run in case.ways.values():
     for _ in range(warmup):
