@@ -1,10 +1,7 @@
 """Trains variants of one config over several seeds, and tabulates their scores.
 
-python -m sseg_jax.ablations --config=configs/quickstart.py --out=runs/ablations
-
-Each training is a process of its own, `sseg_jax.main` in OUT/ROW/seedN. What
-is finished is kept: the same command goes on where it stopped. The rows are
-in `study/rows.py`.
+Each training is a process of its own: `sseg_jax.main` in OUT/ROW/seedN. The
+variants are the rows of `study/rows.py`.
 """
 
 import argparse
@@ -16,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sseg_jax import files
+from sseg_jax import command_line, files
 from sseg_jax.config_files import parse_settings
 from sseg_jax.errors import InputError, reported
 from sseg_jax.study import table
@@ -25,24 +22,53 @@ from sseg_jax.study.runs import PREEMPTED, Run, execute
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.ablations",
-    description="Trains variants of a config and tabulates their scores.",
+  parser = command_line.Parser(
+    "ablations",
+    "Trains variants of a config over several seeds, and writes a table of"
+    " their scores. Finished runs are kept: the same command, started again,"
+    " continues where it stopped.",
+    (
+      "--list",
+      "--config=configs/quickstart.py --rows=table \\\n    --seeds=0,1,2"
+      " --out=runs/ablations",
+    ),
   )
   add = parser.add_argument
-  add("--config", default="configs/quickstart.py", help="the base, a file")
-  add("--out", type=files.path, default=Path("runs/ablations"), help="folder")
-  add("--rows", default="table", help="table, ablation or names, with commas")
-  add("--seeds", default="0", help="comma-separated, e.g. 0,1,2")
-  add("--steps", type=int, help="instead of the config's total_steps")
+  add(
+    "--config",
+    default="configs/quickstart.py",
+    help="file of the config that all rows change; default: %(default)s",
+  )
+  add(
+    "--out",
+    type=files.path,
+    default=Path("runs/ablations"),
+    help="folder of the runs and of the table; default: %(default)s",
+  )
+  add(
+    "--rows",
+    default="table",
+    help="comma-separated names of rows, or of the groups table and ablation;"
+    " default: %(default)s",
+  )
+  add("--seeds", default="0", help="comma-separated, e.g. 0,1,2; default: 0")
+  add(
+    "--steps",
+    type=int,
+    help="in place of the config's total_steps",
+  )
   add(
     "--set",
     action="append",
     default=[],
     metavar="FIELD=VALUE",
-    help="override of the base in all rows; may be repeated",
+    help="changes a field of the base config; may be repeated",
   )
-  add("--list", action="store_true", help="say what the rows are, and stop")
+  add(
+    "--list",
+    action="store_true",
+    help="print all rows with their reasons",
+  )
   add("--json", action="store_true", help="print the table as JSON")
   return parser
 
@@ -86,12 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
       continue
     if run.row.needs_trained and ("trained", run.seed) in failed:
       failed.append((run.name, run.seed))
-      print(f"{place}: has no checkpoint of trained", file=sys.stderr)
+      print(
+        f"{place}: not run, because it needs the checkpoint of the row trained,"
+        " which failed",
+        file=sys.stderr,
+      )
       continue
     print(f"{place}: {run.workdir}", file=sys.stderr, flush=True)
     code = execute(run)
     if code == PREEMPTED:
-      print("asked to stop: start again to go on", file=sys.stderr)
+      print(
+        "stopped by a signal; run the same command again to continue",
+        file=sys.stderr,
+      )
       return code
     if code:
       failed.append((run.name, run.seed))

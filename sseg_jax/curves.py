@@ -1,12 +1,6 @@
-"""Draws a scalar of several runs over one another, and compares their ends.
+"""Draws a scalar of several runs into one picture, and compares their ends.
 
-    python -m sseg_jax.ablations --rows=trained,bfloat16 --steps=200 --out=OUT \
-      --set log_every_steps=1
-    python -m sseg_jax.curves float32=OUT/trained/seed0 \
-      bfloat16=OUT/bfloat16/seed0 --out=loss.png
-
-Runs are work directories or their `metrics.jsonl`; the first is the one that
-the others are compared with.
+The runs are compared with the first one. `study/curves.py` does the work.
 """
 
 import argparse
@@ -14,29 +8,45 @@ import json
 import sys
 from collections.abc import Sequence
 
-from sseg_jax import files
+from sseg_jax import command_line, files
 from sseg_jax.errors import InputError, reported
 from sseg_jax.images import drawing
 from sseg_jax.study.curves import compare, read
 
 
-@reported
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command."""
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.curves",
-    description="Draws a scalar of several runs over one another.",
+def _parser() -> argparse.ArgumentParser:
+  parser = command_line.Parser(
+    "curves",
+    "Draws a scalar of several runs into one picture, and compares the end of"
+    " each run with that of the first.",
+    (
+      "\\\n    float32=runs/f32 bfloat16=runs/bf16 --out=loss.png",
+      "first=runs/a second=runs/b \\\n    --scalar=loss/contrastive --json",
+    ),
   )
   add = parser.add_argument
   add(
-    "runs", nargs="+", metavar="NAME=FOLDER", help="a run and what to call it"
+    "runs",
+    nargs="+",
+    metavar="NAME=FOLDER",
+    help="what to call a run, and its work directory or metrics.jsonl",
   )
-  add("--scalar", default="loss", help="as it is called in metrics.jsonl")
+  add(
+    "--scalar",
+    default="loss",
+    help="its name in metrics.jsonl; default: %(default)s",
+  )
   add(
     "--out", type=files.path, help="a PNG; without it only numbers are printed"
   )
   add("--json", action="store_true", help="print JSON")
-  flags = parser.parse_args(argv)
+  return parser
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  flags = _parser().parse_args(argv)
   curves = {}
   for run in flags.runs:
     name, equals, folder = run.partition("=")
@@ -52,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(json.dumps(rows))
     return 0
   for i, row in enumerate(rows):
-    line = f"{row['run']}: {row['last']:.5g} over the last quarter"
+    line = f"{row['run']}: mean {row['last']:.5g} over the last quarter"
     if i and row["largest"] is not None:
       line += (
-        f", {row['difference']:.2g} from the first there,"
-        f" {row['largest']:.2g} at most"
+        f"; differs from the first run by {row['difference']:.2g} on average"
+        f" there, by {row['largest']:.2g} at most"
       )
     print(line)
   return 0

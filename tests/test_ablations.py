@@ -202,7 +202,7 @@ def test_failures_are_told_and_the_rest_goes_on(
   assert names == ["trained", "k_4", "oracle"]
   message = capsys.readouterr().err
   assert "failed with exit code 1" in message and "output.txt" in message
-  assert "no checkpoint of trained" in message
+  assert "needs the checkpoint of the row trained" in message
 
 
 def test_stops_when_a_run_was_asked_to(config_path, tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_the_second_is_compared_with_the_first(runs, capsys):
   with Image.open(out) as image:
     assert image.format == "PNG"
   assert curves.main(arguments) == 0
-  assert "0.1 from the first there, 0.5 at most" in capsys.readouterr().out
+  assert "by 0.1 on average there, by 0.5 at most" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from test_evaluate import save_checkpoint
 
 from sseg_jax import predict
 from sseg_jax.errors import InputError
-from sseg_jax.images import drawing, reader
+from sseg_jax.images import drawing, reader, result_files
 
 
 def test_help_needs_no_jax():
@@ -50,7 +50,7 @@ def test_help_needs_no_jax():
     (["--words=cat", "--out=x.gif"], "not written as .gif; use one of .png"),
     (["--words=cat", "--out=x.heic"], "not written as .heic"),
     (["--words=cat", "--out=a.svg"], "not written as .svg"),
-    (["--words=cat", "--out=a\0b"], "cannot make this folder"),
+    (["--words=cat", "--out=a\0b"], "is no folder's name"),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, argv, message):
@@ -68,14 +68,14 @@ def test_window_step():
 
 def test_output_names_never_collide(tmp_path):
   a, b = tmp_path / "a" / "x.jpg", tmp_path / "b" / "X.jpg"
-  outputs = predict._outputs([a, b, a], tmp_path / "out")
+  outputs = result_files.choose([a, b, a], tmp_path / "out")
   names = [path.name for pair in outputs for path in pair]
   assert len({name.lower() for name in names}) == 6
   assert names[0] == "x_overlay.png"
   with pytest.raises(InputError, match="one file for 2 pictures"):
-    predict._outputs([a, b], tmp_path / "out.png")
+    result_files.choose([a, b], tmp_path / "out.png")
   long = tmp_path / ("é" * 124 + ".jpg")
-  (overlay, labels) = predict._outputs([long], tmp_path)[0]
+  (overlay, labels) = result_files.choose([long], tmp_path)[0]
   overlay.touch()
   labels.touch()
 
@@ -89,7 +89,7 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
     Image.fromarray(grey).save(path)
 
   def names(images, out=tmp_path):
-    return [p.name for pair in predict._outputs(images, out) for p in pair]
+    return [p.name for pair in result_files.choose(images, out) for p in pair]
 
   assert names([image]) == ["a_2_overlay.png", "a_2_labels.png"]
   error = capsys.readouterr().err
@@ -116,13 +116,15 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
 
 @pytest.mark.parametrize("out", ["r.jpg", "r.JPEG", "r.webp", "r.tif", "r.bmp"])
 def test_a_picture_name_is_a_file(tmp_path, out):
-  ((overlay, labels),) = predict._outputs([tmp_path / "a.png"], tmp_path / out)
+  ((overlay, labels),) = result_files.choose(
+    [tmp_path / "a.png"], tmp_path / out
+  )
   drawing.save(overlay, np.full((9, 9, 3), 77, np.uint8))
   assert (tmp_path / out).is_file() and labels == tmp_path / "r_labels.png"
   assert reader.read_image(overlay).mean() == pytest.approx(77, abs=1)
   (tmp_path / "d.png").mkdir()
   for folder in (tmp_path / "d.png", f"{tmp_path}/e.png/"):
-    pair = predict._outputs([tmp_path / "a.png"], folder)[0]
+    pair = result_files.choose([tmp_path / "a.png"], folder)[0]
     assert pair[0].parent.is_dir() and pair[0].name == "a_overlay.png"
 
 

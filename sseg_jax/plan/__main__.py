@@ -1,30 +1,34 @@
 """Plans a training run: memory, operations, time and cost, without the pod.
 
-python -m sseg_jax.plan --config=configs/cc26m.py --topology=v5e:16x16
-
-Compiles the training step for a slice of TPUs that need not be there. Without
---topology it plans for this machine's devices, and runs a few steps beside.
-
-python -m sseg_jax.plan --generators=dino,pixels --topology=v5e
-
-projects what generators of pseudo-masks take on one chip (Table 1).
+This is the command. `planner.py` plans a run, `sweep.py` plans it for many
+numbers of chips, `generators.py` plans what makes pseudo-masks.
 """
 
 import argparse
-import copy
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sseg_jax import command_line
 from sseg_jax.errors import InputError, reported
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.plan",
-    description="Compiles a config's training step and projects its speed.",
+  parser = command_line.Parser(
+    "plan",
+    "Compiles a config's training step and projects its memory, speed and cost."
+    " With --topology it compiles for TPUs that need not be there; without, for"
+    " the devices of this machine, and runs a few steps as well. With"
+    " --generators it projects how long pseudo-masks take on one chip (Table"
+    " 1).",
+    (
+      "--config=configs/cc26m.py --topology=v5e:16x16",
+      "--config=configs/cc26m.py --topology=v5e \\\n    --sweep=8..256"
+      " --out=scaling",
+      "--generators=dino,pixels --topology=v5e",
+    ),
   )
   add = parser.add_argument
   add("--config", help="config file of the training run")
@@ -37,23 +41,27 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     "--topology",
-    help="slice of TPUs: v4, v5e, v5p or v6e and its shape, e.g. v5e:16x16;"
-    " this machine's devices without it",
+    help="TPU chip (v4, v5e, v5p, v6e) and shape of the slice, e.g. v5e:16x16;"
+    " default: the devices of this machine",
   )
-  add("--sweep", help="numbers of chips, e.g. 8..256: how does it scale?")
+  add("--sweep", help="plans for many numbers of chips, e.g. 8..256")
   add(
     "--per_chip",
     type=int,
-    help="with --sweep: a second curve, of so many pictures a chip",
+    help="with --sweep: also plans with so many pictures on each chip",
   )
   add(
     "--generators",
-    help="in place of --config: rows of Table 1 (see evaluate --oracle), for"
-    " one chip of --topology",
+    help="in place of --config: comma-separated rows of Table 1 (see"
+    " sseg_jax.evaluate --help), on one chip of --topology",
   )
-  add("--image_size", type=int, help="with --generators: side, 224 by default")
-  add("--batch_size", type=int, help="with --generators: 128 by default")
-  add("--k", type=int, help="with --generators: masks an image, 8 by default")
+  add(
+    "--image_size",
+    type=int,
+    help="with --generators: side of the pictures, by default 224",
+  )
+  add("--batch_size", type=int, help="with --generators: by default 128")
+  add("--k", type=int, help="with --generators: masks a picture, by default 8")
   add("--out", help="with --sweep: folder for the plot and its numbers")
   add("--json", action="store_true", help="print the plan as JSON")
   return parser
@@ -86,22 +94,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(flags: argparse.Namespace) -> None:
   if bool(flags.config) == bool(flags.generators):
-    raise InputError("give either --config, or --generators and --topology")
+    raise InputError("give --config, or --generators with --topology")
   for name in ("image_size", "batch_size", "k"):
     value = getattr(flags, name)
     if value is not None and not flags.generators:
-      raise InputError(f"{name}: goes with --generators; use --set {name}=…")
+      raise InputError(f"{name}: belongs to --generators; use --set")
     if value is not None and value < 1:
       raise InputError(f"{name}={value}: must be at least 1")
   if flags.generators and (not flags.topology or flags.sweep or flags.set):
     raise InputError(
-      "generators: needs --topology, e.g. v5e, and takes no --sweep, no --set"
+      "generators: give --topology as well, e.g. v5e, and neither --sweep nor"
+      " --set"
     )
   if flags.sweep and not flags.topology:
     raise InputError("sweep: give the chip as well, e.g. --topology=v5e")
   for name in ("per_chip", "out"):
     if getattr(flags, name) is not None and not flags.sweep:
-      raise InputError(f"{name}: goes with --sweep alone")
+      raise InputError(f"{name}: belongs to --sweep; give that as well")
   if flags.per_chip is not None and flags.per_chip < 1:
     raise InputError(f"per_chip={flags.per_chip}: must be at least 1")
 
@@ -141,27 +150,14 @@ def _generators(flags: argparse.Namespace) -> tuple[Any, str]:
 def _sweep(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
   from sseg_jax.plan import chips, planner, sweep
 
-  counts = sweep.parse(flags.sweep)
-
-  def plan(topology, batch_size):
-    # Every batch size trains the same number of epochs, even if the config does
-    # not call `follow_batch`.
-    pairs = config.total_steps * config.batch_size
-    changed = copy.deepcopy(config)
-    changed.batch_size = batch_size
-    if changed.total_steps == config.total_steps:
-      changed.total_steps = max(1, round(pairs / batch_size))
-      warmup = config.optim.warmup_steps * config.batch_size // batch_size
-      changed.optim.warmup_steps = min(warmup, changed.total_steps - 1)
-    return planner.plan(changed, topology)
-
   rows = sweep.run(
     chips.find(flags.topology.partition(":")[0]),
-    counts,
+    sweep.parse(flags.sweep),
     config.batch_size,
     flags.per_chip,
-    plan,
-    lambda text: print(f"{text} …", file=sys.stderr, flush=True),
+    lambda topology, batch_size: planner.plan(
+      sweep.with_batch_size(config, batch_size), topology
+    ),
   )
   if flags.out:
     sweep.write(rows, flags.out)

@@ -1,5 +1,6 @@
 """How a step scales with the number of chips."""
 
+import copy
 import json
 import pathlib
 import re
@@ -10,15 +11,16 @@ from sseg_jax import files
 from sseg_jax.errors import InputError
 from sseg_jax.plan import page
 from sseg_jax.plan.chips import Chip, Topology, squarest
+from sseg_jax.runtime.progress_bar import progress_bar
 
 LARGEST = 2**14
 
 
 def parse(text: str) -> list[int]:
-  """Reads "8..1024": the powers of two from the one to the other.
+  """Returns the powers of two in a range such as "8..1024".
 
   Raises:
-    InputError: for anything else.
+    InputError: if `text` is no range, or holds no power of two.
   """
   match = re.fullmatch(r"(\d+)\.\.(\d+)", text)
   if not match:
@@ -38,17 +40,17 @@ def run(
   batch_size: int,
   per_chip: int | None,
   plan: Callable[[Topology, int], Mapping[str, Any]],
-  progress: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-  """Plans for each number of chips, and tells where it is not possible.
+  """Plans for each number of chips; a row says why if that is impossible.
 
   Args:
-    chip: of all slices.
-    counts: of chips.
-    batch_size: of the curve with a fixed batch.
-    per_chip: pictures a chip of the other curve; None leaves that out.
-    plan: topology and batch size -> `report.make`'s; may raise InputError.
-    progress: is told what comes next.
+    chip: the kind of chip.
+    counts: numbers of chips.
+    batch_size: of the first curve, for every number of chips.
+    per_chip: the second curve has a batch of so many pictures on each chip;
+      None leaves that curve out.
+    plan: function from topology and batch size to what `report.make` returns;
+      it may raise InputError.
 
   Returns:
     One row for each curve and number, in order.
@@ -59,28 +61,63 @@ def run(
   if per_chip:
     curves.append((f"{per_chip} a chip", lambda n: per_chip * n))
   rows = []
-  for curve, batch in curves:
-    for n in counts:
-      row: dict[str, Any] = {"curve": curve, "chips": n, "batch_size": batch(n)}
-      try:
-        topology = squarest(chip, n)
-        row["topology"] = str(topology)
-        progress(f"{topology}, {curve}")
-        made = plan(topology, batch(n))
-        row["memory"] = made["memory"]["total"]
-        row["fits"] = made["fits"]
-        row |= {key: made["projected"][key] for key in _FIELDS}
-      except InputError as error:
-        row["problem"] = str(error)
-      rows.append(row)
+  with progress_bar(len(curves) * len(counts), "plans") as bar:
+    for curve, batch in curves:
+      for n in counts:
+        bar.set_description(f"{n} chips, {curve}")
+        size = batch(n)
+        row = {"curve": curve, "chips": n, "batch_size": size}
+        rows.append(row | _planned(chip, n, size, plan))
+        bar.update()
   return with_efficiency(rows)
+
+
+def _planned(
+  chip: Chip,
+  n: int,
+  batch_size: int,
+  plan: Callable[[Topology, int], Mapping[str, Any]],
+) -> dict[str, Any]:
+  """Returns a row's topology and plan, or its `problem`."""
+  row: dict[str, Any] = {}
+  try:
+    topology = squarest(chip, n)
+    row["topology"] = str(topology)
+    made = plan(topology, batch_size)
+  except InputError as error:
+    return row | {"problem": str(error)}
+  return {
+    **row,
+    "memory": made["memory"]["total"],
+    "fits": made["fits"],
+    **{key: made["projected"][key] for key in _FIELDS},
+  }
+
+
+def with_batch_size(config: Any, batch_size: int) -> Any:
+  """Returns a copy of a config with another batch size and as many epochs.
+
+  Configs that call `follow_batch` change their steps themselves; for the others
+  the number of steps and of warm-up steps is changed here.
+  """
+  pairs = config.total_steps * config.batch_size
+  changed = copy.deepcopy(config)
+  changed.batch_size = batch_size
+  if changed.total_steps == config.total_steps:
+    changed.total_steps = max(1, round(pairs / batch_size))
+    warmup = config.optim.warmup_steps * config.batch_size // batch_size
+    changed.optim.warmup_steps = min(warmup, changed.total_steps - 1)
+  return changed
 
 
 _FIELDS = ("step_s", "bound", "images_per_second", "mfu", "chip_hours")
 
 
 def with_efficiency(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Adds images/s a chip over those of the curve's first row that has any."""
+  """Adds `efficiency`: images/s of a chip, over those in the first row.
+
+  The first row of the curve that could be planned has efficiency 1.
+  """
   first: dict[str, float] = {}
   for row in rows:
     if "images_per_second" in row:

@@ -8,7 +8,7 @@ terminal (a log file, a pipe, a test) nothing is printed.
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import tqdm
 
@@ -65,10 +65,16 @@ def tracked(
       bar.update()
 
 
-def print_above(text: str) -> None:
-  """Prints a line on standard error without damage to a bar that is shown."""
-  tqdm.tqdm.write(text, file=sys.stderr)
-  sys.stderr.flush()
+def print_above(text: str, file: TextIO | None = None) -> None:
+  """Prints a line without damage to a bar that is shown.
+
+  Args:
+    text: the line.
+    file: where it is printed; None for standard error.
+  """
+  file = sys.stderr if file is None else file
+  tqdm.tqdm.write(text, file=file)
+  file.flush()
 
 
 @contextlib.contextmanager
