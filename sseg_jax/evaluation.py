@@ -1,7 +1,8 @@
-"""Scores of a segmenter on a benchmark, and the threshold of its background.
+"""Scores a segmenter on a benchmark, and finds its background threshold.
 
-On a first read, go straight to `evaluate`. Training calls it between steps, the
-command `sseg_jax.evaluate` on a checkpoint.
+On a first read, go straight to `evaluate`. It is called between the steps of a
+training (`evaluator.py`), and by the command `sseg_jax.evaluate`
+(`checkpoint_scores.py`).
 """
 
 import itertools
@@ -48,28 +49,30 @@ def evaluate(
   observe: Callable[["Sample", np.ndarray], None] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-  """Scores a segmenter on a benchmark, all thresholds in one pass.
+  """Scores a segmenter on a benchmark, for all thresholds at once.
 
   Args:
     segmenter: anything with `scores`; see `segmenter.Segmenter`.
     benchmark: see `benchmarks`.
     threshold: background threshold of the reported scores, for instance from
-      `find_threshold`; None finds one without labels (`guess_threshold`).
-      Without effect on benchmarks without background.
-    thresholds: more of them, for the curve; None takes those that follow from
-      the scores of the first pictures.
+      `find_threshold`; None finds one without labels (`guess_threshold`). It
+      is not used if the benchmark has no background.
+    thresholds: other thresholds, for the curve; None takes those that follow
+      from the scores of the first pictures.
     templates: a key of `prompts.TEMPLATES` or templates.
-    max_images: 0 for all; else that many, spread evenly over the benchmark.
-    batch_size: pictures of one size scored at once, at most.
+    max_images: how many pictures are scored, spread evenly over the benchmark;
+      0 for all.
+    batch_size: how many pictures of one size are scored at once, at most.
     observe: gets each sample with its predicted labels.
     progress: gets the number of finished pictures and of all.
 
   Returns:
     A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
-    images seconds images_per_second templates threshold`; per-class IoU in
-    0..100 in label order, None for classes that never occur. With background
-    also `curve`, a list of threshold and mIoU. The curve is of the pictures
-    that are scored: no threshold may be chosen on it.
+    images seconds images_per_second templates threshold`. Scores are in 0..100;
+    `per_class` is in label order, with None for classes that never occur. If
+    the benchmark has background, there is also `curve`, a list of thresholds
+    with their mIoU. The curve is of the pictures that are scored, so no
+    threshold may be chosen on it.
   """
   if isinstance(templates, str):
     templates = prompts.templates(templates)
@@ -124,20 +127,21 @@ def find_threshold(
 ) -> tuple[background.Threshold, dict[str, Any] | None]:
   """Finds the background threshold of a benchmark.
 
-  The first of: the number given, the one stored for this benchmark, a choice on
-  pictures of the training split, the stored default, scores without labels.
+  It takes the first of these that exists: `fixed`; the threshold that is stored
+  for this benchmark; one chosen on the training split; the stored default; one
+  found from scores without labels.
 
   Args:
-    segmenter: whose scores it is for.
-    benchmark: that will be scored.
-    training: the same benchmark's training split, which shares no picture with
-      it; None where there is none.
+    segmenter: as for `evaluate`.
+    benchmark: the benchmark that will be scored.
+    training: the training split of the same benchmark, which shares no picture
+      with it; None if there is none.
     fixed: a number that a person gave.
-    metadata: of the checkpoint (`background.stored`).
+    metadata: of the checkpoint; see `background.stored`.
     templates: a key of `prompts.TEMPLATES` or templates.
-    max_images: that a choice or a guess looks at, at most.
-    observe: gets each sample that a choice looks at.
-    progress: of a choice.
+    max_images: how many pictures are looked at, at most.
+    observe: gets each sample that the threshold is chosen on.
+    progress: as for `evaluate`, while a threshold is chosen.
 
   Returns:
     The threshold, and what `choose_threshold` returns if it was chosen here.
@@ -178,16 +182,17 @@ def choose_threshold(
 
   Args:
     segmenter: as for `evaluate`.
-    benchmark: with background, of pictures that are not scored afterwards.
+    benchmark: has background; its pictures may not be scored afterwards.
     templates: a key of `prompts.TEMPLATES` or templates.
-    max_images: spread evenly over the benchmark; 0 for all.
-    batch_size: pictures of one size scored at once, at most.
+    max_images: as for `evaluate`.
+    batch_size: as for `evaluate`.
     observe: gets each sample.
     progress: gets the number of finished pictures and of all.
 
   Returns:
-    `threshold` with the highest `mIoU` there, `images`, and for comparison
-    `without_labels`, the same two for `guess_threshold`.
+    `threshold`, the one with the highest mIoU; that `mIoU`; the number of
+    `images`; and for comparison `without_labels`: threshold and mIoU of
+    `guess_threshold`.
   """
   indices = spread(len(benchmark), max_images)
   rows, done = [], 0
@@ -195,7 +200,7 @@ def choose_threshold(
     segmenter, benchmark, indices, templates, batch_size
   ):
     for sample, best, index in zip(samples, bests, indexes, strict=True):
-      # Small types: all pictures are kept until the grid is known.
+      # Small types, because all pictures are kept until the grid is known.
       labels = sample.labels.astype(np.int16)
       rows.append((labels, best.astype(np.float32), index.astype(np.int16)))
       if observe:
@@ -232,7 +237,7 @@ def guess_threshold(
 ) -> background.Threshold:
   """Finds a threshold from scores alone (`background.without_labels`).
 
-  No label is looked at, so the benchmark may be the one that is scored.
+  It reads no label, so the benchmark may be the one that is scored.
   """
   indices = spread(len(benchmark), max_images)
   scores = [
@@ -262,7 +267,7 @@ def _scored(
   templates: str | Sequence[str],
   batch_size: int,
 ) -> Iterator[tuple[list["Sample"], np.ndarray, np.ndarray]]:
-  """Yields samples of one size, with best score and class of their pixels."""
+  """Yields some samples of one size, with the best score and class by pixel."""
   from sseg_jax.inference.segmenter import ClassSet, winners
 
   if isinstance(templates, str):
@@ -276,7 +281,7 @@ def _scored(
 def _batches(
   samples: Iterator["Sample"], batch_size: int
 ) -> Iterator[list["Sample"]]:
-  """Groups neighbours of one size."""
+  """Yields successive samples of one size together."""
   for _, group in itertools.groupby(samples, lambda s: s.image.shape):
     while batch := list(itertools.islice(group, batch_size)):
       yield batch

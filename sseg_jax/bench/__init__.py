@@ -1,1 +1,1 @@
-"""Side-by-side measurements: `python -m sseg_jax.bench`."""
+"""Times the same work done in several ways: `python -m sseg_jax.bench`."""

@@ -13,7 +13,10 @@ from sseg_jax.pseudo_masks import kmeans
 
 
 def _clustered(rng, b: int, points: int, width: int, k: int) -> np.ndarray:
-  """Tokens [b, points, width] around k centers an image, as a ViT's are."""
+  """Returns tokens [b, points, width] around k centers in each image.
+
+  The tokens of a ViT are distributed in this way.
+  """
   centers = rng.normal(size=(b, k, width))
   which = rng.integers(k, size=(b, points))
   noise = rng.normal(size=(b, points, width))
@@ -49,7 +52,7 @@ def kmeans_lloyd(small: bool) -> Case:
       model = cluster.KMeans(
         k, init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd"
       )
-      # It warns where ten iterations are not enough; both stop there.
+      # It warns if ten iterations are too few; both ways stop after ten.
       labels.append(model.fit(x).labels_)
     return np.stack(labels)
 
@@ -113,7 +116,7 @@ def fused(small: bool) -> Case:
     return jax.block_until_ready(whole(made.frozen, image, keys))
 
   def two():
-    # To the host and back, as between two programs.
+    # Over the host's memory, as between two programs.
     cells = np.asarray(network(made.frozen, image))
     points = cells.reshape(b, -1, cells.shape[-1])
     return jax.block_until_ready(

@@ -1,8 +1,8 @@
-"""Segmenting a picture with words, beside transformers' GroupViT.
+"""Segmenting a picture with words, against transformers' GroupViT.
 
-The networks differ, the task is the same, and each has its published size.
-GroupViT (arXiv:2202.11094) is a ViT-S/16 that groups its tokens. Weights are
-random.
+The task is the same; the networks differ, and each has its published size.
+GroupViT (arXiv:2202.11094) is a ViT-S/16 that groups its tokens. All weights
+are random.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ _THEIRS: dict[str, Any] = {
 
 
 def segment(small: bool) -> Case:
-  """One picture, twenty words encoded anew: the best word of each pixel."""
+  """Finds the best of twenty words for each pixel; encodes the words anew."""
   torch, transformers = need("torch"), need("transformers")
   side = 224
   c = default_config.get_config()

@@ -1,7 +1,8 @@
-"""The mask network beside transformers' MaskFormer of the same sizes.
+"""The mask network, against transformers' MaskFormer of the same sizes.
 
-Both are Swin-T, FPN, decoder and mask MLP, with random weights of their own;
-ours has no class head. The tests hold that equal weights give equal masks.
+Both consist of Swin-T, FPN, decoder and mask MLP, each with its own random
+weights; ours has no class head. The parity tests show that equal weights give
+equal masks.
 """
 
 import math
@@ -34,7 +35,8 @@ def train_step(small: bool) -> Case:
   c = _config(small)
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (b, side, side, 3), np.uint8)
-  # Eight of the cells of a grid a picture, so that every mask has pixels.
+  # A grid of 16 cells in each picture, two for each mask, so that every mask
+  # has pixels.
   labels = rng.permuted(np.tile(np.arange(16) % K, (b, 1)), axis=1)
   labels = labels.reshape(b, 4, 4).repeat(side // 4, 1).repeat(side // 4, 2)
   step = _stepper(c, image, labels)
@@ -55,7 +57,7 @@ def train_step(small: bool) -> Case:
       output_hidden_states=True,
       output_auxiliary_logits=True,
     )
-    # Otherwise it would also supervise the input of the first layer.
+    # Without this, it would also supervise the input of the first layer.
     earlier = found.auxiliary_logits[1 - c.model.decoder_layers :]
     loss = module.get_loss(
       module.get_loss_dict(
@@ -120,7 +122,7 @@ def _config(small: bool) -> Any:
   config = default_config.get_config()
   config.dtype = "float32"
   config.model.update(_SIZES | (_SMALL if small else {}))
-  # Not used, but built.
+  # These parts are built but not used: small ones take less time.
   config.text.update(layers=1, width=32, num_heads=1)
   config.model.update(proj_hidden=32, embed_dim=32)
   return config
@@ -216,7 +218,7 @@ def _parameters(config: Any, module: Any) -> str:
   ours = sum(
     math.prod(x.shape) for k in _TRAINED for x in jax.tree.leaves(params[k])
   )
-  # Swin's own last norm is there, and not used.
+  # Swin's last norm exists but is not used.
   left_out = (
     "class_predictor.",
     "model.pixel_level_module.encoder.model.layer",

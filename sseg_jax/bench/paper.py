@@ -1,4 +1,4 @@
-"""The paper's training step, beside torch's (`paper_torch.py`)."""
+"""The paper's training step, against the same in torch (`paper_torch.py`)."""
 
 import functools
 from concurrent import futures
@@ -33,13 +33,14 @@ def step(
 ) -> Case:
   """The step of configs/cc26m.py with its teacher, bfloat16, random weights.
 
-  `alone` leaves torch's out, as for a batch that torch has no memory for.
+  `alone` leaves out torch, for a batch that torch has no memory for.
   """
   c = config_of(small, batch_size or (2 if small else 128))
   image, text = example(c)
   ways: dict[str, Way] = {}
   agreement = ""
-  # Each takes minutes to compile, most of them outside of Python: both at once.
+  # Each takes minutes to compile, mostly outside of Python. Both are compiled
+  # at the same time.
   with futures.ThreadPoolExecutor(1) as pool:
     compiling = pool.submit(_ours, c, image, text)
     if not alone:

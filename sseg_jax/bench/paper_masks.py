@@ -1,4 +1,4 @@
-"""The paper's frozen network: pseudo-masks by it, and its attention alone."""
+"""The paper's frozen network: making pseudo-masks, and its attention alone."""
 
 import functools
 from typing import Any

@@ -1,8 +1,7 @@
 """The paper's training step in torch, with transformers' networks.
 
-It is written as one would write it for speed: compiled where there is a GPU;
-the costs of a batch are computed on the device in one piece and travel to scipy
-once a step.
+It is written for speed. Where there is a GPU, it is compiled. The costs of a
+batch are computed on the device at once, and copied to scipy once a step.
 """
 
 import math
@@ -116,7 +115,7 @@ def _forward(trained: Any, decoder_layers: int) -> Callable[..., Any]:
       output_hidden_states=True,
       output_auxiliary_logits=True,
     )
-    # Otherwise it would also supervise the input of the first layer.
+    # Without this, it would also supervise the input of the first layer.
     earlier = found.auxiliary_logits[1 - decoder_layers :]
     masks = [x["masks_queries_logits"] for x in earlier]
     masks = torch.stack([*masks, found.masks_queries_logits])

@@ -1,8 +1,8 @@
-"""What queries and a picture are embedded from: two forms, one interface.
+"""What a query and a picture are embedded from: two forms, one interface.
 
-`Decoder` is the paper's form, `MaskPooled` this project's. `SSeg` calls
-`features`, which gives features of queries and of the picture's parts, and
-`embed`, which projects the parts and takes their mean.
+`Decoder` is the paper's form, `MaskPooled` is this project's. `SSeg` calls two
+methods: `features` returns features of the queries and of the picture's parts,
+`embed` projects the parts and takes their mean.
 """
 
 import abc
@@ -34,10 +34,10 @@ def by_regions(model: Any) -> bool:
 
 
 class Seen(NamedTuple):
-  """What both forms may read: pictures, and what the networks made of them.
+  """What both forms may read: pictures, and what the networks computed of them.
 
-  `pixels` and `labels` are of all pictures, everything else of those that get
-  masks, which is every `masks_every`-th picture.
+  `pixels` and `labels` are of all pictures. All other fields are of the
+  pictures that get masks: every `masks_every`-th one.
 
   Attributes:
     pixels: normalised images, [b, H, W, 3].
@@ -63,8 +63,8 @@ class Described(NamedTuple):
 
   Attributes:
     query_features: [b, n, d], of each query.
-    part_features: [b, k, d], of the parts whose mean embeds the picture: the
-      same array, or features of the regions given in place of the queries.
+    part_features: [b, k, d], of the parts whose mean embeds the picture. The
+      parts are the queries (then it is the same array), or given regions.
     counts: float32 [b, k], 1 for parts that the mean counts, else 0.
   """
 
@@ -122,7 +122,9 @@ class QueryEmbedding(abc.ABC):
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
   ) -> tuple[Float[Array, "b k e"], Float[Array, "b e"]]:
-    """Projects the parts of pictures, and embeds the pictures by their mean.
+    """Returns embeddings of the parts of pictures, and of whole pictures.
+
+    The embedding of a picture is the mean over its parts.
 
     Args:
       project: maps features to the joint space; takes `train` and `valid`.

@@ -8,18 +8,18 @@ from sseg_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One chip, as its maker describes it.
+  """The published figures of one kind of chip.
 
   Attributes:
-    name: as in "v5e:16x16".
-    flops: bf16 FLOP/s of the matrix units at their peak.
-    hbm_bytes: memory.
+    name: "v4", "v5e", "v5p" or "v6e".
+    flops: highest bf16 FLOP/s of the matrix units.
+    hbm_bytes: size of the memory.
     hbm_bandwidth: bytes/s between memory and chip.
     ici_bandwidth: bytes/s over all links to other chips, both directions.
-    axes: of the mesh that these links form.
-    kinds: what JAX calls it.
-    largest: chips of the largest slice.
-    source: of these figures.
+    axes: number of axes of the mesh that these links form.
+    kinds: JAX's names of the chip.
+    largest: number of chips in the largest slice.
+    source: where the figures are published.
   """
 
   name: str
@@ -101,14 +101,14 @@ GPU_FLOPS = {
 
 
 def peak_flops(kind: str) -> float | None:
-  """Returns bf16 FLOP/s of what JAX calls `kind`, None where not known."""
+  """Returns the bf16 FLOP/s of the device that JAX calls `kind`, or None."""
   chip = of_device(kind)
   return chip.flops if chip else GPU_FLOPS.get(kind)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice of a pod, or several that the data center's network joins."""
+  """A slice of a pod, or several slices joined by the data centre's network."""
 
   chip: Chip
   shape: tuple[int, ...]
@@ -116,12 +116,12 @@ class Topology:
 
   @property
   def count(self) -> int:
-    """Chips."""
+    """Number of chips in all slices."""
     return math.prod(self.shape) * self.slices
 
   @property
   def one(self) -> str:
-    """One slice's name, as the compiler takes it."""
+    """The compiler's name for one slice."""
     return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
   def __str__(self) -> str:
@@ -135,7 +135,7 @@ def parse(text: str) -> Topology:
   A number of chips alone means the slice, or slices, with the most equal sides.
 
   Raises:
-    InputError: for a chip that is not known, and a shape it does not come in.
+    InputError: if the chip is unknown, or has no slice of this shape.
   """
   name, _, rest = text.partition(":")
   chip = find(name)
@@ -163,7 +163,7 @@ def parse(text: str) -> Topology:
 def squarest(chip: Chip, count: int) -> Topology:
   """Returns the slice of `count` chips whose sides differ least.
 
-  More chips than the largest slice has are several of the largest.
+  If the largest slice has fewer chips, the result is several of these slices.
 
   Raises:
     InputError: if `count` is no power of two.

@@ -1,4 +1,4 @@
-"""Projects seconds per image of pseudo-mask generators on a chip not present.
+"""Projects how long pseudo-masks take on a chip that need not be there.
 
 This projects the column of Table 1 for that chip; `evaluate --oracle` measures
 it on the device of this machine.
@@ -36,14 +36,14 @@ def project(
     row: of Table 1 or its study.
     chip: the published figures.
     device: one such chip, which need not be there.
-    image_size: side of the pictures, cut to a multiple of the stride.
-    batch_size: pictures at once.
-    k: masks an image.
+    image_size: side of the pictures; rounded down to a multiple of the stride.
+    batch_size: number of pictures at once.
+    k: number of masks of a picture.
 
   Returns:
     `seconds_per_image`, `bound` ("compute" or "memory"), `in_turn_per_image`
     (if no two instructions overlap), `gflop_per_image`, `peak` (share of the
-    chip's that the products reach then), `memory` in bytes, and
+    chip's highest speed that the products then reach), `memory` in bytes, and
     `loops_of_unknown_length`, which were counted once.
 
   Raises:

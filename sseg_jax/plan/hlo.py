@@ -1,6 +1,7 @@
 """Reads the text of a compiled program: its computations and their shapes.
 
-On a first read, see `Instruction`; `loops` says how often each one runs.
+On a first read, see `Instruction`. `loops.py` computes how often each
+instruction runs.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ class Shape:
   Attributes:
     dtype: HLO's name, as "bf16".
     dims: sizes, as the program counts them.
-    layout: what stands in the braces: order, tiles, memory space.
+    layout: the text in braces: order of the axes, tiles, memory space.
   """
 
   dtype: str
@@ -50,7 +51,7 @@ class Shape:
 
   @property
   def in_hbm(self) -> bool:
-    """Whether it lies in the main memory, not in one on the chip."""
+    """Whether it lies in the main memory, not in the memory on the chip."""
     return "S(" not in self.layout
 
   @functools.cached_property
@@ -208,7 +209,7 @@ def parse(text: str) -> Program:
 
 
 def _closing(text: str) -> int:
-  """Place of the parenthesis that closes one opened before `text`."""
+  """Returns the index of the parenthesis that closes the one before `text`."""
   depth = 1
   for match in re.finditer(r"[()]", text):
     depth += 1 if match[0] == "(" else -1
@@ -237,7 +238,8 @@ def _parse_frames(text: str) -> dict[int, tuple[str, str, int]]:
   }
   rows = table("StackFrames")
   parents = {n: number("parent_frame_id", row) for n, row in rows.items()}
-  # Some versions print parents one too high: the outermost has no parent, 0.
+  # Some versions print the number of a parent plus one. The outermost frame has
+  # no parent, which is written as 0.
   shift = min(parents.values(), default=0)
   return {
     n: (

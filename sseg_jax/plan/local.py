@@ -1,4 +1,4 @@
-"""A few steps on this machine's devices, to set beside the plan."""
+"""Measures a few steps on the devices of this machine."""
 
 import statistics
 import time
@@ -16,8 +16,8 @@ STEPS = 3
 def measure(step: Step, compiled: Compiled) -> dict[str, Any]:
   """Runs the compiled step on random arrays and returns its times.
 
-  The network's weights are random, the frozen one's as well: neither changes
-  how long a step takes. A step more, the first, is not counted.
+  All weights are random, because their values do not change how long a step
+  takes. One more step is run first and not counted.
   """
   config = step.setup.config
   abstract_state, abstract_frozen, abstract_batch = step.arguments

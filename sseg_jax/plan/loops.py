@@ -1,6 +1,7 @@
 """How often each instruction of a compiled program runs.
 
-XLA's own counts take a loop's body once. On a first read, see `executed`.
+XLA's own counts take the body of a loop once, whatever its length. On a first
+read, see `executed`.
 """
 
 import dataclasses
@@ -16,9 +17,10 @@ class Executed:
 
   Attributes:
     instruction: the instruction.
-    computation: where it stands.
-    times: product of the trip counts around it.
-    owner: the fusion that it is a part of, the instruction itself outside one.
+    computation: the computation that holds it.
+    times: product of the trip counts of the loops around it.
+    owner: the fusion that it is a part of; the instruction itself if it is part
+      of none.
   """
 
   instruction: Instruction
@@ -28,7 +30,7 @@ class Executed:
 
   @property
   def fused(self) -> bool:
-    """Whether it is part of a fusion, whose insides touch no memory."""
+    """Whether it is part of a fusion; such instructions touch no memory."""
     return self.owner is not self.instruction
 
 

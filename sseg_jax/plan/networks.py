@@ -1,8 +1,9 @@
 """Operations of a step in closed form, from the sizes in a config.
 
-The formulas come from the networks' descriptions, without tracing or compiling,
-so that they check both. Only products are counted; a multiply-add is two
-operations. On a first read, see `training`.
+The formulas follow from the descriptions of the networks. Nothing is traced or
+compiled, so that these numbers can check the traced and the compiled ones. Only
+matrix products and convolutions are counted; a multiply-add is two operations.
+On a first read, see `training`.
 """
 
 import math
@@ -24,12 +25,12 @@ TRAINED = 3
 def training(config: Any) -> dict[str, float]:
   """Returns the operations of one step on the global batch, by part.
 
-  Parts without a closed form here (pooling, the enlarging of masks) are left
-  out. Work that is computed again counts once, so these are the model FLOPs of
-  MFU.
+  Pooling and the resizing of masks are left out: they have no formula here.
+  Work that is computed twice to save memory counts once, so these are the model
+  FLOPs of MFU.
   """
   c, batch = config.model, config.batch_size
-  pictures = batch / config.loss.mask_every  # that learn masks
+  pictures = batch / config.loss.mask_every  # those that teach masks
   side = config.image_size
   forward, first = backbone(c.backbone, side)
   levels = _levels(c.backbone, side)
@@ -39,7 +40,8 @@ def training(config: Any) -> dict[str, float]:
   supervised = c.decoder_layers if c.deep_supervision else 1
   width = levels[c.memory][1]
   pixel_decoder, encoder = _pixel_decoder(c, levels)
-  # The projection of what is attended to; the encoder has one of its own.
+  # The projection of the features that queries attend to. An encoder has a
+  # projection of its own.
   enters = memory_cells * width * d
   if encoder and c.memory == "res5":
     enters = 0
@@ -67,7 +69,7 @@ def training(config: Any) -> dict[str, float]:
     )
   if config.task == "sseg":
     found["contrastive"] = TRAINED * batch * batch * c.embed_dim
-  # Two products of the masks with what a pixel costs; no gradient.
+  # Two products, of the masks and the costs of each pixel; no gradient.
   found["matching"] = pictures * 2 * supervised * k * n * cells
   if config.pseudo_masks.mode == "online":
     found |= _pseudo_masks(config)
@@ -157,7 +159,7 @@ def _vit_pyramid(side, *, patch, depth, width, grid, **_):
   cells = (side // patch) ** 2
   first = cells * patch * patch * 3 * width
   total = first + _vit_blocks(cells + 1, width, depth)
-  twice = cells * width * 2 * width  # to half the width, at twice the side
+  twice = cells * width * 2 * width  # half the width, twice the side
   return total + 2 * twice + 4 * cells * (width // 2) * width, first
 
 
@@ -246,8 +248,8 @@ def _pseudo_masks(config: Any) -> dict[str, float]:
   if fields.init == "kmeans++":
     start *= 2 + int(math.log(fields.k))
   start += fitted * dims
-  # The inertia is a product more, which only restarts need. These are all the
-  # same from the farthest points, and then computed once.
+  # Only restarts need the inertia, which is one more product. If K-means starts
+  # from the farthest points, all restarts are equal and one is run.
   rounds = start + (2 * fields.iterations + 1 + (fields.restarts > 1)) * one
   runs = fields.restarts if fields.init == "kmeans++" else 1
   found["k-means"] = batch * runs * rounds

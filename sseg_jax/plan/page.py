@@ -1,4 +1,4 @@
-"""The plan of a step as a page of text."""
+"""Prints the plan of a step as a page of text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a config and a slice of TPUs to the plan of a step."""
+"""Plans the training step of a config on a slice of TPUs."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def plan(config: Any, topology: chips.Topology | None) -> dict[str, Any]:
       steps are run as well.
 
   Returns:
-    What `report.make` does.
+    What `report.make` returns.
 
   Raises:
     InputError: if a field cannot work, the batch does not divide, the slice

@@ -1,7 +1,7 @@
 """Floating-point operations of matrix products and convolutions.
 
-From shapes, as a compiled program has them, and from a traced function: two
-independent counts of the same work. A multiply-add is two operations.
+There are two independent counts of the same work: from the shapes in a compiled
+program, and from a traced function. A multiply-add is two operations.
 """
 
 import collections
@@ -28,10 +28,10 @@ def taps(
   dilation: int = 1,
   kernel_dilation: int = 1,
 ) -> int:
-  """Counts the pairs of an output and a kernel's cell that meet an input.
+  """Counts pairs of an output and a cell of the kernel that read an input.
 
-  Along one axis. What meets padding, or the holes of a dilated input, is not
-  counted: TPUs write batched products as convolutions that are mostly holes.
+  Along one axis. Pairs that read padding, or a gap of a dilated input, are not
+  counted: TPUs write batched products as convolutions that are mostly gaps.
   """
   place = np.arange(out)[:, None] * stride - low
   place = place + np.arange(kernel)[None] * kernel_dilation
@@ -91,8 +91,9 @@ def kernel_flops(instruction: Instruction) -> float | None:
 def passes(instruction: Instruction, computation: Computation) -> int:
   """Returns how many bf16 products a TPU takes for one product.
 
-  float32 factors in full precision are split into three bf16 each, and six of
-  the nine products taken; "high" takes three (jax.lax.Precision).
+  In full precision, each float32 factor is split into three bf16 numbers, and
+  six of the nine products are computed. Precision "high" computes three
+  (jax.lax.Precision).
   """
   precision = instruction.attribute("operand_precision") or ""
   first = computation[instruction.operands[0]].shapes[0]
@@ -117,7 +118,7 @@ def _window(instruction: Instruction) -> Callable[[str, int, int], int]:
 
 
 def traced(closed: Any) -> dict[str, float]:
-  """Counts a jaxpr's products by part, loops times their lengths.
+  """Counts the products of a jaxpr by part; loops count as often as they run.
 
   Operations that no output needs are left out, as the compiler does. A loop
   whose length depends on data counts once. Of several branches, the one with

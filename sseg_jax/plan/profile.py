@@ -9,7 +9,7 @@ from sseg_jax.plan.chips import Chip
 
 @dataclasses.dataclass
 class Work:
-  """An instruction of the compiled program, with all that it runs.
+  """An instruction of the compiled program, and the instructions inside it.
 
   Attributes:
     name: of the instruction.
@@ -17,9 +17,9 @@ class Work:
     op_name: JAX's name for it.
     part: of the model.
     times: how often it runs in a step.
-    flops: of its matrix products, all runs together.
-    passes: the same, weighted by the bf16 products that each one takes.
-    bytes: it reads from and writes to memory, all runs together.
+    flops: operations of its matrix products in all runs.
+    passes: the same, times the number of bf16 products that each one takes.
+    bytes: what it reads from and writes to memory in all runs.
   """
 
   name: str
@@ -53,13 +53,14 @@ class Profile:
 
   Attributes:
     work: instructions that have products or touch memory.
-    flops: of matrix products, by part; by the part of each product, where a
-      fusion has several.
+    flops: operations of matrix products, by part of the model. A fusion may
+      have products of several parts.
     collectives: by kind.
-    unknown_loops: how many loops were counted once, their length depending on
-      data.
+    unknown_loops: number of loops whose length depends on data; they were
+      counted once.
     kernels: custom kernels that do not state their operations.
-    largest: arrays that are made, one of each shape, the largest first.
+    largest: arrays that the program makes, one of each shape, the largest
+      first.
   """
 
   work: list[Work]
@@ -79,12 +80,12 @@ class Profile:
 
   @property
   def total_flops(self) -> float:
-    """Of matrix products."""
+    """Operations of all matrix products."""
     return sum(self.flops.values())
 
   @property
   def total_passes(self) -> float:
-    """Operations that the matrix units take for them, in bf16."""
+    """Operations in bf16 that the matrix units carry out for these."""
     return sum(work.passes for work in self.work)
 
   @property
@@ -114,8 +115,9 @@ class Profile:
     """Returns seconds if no two instructions overlap; without collectives.
 
     Each instruction takes the longer of its compute time and its memory time.
-    This is closer to a real step than the roofline of the whole step, which
-    assumes that the products of one overlap with the memory traffic of another.
+    This is closer to a real step than the roofline of the whole step. The
+    roofline assumes that the chip computes the products of one instruction
+    while it moves the data of another.
     """
     return sum(
       max(work.passes / chip.flops, work.bytes / chip.hbm_bandwidth)
@@ -202,10 +204,11 @@ def _part(
   computation: hlo.Computation,
   instruction: hlo.Instruction,
 ) -> str:
-  """Returns the part of an instruction; of a copy, that of what it copies.
+  """Returns the part of the model that an instruction belongs to.
 
-  If the compiler names no source, it is the part of the instruction that made
-  the first operand, or else of the first that reads the result.
+  A copy belongs to the part of what it copies. If the compiler names no line of
+  source, the part is that of the instruction that made the first operand, or
+  that of the first instruction that reads the result.
   """
   for step in ("back", "on"):
     current = instruction

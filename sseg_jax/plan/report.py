@@ -13,7 +13,7 @@ from sseg_jax.plan.chips import Chip, Topology, peak_flops
 from sseg_jax.plan.profile import Profile
 from sseg_jax.plan.step import Compiled, Step
 
-# Counts of the same part that differ by more are named.
+# Two counts of a part that differ by a larger share are reported.
 _TOLERANCE = 0.05
 
 
@@ -41,7 +41,7 @@ def make(
   config, chips = step.setup.config, step.mesh.size
   model = networks.training(config)
   traced = products.trace(step.function, *step.arguments)
-  # Parts without a closed form count as they were traced.
+  # Parts without a formula count as they were traced.
   whole = sum((traced | model).values())
   counts = {
     "closed_form": {part: value / chips for part, value in model.items()},
@@ -98,7 +98,7 @@ def make(
 def ratio(
   compiled: float, traced: Mapping[str, float], chips: int
 ) -> float | None:
-  """Returns compiled over traced operations, None if there are none."""
+  """Returns compiled operations divided by traced ones, or None."""
   total = sum(traced.values())
   return compiled * chips / total if total else None
 
@@ -106,14 +106,14 @@ def ratio(
 def project(
   config: Any, profile: Profile, chip: Chip, chips: int, model_flops: float
 ) -> dict[str, Any]:
-  """Returns the least time of a step, what limits it, and what follows.
+  """Returns the least time of a step, what limits it, images/s, MFU and cost.
 
   Args:
-    config: for the batch and the number of steps.
+    config: gives the batch size and the number of steps.
     profile: of one chip.
-    chip: its figures.
-    chips: how many.
-    model_flops: of a step on all chips, nothing counted twice.
+    chip: the published figures of that chip.
+    chips: number of chips.
+    model_flops: operations of a step on all chips, nothing counted twice.
   """
   limits = profile.roofline(chip)
   bound = max(limits, key=lambda name: limits[name])
@@ -135,9 +135,10 @@ def project(
 
 
 def compiler_estimate(analysis: Mapping[str, float]) -> float | None:
-  """Returns XLA's own seconds a step, None where they are no time.
+  """Returns XLA's own estimate of a step in seconds, or None.
 
-  The field can be negative: each all-reduce may add about -1.
+  XLA's number can be negative, because an all-reduce may add about -1. Then the
+  result is None.
   """
   seconds = analysis.get("optimal_seconds")
   if seconds is None or not math.isfinite(seconds) or seconds <= 0:

@@ -52,7 +52,7 @@ def devices_of(topology: Topology) -> list[jax.Device]:
     )
   for name, value in COMPILE_ONLY.items():
     os.environ.setdefault(name, value)
-  # Else each of the two cores of a v4 chip is a device.
+  # Without it, each of the two cores of a v4 chip is a device.
   options: dict[str, Any] = {}
   if topology.chip.name == "v4":
     options["chip_config_name"] = "megacore"
@@ -140,9 +140,9 @@ class Compiled:
   Attributes:
     text: the optimised program of one device.
     memory: bytes a device, by kind; see `memory`.
-    compiler: what the compiler itself estimates, as it gives it.
-    seconds: that the compilation took.
-    executable: to be called with arrays.
+    compiler: the compiler's own estimates.
+    seconds: how long the compilation took.
+    executable: the program, called with arrays.
   """
 
   text: str

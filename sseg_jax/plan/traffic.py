@@ -1,8 +1,8 @@
 """Bytes that a compiled program moves: to and from memory, and between chips.
 
 An instruction outside fusions reads its operands from memory and writes its
-result there; what lies in the chip's own memory costs nothing. On a first read,
-see `memory`.
+result to memory. Arrays in the chip's own small memory cost nothing. On a first
+read, see `memory`.
 """
 
 import dataclasses
@@ -111,8 +111,9 @@ def _uses(
 ) -> Iterable[float]:
   """Yields the bytes that each use of a value in a fusion reads of it.
 
-  `outside` holds the fusions around, innermost last, each with its computation:
-  what a nested one returns unchanged is used there.
+  A nested fusion may return the value unchanged; the fusion around it then uses
+  it. `outside` holds these outer fusions with their computations, the innermost
+  last.
   """
   if value.is_root and outside:
     around, nested = outside[-1]
@@ -174,7 +175,7 @@ def _result(
 def _source(
   program: Program, inner: Computation, value: Instruction
 ) -> Instruction:
-  """Follows views, and nested fusions that are nothing but a view, back."""
+  """Returns the array that a view, or a fusion that is only a view, shows."""
   while True:
     if value.opcode == "bitcast":
       value = inner[value.operands[0]]
@@ -194,8 +195,9 @@ class Collective:
 
   Attributes:
     count: how many run in a step.
-    bytes: of their largest side, operand or result, as one chip holds it.
-    sent: bytes that leave a chip, when each runs as a ring.
+    bytes: size of the operand or of the result on one chip, whichever is
+      larger.
+    sent: bytes that leave a chip if each collective runs as a ring.
   """
 
   count: int = 0
@@ -208,8 +210,8 @@ def collectives(
 ) -> tuple[dict[str, Collective], float]:
   """Returns the collectives by kind, and the bytes of memory they touch.
 
-  An asynchronous one appears in each instruction it runs beside, under one
-  channel: it counts once.
+  An asynchronous collective appears several times in the program, each time
+  with the same channel. It counts once.
   """
   once: dict[tuple[str, str], Executed] = {}
   for item in items:
@@ -248,7 +250,7 @@ def _logical(shapes: Iterable[Shape]) -> float:
 
 
 def _ring(kind: str, group: int) -> float:
-  """Share of its largest side that a chip sends when a collective is a ring."""
+  """Share of `Collective.bytes` that a chip sends if it runs as a ring."""
   if kind == "collective-permute":
     return 1
   share = (group - 1) / group

@@ -1,6 +1,6 @@
 """The variants of a config that are compared, one for each row of a table.
 
-See `ROWS`. A new row is one entry there.
+`ROWS` is the registry: a new row is one entry.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ _DECODER = {
   "model.counted_queries": "all",
   "model.normalize_queries": False,
   "evaluate.combiner": "mean",
-  "loss.mask_every": 1,  # words need every picture's queries
+  "loss.mask_every": 1,  # captions need the queries of every picture
 }
 _POOLED = {"model.query_embedding": "mask_pooled"}
-_BACKBONE = {**_POOLED, "loss.mask_every": 1}  # words need every picture's
+_BACKBONE = {**_POOLED, "loss.mask_every": 1}  # as above
 
 ROWS: dict[str, Row] = {
   "trained": Row("the base config as it is", groups=("table", "ablation")),
@@ -39,7 +39,7 @@ ROWS: dict[str, Row] = {
     "random weights: the floor", groups=_TABLE, method="untrained"
   ),
   "global_words": Row(
-    "retrieval without localisation: best words dealt to masks by area",
+    "control: the picture's best words, given to its masks by area",
     groups=_TABLE,
     method="global_words",
   ),
@@ -56,15 +56,15 @@ ROWS: dict[str, Row] = {
   ),
   "decoder_after": Row("decoder features, each query projected", _DECODER),
   "decoder_after_unit": Row(
-    "the same, and no query may outshout the mean by its length",
+    "the same, and all queries have unit length before the mean",
     {**_DECODER, "model.normalize_queries": True},
   ),
   "decoder_local": Row(
-    "the same with one layer: queries have hardly spoken to each other",
+    "the same with one layer, so that queries exchange little",
     {**_DECODER, "model.decoder_layers": 1},
   ),
   "pooled_pixel": Row(
-    "pools what has seen the whole picture",
+    "pools features of the pixel decoder, which see the whole picture",
     {**_BACKBONE, "model.pool_feature": "pixel"},
   ),
   "pooled_res2": Row(
@@ -75,11 +75,11 @@ ROWS: dict[str, Row] = {
     "pools the next level alone", {**_BACKBONE, "model.pool_feature": "res3"}
   ),
   "masks_hard": Row(
-    "pools under the pixels each query wins, in training too",
+    "pools under the pixels that each query wins, in training as well",
     {**_BACKBONE, "model.pool_masks": "hard"},
   ),
   "masks_soft_all": Row(
-    "pools under soft masks, and counts queries without pixels",
+    "pools under soft masks, and counts queries that win no pixel",
     {
       **_BACKBONE,
       "model.pool_masks": "soft",
@@ -88,25 +88,25 @@ ROWS: dict[str, Row] = {
     },
   ),
   "no_outline": Row(
-    "the projection is not told the mask's outline",
+    "the outline of a mask is no input of the projection",
     {"model.pool_outline": False},
   ),
   "coarse_outline": Row(
-    "the outline is seen in cells of four pixels", {"model.pool_stride": 4}
+    "the outline has cells of four pixels", {"model.pool_stride": 4}
   ),
   "no_region_layer": Row(
-    "feature and outline meet in the projection only",
+    "no layer joins feature and outline before the projection",
     {"model.region_hidden": 0},
   ),
   "mask_every_2": Row(
-    "half the pictures teach masks, not one of eight", {"loss.mask_every": 2}
+    "half of the pictures teach masks, not an eighth", {"loss.mask_every": 2}
   ),
   "no_refine": Row(
-    "at test the network's own masks, not snapped to clusters",
+    "at test, masks are not changed to follow the clusters",
     {"evaluate.refine": "none"},
   ),
   "no_unit": Row(
-    "a query may outshout the mean by its length",
+    "queries keep their length in the mean",
     {"model.normalize_queries": False},
   ),
   "all_words": Row("captions keep all their words", {"data.word_dropout": 0.0}),
@@ -119,13 +119,13 @@ ROWS: dict[str, Row] = {
   "queries_24": Row("more queries", {"model.num_queries": 24}),
   "k_4": Row("fewer pseudo-masks", {"pseudo_masks.k": 4}),
   "no_merge": Row(
-    "near clusters stay apart", {"pseudo_masks.merge_distance": 0.0}
+    "similar clusters are not merged", {"pseudo_masks.merge_distance": 0.0}
   ),
   "no_median": Row(
-    "fine texture stays in the clusters", {"pseudo_masks.median_passes": 0}
+    "clusters are not smoothed by medians", {"pseudo_masks.median_passes": 0}
   ),
   "batch_32": Row(
-    "fewer negatives, and fewer pictures where steps stay the same",
+    "fewer negatives; also fewer pictures, for the same number of steps",
     {"batch_size": 32, "data.lanes": 32},
   ),
   "proj_bn": Row(
@@ -139,7 +139,10 @@ ROWS: dict[str, Row] = {
   "plain_only": Row(
     "no training picture is of the hard kind", {"data.shapes.hard_share": 0.0}
   ),
-  "hard_only": Row("all of them are", {"data.shapes.hard_share": 1.0}),
+  "hard_only": Row(
+    "all training pictures are of the hard kind",
+    {"data.shapes.hard_share": 1.0},
+  ),
 }
 
 

@@ -61,7 +61,7 @@ class Run:
     return self.out / self.name / f"seed{self.seed}"
 
   def command(self) -> list[str]:
-    """The training process."""
+    """Returns the command of the training process."""
     return [
       *(sys.executable, "-m", "sseg_jax.main", f"--config={self.config_path}"),
       f"--workdir={self.workdir}",
@@ -69,18 +69,18 @@ class Run:
     ]
 
   def result(self) -> dict[str, Any] | None:
-    """Its result.json; None before it is finished."""
+    """Returns its result.json, or None before it is finished."""
     return files.read_json(self.workdir / "result.json")
 
   def settings(self) -> dict[str, Any]:
-    """All that the result depends on, as JSON reads it back."""
+    """Returns all that the result depends on, as it is read back from JSON."""
     settings = json.loads(json.dumps(self.config.to_dict()))
     return settings | {"ablation": {"row": self.name, **self.row.settings}}
 
   def changes(self) -> list[str] | None:
-    """Names what differs from the run that its folder holds; None without one.
+    """Returns what differs from the run in its folder; None if that is empty.
 
-    A field that only one of the two has is not a difference: another version of
+    A field that only one of the two has is no difference: another version of
     the package added or removed it.
     """
     path = self.workdir / "settings.json"
@@ -104,7 +104,7 @@ class Run:
     files.write_text(self.workdir / "settings.json", text)
     if self.config.data.source != "shapes":
       return
-    # Drawn once for each distinct request; the run finds it through the link.
+    # Runs with equal settings share the pictures, and find them through a link.
     shapes = sorted(self.config.data.shapes.to_dict().items())
     data = self.out / "data" / "-".join(f"{k}_{v}" for k, v in shapes)
     data.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _wait(process: subprocess.Popen) -> int:
   old = signal.signal(signal.SIGTERM, stop)
   try:
     code = process.wait()
-    # Its own code is ignored: it may have stopped before it could save.
+    # Its exit code says nothing: it may have stopped before it could save.
     return PREEMPTED if stopped else code
   finally:
     if process.poll() is None:

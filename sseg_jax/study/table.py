@@ -11,7 +11,7 @@ _GROUPS = {"things": THINGS, "grounds": GROUNDS}
 
 
 def scores(result: Mapping[str, Any]) -> dict[str, float]:
-  """Returns the numbers of one result.json that the table knows; others miss.
+  """Returns the scores of one result.json that the table shows.
 
   `KIND mIoU`, `KIND things` and `KIND grounds` for each benchmark of the
   embedded data set, `image_to_text R@1`, `text_to_image R@1`, `ms per step`.
@@ -85,8 +85,8 @@ def write(
   """Writes OUT/table.md and OUT/table.json, and returns what the latter holds.
 
   Args:
-    out: made where missing.
-    results: of each row, those result.json that exist, in the rows' order.
+    out: folder; it is made if it does not exist.
+    results: row -> its result.json files that exist, in the order of the rows.
     left_out: reasons of rows that were not run.
   """
   rows = {name: summarize(found) for name, found in results.items()}
