@@ -9,7 +9,7 @@ from sseg_jax import ablations, config_check, config_files
 from sseg_jax.ablations import ROWS
 from sseg_jax.data.shapes import CLASS_NAMES, GROUNDS, KINDS, THINGS
 from sseg_jax.errors import InputError
-from sseg_jax.study import methods, runs, table
+from sseg_jax.study import methods, runs, series, table
 
 CONFIG = """
 from sseg_jax import default_config
@@ -56,7 +56,7 @@ def executed(monkeypatch):
     (run.workdir / "result.json").write_text(text)
     return 0
 
-  monkeypatch.setattr(ablations, "execute", execute)
+  monkeypatch.setattr(series, "execute", execute)
   return runs
 
 
@@ -196,7 +196,7 @@ def test_failures_are_told_and_the_rest_goes_on(
     names.append(run.name)
     return 1 if run.name == "trained" else 0
 
-  monkeypatch.setattr(ablations, "execute", execute)
+  monkeypatch.setattr(series, "execute", execute)
   rows = "--rows=trained,k_4,global_words,oracle"
   assert command(config_path, tmp_path, rows) == 1
   assert names == ["trained", "k_4", "oracle"]
@@ -208,7 +208,7 @@ def test_failures_are_told_and_the_rest_goes_on(
 def test_stops_when_a_run_was_asked_to(config_path, tmp_path, monkeypatch):
   names = []
   monkeypatch.setattr(
-    ablations, "execute", lambda run: names.append(run.name) or 75
+    series, "execute", lambda run: names.append(run.name) or 75
   )
   assert command(config_path, tmp_path, "--rows=trained,k_4") == 75
   assert names == ["trained"]

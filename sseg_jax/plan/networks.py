@@ -7,7 +7,8 @@ On a first read, see `training`.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from sseg_jax.models import backbones, query_embedding, vit_weights
 from sseg_jax.models.conv import ConvNet
@@ -216,33 +217,57 @@ def text(t: Any) -> float:
 # --- What is computed once, without gradients, on the whole batch -------------
 
 
+class _Points(NamedTuple):
+  """What a generator clusters in each picture.
+
+  Attributes:
+    points: how many.
+    fitted: how many of them the centers are computed from.
+    dims: length of each point.
+    teacher: multiply-adds of a frozen network; 0 for none.
+  """
+
+  points: int
+  fitted: int
+  dims: int
+  teacher: float = 0.0
+
+
+def _pixels(config: Any) -> _Points:
+  """Colours and places of pixels."""
+  fields = config.pseudo_masks
+  side = config.image_size // fields.stride
+  return _Points(side**2, (side // fields.fit_every) ** 2, 5)
+
+
+def _tokens(config: Any) -> _Points:
+  """Tokens of a frozen ViT, or what else its layers give."""
+  sizes = _vit_sizes(config)
+  patch, width = sizes["patch"], sizes["width"]
+  points = (config.image_size // patch) ** 2
+  parts = tokens.parse_features(config.pseudo_masks.feature, sizes["depth"])
+  blocks = max(layer + (kind == "tokens") for kind, layer in parts)
+  count = points + 1 + sizes.get("registers", 0)
+  forward = points * patch * patch * 3 * width
+  forward += _vit_blocks(count, width, blocks, sizes.get("mlp_ratio", 4))
+  others = sum(kind != "tokens" for kind, _ in parts)
+  forward += others * count * 3 * width * width
+  return _Points(points, points, width * len(parts), forward)
+
+
+# Generators whose work has a formula here; the work of others is not counted.
+_GENERATORS: dict[str, Callable[[Any], _Points]] = {
+  "pixels": _pixels,
+  **dict.fromkeys(tokens.USUAL_WEIGHTS, _tokens),
+}
+
+
 def _pseudo_masks(config: Any) -> dict[str, float]:
-  fields, batch, side = (
-    config.pseudo_masks,
-    config.batch_size,
-    config.image_size,
-  )
-  found: dict[str, float] = {}
-  if fields.generator in tokens.USUAL_WEIGHTS:
-    sizes = _vit_sizes(config)
-    patch, width = sizes["patch"], sizes["width"]
-    points = (side // patch) ** 2
-    parts = tokens.parse_features(fields.feature, sizes["depth"])
-    blocks = max(layer + (kind == "tokens") for kind, layer in parts)
-    count = points + 1 + sizes.get("registers", 0)
-    forward = points * patch * patch * 3 * width
-    forward += _vit_blocks(count, width, blocks, sizes.get("mlp_ratio", 4))
-    others = sum(kind != "tokens" for kind, _ in parts)
-    forward += others * count * 3 * width * width
-    found["teacher"] = batch * forward
-    dims = width * len(parts)
-    fitted = points
-  elif fields.generator == "pixels":
-    points = (side // fields.stride) ** 2
-    fitted = (side // fields.stride // fields.fit_every) ** 2
-    dims = 5
-  else:
+  fields, batch = config.pseudo_masks, config.batch_size
+  if fields.generator not in _GENERATORS:
     return {}
+  points, fitted, dims, teacher = _GENERATORS[fields.generator](config)
+  found = {"teacher": batch * teacher} if teacher else {}
   one = fitted * dims * fields.k  # points against centers
   start = (fields.k - 1) * fitted * dims
   if fields.init == "kmeans++":
