@@ -59,3 +59,15 @@ def test_what_may_pass_is_no_fault_of_the_input(tmp_path):
   assert str(error).startswith(
     f"out={tmp_path}/a cannot be written (Permission"
   )
+
+
+def test_a_folder_for_results_is_made_or_told(tmp_path):
+  folder = tmp_path / "a" / "b"
+  files.make_folder("out", folder)
+  files.make_folder("out", folder)  # it may exist
+  assert folder.is_dir()
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="out=.*file is a file; give a folder"):
+    files.make_folder("out", tmp_path / "file" / "b")
+  with pytest.raises(InputError, match="is no folder's name"):
+    files.make_folder("out", pathlib.Path("a\0b"))

@@ -408,6 +408,16 @@ def test_efficiency_is_relative_to_the_fewest_chips():
   assert text.startswith("projected, not measured")
 
 
+def test_another_batch_trains_as_many_epochs():
+  config = default_config.get_config()
+  config.batch_size, config.total_steps = 64, 1000
+  config.optim.warmup_steps = 100
+  found = sweep.with_batch_size(config, 256)
+  assert (found.batch_size, found.total_steps) == (256, 250)
+  assert found.optim.warmup_steps == 25
+  assert config.batch_size == 64 and config.total_steps == 1000
+
+
 def test_sweep_writes_a_plot(tmp_path):
   pytest.importorskip("matplotlib", reason="needs the extra train")
   rows = sweep.with_efficiency(
