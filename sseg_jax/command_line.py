@@ -1,7 +1,9 @@
-"""The parser of flags that all commands share: its help ends with examples."""
+"""The parser that all commands share, whose help ends with examples."""
 
 import argparse
 from collections.abc import Sequence
+
+from sseg_jax import default_config, prompts
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,3 +28,18 @@ class Parser(argparse.ArgumentParser):
     """Returns the usual help, and the examples below it."""
     lines = [f"  {self.prog} {example}" for example in self._examples]
     return "\n".join([super().format_help(), "examples:", *lines, ""])
+
+
+def add_templates_and_combiner(parser: argparse._ActionsContainer) -> None:
+  """Adds `--templates` and `--combiner`, which override a checkpoint's own."""
+  parser.add_argument(
+    "--templates",
+    choices=prompts.TEMPLATES,
+    help="sentences that a word is put into; default: the checkpoint's",
+  )
+  parser.add_argument(
+    "--combiner",
+    choices=default_config.COMBINERS,
+    help="how masks and words give the score of a pixel; default: the"
+    " checkpoint's",
+  )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax import command_line, default_config, files, prompts
+from sseg_jax import command_line, files, prompts
 from sseg_jax.errors import InputError, reported
 
 _EXAMPLES = (
@@ -85,15 +85,7 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
     metavar="N",
     help="pictures that a threshold is chosen on; default: the checkpoint's",
   )
-  add(
-    "--templates", choices=prompts.TEMPLATES, help="default: the checkpoint's"
-  )
-  add(
-    "--combiner",
-    choices=default_config.COMBINERS,
-    help="how masks and words give the score of a pixel; default: the"
-    " checkpoint's",
-  )
+  command_line.add_templates_and_combiner(group)
   add("--per_class", action="store_true", help="print IoU of each class")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sseg_jax import command_line, default_config, files, prompts
+from sseg_jax import command_line, files, prompts
 from sseg_jax.errors import InputError, reported
 from sseg_jax.images import result_files
 from sseg_jax.inference import background
@@ -66,15 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     help="folder for the results, or for one picture a file such as result.png;"
     " default: here",
   )
-  add(
-    "--templates", choices=prompts.TEMPLATES, help="default: the checkpoint's"
-  )
-  add(
-    "--combiner",
-    choices=default_config.COMBINERS,
-    help="how masks and words give the score of a pixel; default: the"
-    " checkpoint's",
-  )
+  command_line.add_templates_and_combiner(parser)
   add("--image_size", type=int, help="short side at which the picture is seen")
   add("--json", action="store_true", help="print the result as JSON")
   return parser
