@@ -8,7 +8,7 @@ terminal (a log file, a pipe, a test) nothing is printed.
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from typing import Any, TypeVar
 
 import tqdm
 
@@ -65,12 +65,12 @@ def tracked(
       bar.update()
 
 
-def print_above(text: str, file: TextIO | None = None) -> None:
+def print_above(text: str, file: Any = None) -> None:
   """Prints a line without damage to a bar that is shown.
 
   Args:
     text: the line.
-    file: where it is printed; None for standard error.
+    file: stream that it is printed to; None for standard error.
   """
   file = sys.stderr if file is None else file
   tqdm.tqdm.write(text, file=file)
