@@ -8,7 +8,7 @@ import pytest
 from layouts import save_photo, write_folder
 from PIL import Image
 
-from sseg_jax import benchmarks, evaluate
+from sseg_jax import benchmarks, evaluate, evaluation
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 
@@ -133,7 +133,7 @@ def test_255_labels_are_the_last_that_ignore_255(tmp_path, count, ignored):
       scores[..., 253] = 1
       return scores
 
-  result = evaluate.evaluate(Second(), benchmark, threshold=0.5)
+  result = evaluation.evaluate(Second(), benchmark, threshold=0.5)
   assert reader.ignored_label(count) == ignored
   # One of the counted pixels is right: two where 255 is ignored, else three.
   expected = 50 if ignored == 255 else 33.33
