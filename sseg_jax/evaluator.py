@@ -195,6 +195,27 @@ class Evaluator:
     return {k: float(v) for k, v in scores.items()} | {"pairs": len(images)}
 
 
+def open_benchmarks(
+  config: Any,
+) -> tuple[list[benchmarks.Benchmark], list[benchmarks.Benchmark | None]]:
+  """Opens the benchmarks that `config.evaluate.benchmarks` names.
+
+  Returns:
+    The benchmarks that are scored, and for each of them its training split, on
+    which the background threshold is chosen (None if it has no such split).
+    Both lists are empty for an empty string.
+  """
+  if not config.evaluate.benchmarks:
+    return [], []
+  specs = benchmarks.parse_specs(config.evaluate.benchmarks)
+  held_out = [benchmarks.open_benchmark(spec) for spec in specs]
+  training = [
+    benchmarks.open_training(spec, scored)
+    for spec, scored in zip(specs, held_out, strict=True)
+  ]
+  return held_out, training
+
+
 def flat_scores(output: dict[str, Any]) -> dict[str, float]:
   """Returns scalars of an evaluation, by the names that TensorBoard shows."""
   scores = {

@@ -193,21 +193,3 @@ def test_a_run_whose_lease_was_taken_saves_nothing(runs, config, tmp_path):
   assert names == {str(STOP)}
   assert not (workdir / "result.json").exists()
   assert json.loads((workdir / "lease.json").read_text())["token"] == "x"
-
-
-def test_what_steps_add_up_to_is_kept():
-  straight, stopped = train.Tally(8, {}), train.Tally(8, {})
-  for step in range(1, 8):
-    scalars = {"loss": 1 / step, "valid": np.float32(1 - (step % 3) / 8)}
-    for tally in (straight, stopped):
-      tally.add({k: float(v) for k, v in scalars.items()})
-      if step == 3:
-        tally.close_window({"ms_per_step": 5.0})
-    stopped = train.Tally(8, json.loads(json.dumps(stopped.stored())))
-  assert stopped.last == straight.last
-  assert stopped.last["ms_per_step"] == 5.0 and stopped.last["bad_records"] == 3
-  assert stopped.bad_records == straight.bad_records == 7
-  row = stopped.close_window({})
-  assert row == straight.close_window({})
-  assert row["loss"] == pytest.approx(np.mean([1 / 4, 1 / 5, 1 / 6, 1 / 7]))
-  assert row["bad_records"] == 7

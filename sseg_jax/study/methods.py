@@ -17,11 +17,11 @@ from sseg_jax import (
   evaluation,
   evaluator,
   metrics,
-  train,
   train_step,
 )
 from sseg_jax.benchmarks import Benchmark, oracle
 from sseg_jax.checkpoints import checkpoint
+from sseg_jax.data import training_data
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.runtime import provenance
@@ -124,8 +124,10 @@ def compute(run: Run) -> dict[str, Any]:
     )
   config = run.config.copy_and_resolve_references()
   config_check.check(config)
-  class_names = train.prepare_data(config, epath.Path(run.workdir)).class_names
-  opened, training = train.open_benchmarks(config)
+  class_names = training_data.prepare(
+    config, epath.Path(run.workdir)
+  ).class_names
+  opened, training = evaluator.open_benchmarks(config)
   return {
     "task": run.row.method,
     "seed": run.seed,
