@@ -25,6 +25,7 @@ _MOVED = {
   "scoring": "inference.scoring",
   "segmenter": "inference.segmenter",
   "stopping": "runtime.preemption",
+  "supervised": "tasks.supervised",
   "visualize": "images.drawing",
   "watchdog": "runtime.watchdog",
   "windows": "inference.sliding_window",

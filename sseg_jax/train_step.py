@@ -14,18 +14,11 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
-from sseg_jax import (
-  accumulation,
-  errors,
-  losses,
-  optim,
-  sharding,
-  supervised,
-  tokenizer,
-)
+from sseg_jax import accumulation, errors, losses, optim, sharding, tokenizer
 from sseg_jax.models import pooling, pretrained, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import generator
+from sseg_jax.tasks import supervised
 
 Metrics = dict[str, Array]
 

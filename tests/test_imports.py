@@ -40,7 +40,7 @@ ORDER = (
     "baselines",
   },
   {"train_step"},
-  {"supervised"},
+  {"tasks"},
   {"inference"},
   {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
   {"models"},

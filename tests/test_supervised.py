@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sseg_jax import default_config, supervised
+from sseg_jax import default_config
 from sseg_jax.models import sseg
+from sseg_jax.tasks import supervised
 
 # So that 254, the neighbour of the ignored label 255, is a class.
 CLASSES, B, N, K, SIDE = 255, 3, 5, 4, 16
