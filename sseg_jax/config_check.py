@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sseg_jax import config_files, default_config, prompts, train_step
+from sseg_jax import config_files, default_config, prompts
 from sseg_jax.errors import InputError
 from sseg_jax.inference import scoring, segmenter, sliding_window
 from sseg_jax.models import (
@@ -22,6 +22,7 @@ from sseg_jax.models import (
   remat,
 )
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
+from sseg_jax.tasks import TASKS
 
 _LARGEST = 2**31 - 1  # of whole numbers: steps are int32 on the device
 
@@ -75,7 +76,7 @@ _LEVELS = ("res2", "res3", "res4", "res5")
 _POOLED = (*_LEVELS, "pixel", "stem")
 
 RULES: dict[str, Rule] = {
-  "task": _one_of(*train_step.LOSSES),
+  "task": _one_of(*TASKS),
   "seed": Rule(lambda x: 0 <= x < 2**32, "from 0 to 4294967295"),
   "total_steps": _at_least(1),
   "batch_size": _at_least(1),
@@ -400,7 +401,7 @@ def _accumulation(c: Any) -> str | None:
       f"accumulate_steps={steps}: must, times loss.mask_every={every}, divide"
       f" batch_size={c.batch_size}"
     )
-  if c.task != "sseg":
+  if TASKS[c.task].in_parts is None:
     return (
       f"accumulate_steps={steps}: task={c.task!r} takes its batch in one piece;"
       " use 1"

@@ -7,10 +7,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sseg_jax import losses
+from sseg_jax import losses, tokenizer
 from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.tasks.task import Metrics, Setup
+
+
+def frozen(config: Any, class_names: tuple[str, ...]) -> dict[str, Any]:
+  """Returns `class_tokens`, int32 [c,l]: a sentence for each class name."""
+  tokenize = tokenizer.Tokenizer(config.text.context_length)
+  tokens = tokenize([f"a photo of a {name}." for name in class_names])
+  return {"class_tokens": tokens}
+
+
+def step_loss(
+  setup: Setup,
+  model: sseg.SSeg,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  key: Array,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Returns `loss` with the arguments that every task gets (`task.Task`)."""
+  return loss(setup.config, model, frozen["class_tokens"], batch, key)
 
 
 def loss(

@@ -1,0 +1,135 @@
+"""The paper's task: masks from clusters, words from captions.
+
+On a first read, go straight to `loss`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sseg_jax import losses
+from sseg_jax.models import pooling, query_embedding, sseg
+from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.tasks.task import Metrics, Setup
+
+
+def pseudo_mask_labels(
+  setup: Setup, frozen: dict[str, Any], batch: dict[str, Array]
+) -> tuple[Array, Array]:
+  """Returns label maps int32 [b,h/s,w/s] and which masks exist, bool [b,k].
+
+  The clusters of a picture depend only on the picture, its id and the seed.
+  """
+  config = setup.config
+  if config.pseudo_masks.mode == "cached":
+    labels = batch["pseudo_labels"]
+    k = config.pseudo_masks.k
+    present = labels[:, None] == jnp.arange(k)[None, :, None, None]
+    return labels, present.any((2, 3))
+  key = jax.random.key(config.seed)
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+  image = batch.get("teacher_image", batch["image"])
+  labels, present = setup.generator.generate(
+    frozen["pseudo_masks"], image, keys
+  )
+  return jax.lax.stop_gradient(labels), present
+
+
+class Features(NamedTuple):
+  """What the towers compute of each pair for the contrastive loss.
+
+  Attributes:
+    parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
+    text: [b, d], output of the text tower before the projection.
+  """
+
+  parts: Array
+  counts: Array
+  text: Array
+
+
+def towers(
+  setup: Setup,
+  model: sseg.SSeg,
+  batch: dict[str, Array],
+  labels: Array,
+  present: Array,
+  key: Array,
+  count: Array | None = None,
+) -> tuple[tuple[Features, Array], Metrics]:
+  """Returns each pair's features and the weighted mask loss, and metrics.
+
+  `labels` and `present` come from `pseudo_mask_labels`. `count` is the number
+  of valid masks in the whole batch, if `batch` is only a part of it
+  (`losses.mask_loss`).
+  """
+  config, weights = setup.config, setup.config.loss
+  valid, every = batch["valid"], weights.mask_every
+  _, h, w, _ = batch["image"].shape
+  regions = None
+  if query_embedding.by_regions(config.model):
+    stride = config.model.pool_stride
+    regions = pooling.region_shares(labels, present, (h, w), stride)
+  image_key, text_key = jax.random.split(key)
+  image = model.image_features(
+    batch["image"],
+    train=True,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
+    valid=valid,
+    regions=regions,
+    masks_every=every,
+  )
+  text = model.text(
+    batch["text"],
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
+  )
+  mask, metrics = losses.mask_loss(
+    image.mask_logits,
+    labels[::every],
+    (present & valid[:, None])[::every],
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=config.pseudo_masks.k,
+    size=(h // weights.mask_stride, w // weights.mask_stride),
+    count=count,
+  )
+  features = Features(image.part_features, image.counts, text)
+  return (features, weights.mask * mask), metrics | {"loss/mask": mask}
+
+
+def compare(
+  setup: Setup, model: sseg.SSeg, features: Features, valid: Array
+) -> tuple[Array, Metrics]:
+  """Returns the weighted contrastive loss of a whole batch, and metrics."""
+  weights = setup.config.loss
+  _, image = model.embed_parts(
+    features.parts, features.counts, train=True, valid=valid
+  )
+  text = model.embed_text(features.text, train=True, valid=valid)
+  loss, metrics = losses.contrastive(
+    image,
+    text,
+    model.logit_scale[...],
+    valid,
+    max_logit_scale=weights.max_logit_scale,
+    block=weights.contrastive_block,
+    mesh=setup.mesh,
+  )
+  return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
+
+
+def loss(
+  setup: Setup,
+  model: sseg.SSeg,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  key: Array,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Returns Eq. 4: weighted mask loss plus weighted contrastive loss."""
+  labels, present = pseudo_mask_labels(setup, frozen, batch)
+  (features, mask), metrics = towers(setup, model, batch, labels, present, key)
+  contrastive, more = compare(setup, model, features, batch["valid"])
+  return mask + contrastive, metrics | more
