@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 
 from sseg_jax import config_check, config_files, default_config
 from sseg_jax.errors import InputError
+from sseg_jax.models import fields as models_fields
+from sseg_jax.models import sseg
+from sseg_jax.tasks import fields as tasks_fields
+from sseg_jax.tasks import setup as tasks_setup
 
 DEFAULT = default_config.get_config()
 FIELDS = config_files.names(DEFAULT)
@@ -115,7 +119,7 @@ def _changed(**fields):
     ({"model__stem_depths": (1, 1)}, "give as many numbers in both"),
     ({"loss__mask_every": 2}, "loss.mask_every=2: words need"),
     ({"loss__mask_every": 3}, "loss.mask_every=3: must divide"),
-    ({"accumulate_steps": 3}, "accumulate_steps=3: must, times"),
+    ({"accumulate_steps": 3}, "accumulate_steps=3: its product with"),
     ({"loss__contrastive_block": 5}, "loss.contrastive_block=5: must divide"),
     ({"loss__mask": 0.0, "loss__contrastive": 0.0}, "one must be over 0"),
     ({"task": "supervised"}, 'only data.source="shapes" has'),
@@ -143,6 +147,20 @@ def test_all_that_is_wrong_is_told_at_once():
     config_check.check(config)
   for name in ("seed=-1", "optim.b1=2.0", "data.lanes=3", "evaluate.combiner="):
     assert name in str(raised.value)
+
+
+def test_networks_and_steps_refuse_with_the_same_rules():
+  """They can be made without `config_check`, and name all fields as well."""
+  for module in (models_fields, tasks_fields):
+    for name, rule in module.RULES.items():
+      assert config_check.RULES[name] is rule
+    assert set(module.BETWEEN) <= set(config_check.BETWEEN)
+  wrong = _changed(model__mean="between", text__num_heads=3)
+  wrong.loss.mask_stride = wrong.loss.mask_every = 3
+  with pytest.raises(InputError, match="model.mean=.*; text.width=256"):
+    sseg.build(wrong)
+  with pytest.raises(InputError, match="mask_stride=3.*; loss.mask_every=3"):
+    tasks_setup.make_setup(wrong)
 
 
 def test_a_config_of_ones_own_has_the_fields_of_the_default():

@@ -54,6 +54,7 @@ ORDER = (
     "runtime",
     "command_line",
     "config_files",
+    "field_rules",
     "files",
   },
   {"errors"},

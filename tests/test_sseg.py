@@ -384,7 +384,7 @@ def test_an_unknown_dtype_is_named(tiny):
   [
     ("model.decoder_layers", 0, "at least 1"),
     ("model.num_heads", 0, "at least 1"),
-    ("text.context_length", 0, "at least 1"),
+    ("text.context_length", 0, "at least 2"),
     ("model.dropout", 1.0, "from 0 to below 1"),
     ("model.drop_path", -0.2, "from 0 to below 1"),
     ("loss.init_temperature", 0.0, "over 0"),

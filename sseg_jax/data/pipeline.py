@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from sseg_jax.data import augment, decode, import_tensorflow
+from sseg_jax.data import augment, decode, fields, import_tensorflow
 from sseg_jax.data.examples import Batch, Examples, caption_of
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
@@ -237,12 +237,9 @@ def eval_pairs(
 
 def check_lanes(config: Any, process_count: int) -> None:
   """Raises InputError if the batch cannot be split over lanes and processes."""
+  if message := fields.lanes(config):
+    raise InputError(message)
   lanes, batch = config.data.lanes, config.batch_size
-  if lanes < 1 or batch % lanes:
-    raise InputError(
-      f"config.data.lanes={lanes} does not divide config.batch_size={batch};"
-      " choose a divisor"
-    )
   if lanes % process_count:
     raise InputError(
       f"config.data.lanes={lanes} cannot be split over {process_count}"

@@ -1,87 +1,110 @@
-"""The fields of a config that a network is made of: which values can work."""
+"""The fields of a config that a network is made of, and their rules."""
 
+from collections.abc import Callable
 from typing import Any
 
-from sseg_jax import errors
-from sseg_jax.models import query_embedding, remat
+from sseg_jax import field_rules
+from sseg_jax.field_rules import (
+  RATE,
+  SWITCH,
+  TEXT,
+  Between,
+  Rule,
+  at_least,
+  one_of,
+  whole_numbers,
+)
+from sseg_jax.models import backbones, query_embedding, remat
 
 PIXEL_DECODERS = ("fpn", "transformer_encoder")
 LEVELS = ("res2", "res3", "res4", "res5")  # of every backbone
+_POOLED = (*LEVELS, "pixel", "stem")
+
+RULES: dict[str, Rule] = {
+  "dtype": one_of("bfloat16", "float32"),
+  "model.backbone": one_of(*sorted(backbones.BACKBONES)),
+  "model.weights": TEXT,
+  "model.drop_path": RATE,
+  "model.pixel_decoder": one_of(*PIXEL_DECODERS),
+  "model.encoder_layers": at_least(1),
+  "model.memory": one_of(*LEVELS),
+  "model.hidden_dim": at_least(1),
+  "model.mask_dim": at_least(1),
+  "model.num_queries": at_least(1),
+  "model.decoder_layers": at_least(1),
+  "model.num_heads": at_least(1),
+  "model.ffn_dim": at_least(1),
+  "model.dropout": RATE,
+  "model.remat": one_of(*remat.POLICIES),
+  "model.deep_supervision": SWITCH,
+  "model.query_embedding": one_of(*query_embedding.EMBEDDINGS),
+  "model.pool_feature": Rule(
+    lambda x: all(level in _POOLED for level in x.split("+")),
+    f"of {', '.join(_POOLED)}, several joined by +",
+  ),
+  "model.stem_widths": Rule(
+    lambda x: whole_numbers(x, 1), "one to four whole numbers, at least 1"
+  ),
+  "model.stem_depths": Rule(
+    lambda x: whole_numbers(x, 0), "one to four whole numbers, at least 0"
+  ),
+  "model.pool_masks": one_of(*query_embedding.POOL_MASKS),
+  "model.pool_outline": SWITCH,
+  "model.pool_place": SWITCH,
+  "model.region_hidden": at_least(0),
+  "model.pool_stride": at_least(1),
+  "model.counted_queries": one_of("all", "owners"),
+  "model.mean": one_of("before", "after"),
+  "model.normalize_queries": SWITCH,
+  "model.embed_dim": at_least(1),
+  "model.proj_hidden": at_least(1),
+  "model.proj_norm": one_of("bn", "ln", "none"),
+  "text.layers": at_least(1),
+  "text.width": at_least(1),
+  "text.num_heads": at_least(1),
+  "text.context_length": at_least(2),  # the start and end tokens
+  "text.dropout": RATE,
+  "text.weights": TEXT,
+  "loss.init_temperature": field_rules.POSITIVE,
+  "loss.max_logit_scale": field_rules.POSITIVE,
+}
+
+
+def _heads(part: str, width: str) -> Callable[[Any], str | None]:
+  def broken(c: Any) -> str | None:
+    size, heads = c[part][width], c[part].num_heads
+    if not size % heads:
+      return None
+    return (
+      f"{part}.{width}={size}: must be a multiple of {part}.num_heads={heads}"
+    )
+
+  return broken
+
+
+def _stem(c: Any) -> str | None:
+  widths, depths = c.model.stem_widths, c.model.stem_depths
+  if len(widths) == len(depths):
+    return None
+  return (
+    f"model.stem_widths={widths} and model.stem_depths={depths}: give as many"
+    " numbers in both"
+  )
+
+
+BETWEEN: tuple[Between, ...] = (
+  Between(
+    ("model.hidden_dim", "model.num_heads"), _heads("model", "hidden_dim")
+  ),
+  Between(("text.width", "text.num_heads"), _heads("text", "width")),
+  Between(("model.stem_widths", "model.stem_depths"), _stem),
+)
 
 
 def check(config: Any) -> None:
-  """Raises InputError, which names the field, unless a network can be made.
+  """Raises InputError, which names the fields, unless a network can be made.
 
   Args:
     config: fields as in `default_config.py`.
   """
-  _check_ranges(config)
-  c = config.model
-  _one_of("model.pixel_decoder", c.pixel_decoder, PIXEL_DECODERS)
-  _one_of(
-    "model.query_embedding", c.query_embedding, query_embedding.EMBEDDINGS
-  )
-  _one_of("model.pool_masks", c.pool_masks, query_embedding.POOL_MASKS)
-  _one_of("model.counted_queries", c.counted_queries, ("all", "owners"))
-  _one_of("model.mean", c.mean, ("before", "after"))
-  _one_of("model.proj_norm", c.proj_norm, ("bn", "ln", "none"))
-  _one_of("model.memory", c.memory, LEVELS)
-  _one_of("dtype", config.dtype, ("bfloat16", "float32"))
-  if c.hidden_dim % c.num_heads:
-    raise errors.InputError(
-      f"model.hidden_dim={c.hidden_dim} is not a multiple of"
-      f" model.num_heads={c.num_heads}"
-    )
-  remat.check(c.remat)
-  if c.query_embedding == "mask_pooled":
-    _check_pooled(c)
-
-
-def _check_pooled(c: Any) -> None:
-  levels = c.pool_feature.split("+")
-  for level in levels:
-    _one_of("model.pool_feature", level, (*LEVELS, "pixel", "stem"))
-  stages = len(c.stem_widths)
-  if "stem" in levels and not 1 <= stages == len(c.stem_depths) <= 4:
-    raise errors.InputError(
-      f"model.stem_widths={c.stem_widths} and model.stem_depths="
-      f"{c.stem_depths}: give one to four stages, as many in both"
-    )
-
-
-def _check_ranges(config: Any) -> None:
-  """Raises InputError for sizes, rates and scales that make no network."""
-  sizes = {
-    "model": (
-      "hidden_dim",
-      "mask_dim",
-      "num_queries",
-      "decoder_layers",
-      "num_heads",
-      "ffn_dim",
-      "embed_dim",
-      "proj_hidden",
-    ),
-    "text": ("width", "layers", "num_heads", "context_length"),
-  }
-  if config.model.pixel_decoder == "transformer_encoder":
-    sizes["model"] += ("encoder_layers",)
-  rates = {"model": ("dropout", "drop_path"), "text": ("dropout",)}
-  scales = {"loss": ("init_temperature", "max_logit_scale")}
-  for fields, fits, wanted in (
-    (sizes, lambda x: x >= 1, "at least 1"),
-    (rates, lambda x: 0 <= x < 1, "from 0 to below 1"),
-    (scales, lambda x: x > 0, "over 0"),
-  ):
-    for part, names in fields.items():
-      for name in names:
-        value = config[part][name]
-        if not fits(value):
-          raise errors.InputError(f"{part}.{name}={value}: must be {wanted}")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-  if value not in allowed:
-    raise errors.InputError(
-      f"{name}={value!r} is not one of {', '.join(allowed)}"
-    )
+  field_rules.check(config, RULES, BETWEEN)

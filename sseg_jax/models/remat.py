@@ -6,8 +6,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from sseg_jax.errors import InputError
-
 # What is stored of a block beside its inputs: a name in
 # `jax.checkpoint_policies`, or "none", which stores all activations.
 POLICIES = (
@@ -16,14 +14,6 @@ POLICIES = (
   "dots_saveable",
   "dots_with_no_batch_dims_saveable",
 )
-
-
-def check(policy: str) -> None:
-  """Raises InputError for a policy that does not exist."""
-  if policy not in POLICIES:
-    raise InputError(
-      f"model.remat={policy!r} does not exist; use one of {', '.join(POLICIES)}"
-    )
 
 
 def run(policy: str, block: nnx.Module, *args: Any, **how: Any) -> Any:

@@ -1,0 +1,11 @@
+"""A rule for fields that `config_check` and the input pipeline both check."""
+
+from typing import Any
+
+
+def lanes(config: Any) -> str | None:
+  """Returns a message unless `data.lanes` divides `batch_size`."""
+  count, batch = config.data.lanes, config.batch_size
+  if count >= 1 and not batch % count:
+    return None
+  return f"data.lanes={count}: must divide batch_size={batch}; choose a divisor"

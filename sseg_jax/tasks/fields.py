@@ -1,0 +1,78 @@
+"""The fields of a config that a step is made of, and their rules."""
+
+from typing import Any
+
+from sseg_jax.field_rules import Between, Rule, at_least, one_of
+from sseg_jax.models import query_embedding
+from sseg_jax.tasks import TASKS
+
+RULES: dict[str, Rule] = {
+  "task": one_of(*TASKS),
+  "accumulate_steps": at_least(1),
+  "loss.mask_stride": Rule(lambda x: x in (1, 2, 4), "1, 2 or 4"),
+  "loss.mask_every": at_least(1),
+  "loss.contrastive_block": at_least(0),
+}
+
+
+def _mask_every(c: Any) -> str | None:
+  every = c.loss.mask_every
+  if c.batch_size % every:
+    return f"loss.mask_every={every}: must divide batch_size={c.batch_size}"
+  by_regions = query_embedding.by_regions(c.model)
+  if every == 1 or (by_regions and c.model.pool_feature == "stem"):
+    return None
+  if c.task == "supervised" and not by_regions:
+    return None  # every picture learns masks
+  return (
+    f"loss.mask_every={every}: words need every picture's masks or backbone;"
+    " use 1, or model.query_embedding='mask_pooled' with"
+    " model.pool_masks='pseudo' and model.pool_feature='stem'"
+  )
+
+
+def _accumulation(c: Any) -> str | None:
+  steps, every = c.accumulate_steps, c.loss.mask_every
+  if steps == 1:
+    return None
+  if c.batch_size % (steps * every):
+    return (
+      f"accumulate_steps={steps}: its product with loss.mask_every={every} must"
+      f" divide batch_size={c.batch_size}"
+    )
+  if TASKS[c.task].in_parts is None:
+    return (
+      f"accumulate_steps={steps}: task={c.task!r} takes its batch in one piece;"
+      " use 1"
+    )
+  return None
+
+
+def _block(c: Any) -> str | None:
+  block = c.loss.contrastive_block
+  if not block or not c.batch_size % block:
+    return None
+  return (
+    f"loss.contrastive_block={block}: must divide batch_size={c.batch_size},"
+    " or be 0"
+  )
+
+
+BETWEEN: tuple[Between, ...] = (
+  Between(
+    (
+      "loss.mask_every",
+      "batch_size",
+      "task",
+      "model.query_embedding",
+      "model.pool_masks",
+      "model.pool_feature",
+    ),
+    _mask_every,
+  ),
+  Between(
+    ("accumulate_steps", "loss.mask_every", "batch_size", "task"),
+    _accumulation,
+  ),
+  Between(("loss.contrastive_block", "batch_size"), _block),
+)
