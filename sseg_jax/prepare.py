@@ -398,9 +398,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   if "--add_pseudo_masks" in (sys.argv[1:] if argv is None else argv):
+    from sseg_jax import config_check
     from sseg_jax.pseudo_masks import caching
 
-    return caching.main(argv)
+    return caching.main(argv, config_check.check)
   args = vars(_parser().parse_args(argv))
   as_json = args.pop("json")
   for name, low in (

@@ -310,6 +310,11 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
   assert "pseudo_masks.knots=5: there is no such field" in (
     capsys.readouterr().err
   )
+  wrong = ["--set=pseudo_masks.iterations=0", "--set=pseudo_masks.init=none"]
+  assert prepare.main([*arguments, *wrong]) == 2
+  error = capsys.readouterr().err
+  assert "pseudo_masks.iterations=0: must be at least 1" in error
+  assert "pseudo_masks.init='none': must be one of" in error
 
 
 def test_a_second_job_on_the_same_shards_is_refused(folder, tmp_path, config):

@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -306,8 +306,16 @@ def parser() -> argparse.ArgumentParser:
   return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command."""
+def main(
+  argv: Sequence[str] | None = None,
+  check: Callable[..., None] = lambda config, data: None,
+) -> int:
+  """Runs the command.
+
+  Args:
+    argv: flags; None takes those of the process.
+    check: `config_check.check`, which stands above this module.
+  """
   args = vars(parser().parse_args(argv))
   as_json = args.pop("json")
   args.pop("add_pseudo_masks")
@@ -318,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config_files.load(args.pop("config")),
     config_files.parse_settings(args.pop("set")),
   )
+  check(config, data=False)
   report = add_pseudo_masks(args.pop("records"), config=config, **args)
   print(json.dumps(dataclasses.asdict(report)) if as_json else report)
   return 0
