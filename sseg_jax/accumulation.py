@@ -1,12 +1,16 @@
 """Computes the gradient of a batch from parts of it that fit into memory.
 
-A contrastive loss is not a sum over parts: each example is compared with all
-others. So the towers run over each part twice, as with open_clip's
-`--accum-freq` (src/open_clip_train/train.py): first without a gradient, to know
-the features of all examples; then with one, which starts from the gradient of
-the whole batch's loss with respect to these features (Gao et al. 2021, "Scaling
-Deep Contrastive Learning Batch Size under Memory Limited Setup"). It costs one
-more forward pass, and one set of gradients besides the parameters.
+A contrastive loss is not a sum over parts, because each example is compared
+with all others. So the towers run twice over each part:
+
+1. Without a gradient, to compute the features of all examples.
+2. With a gradient. It starts from the gradient of the whole batch's loss with
+   respect to these features.
+
+This is the method of Gao et al. 2021, "Scaling Deep Contrastive Learning Batch
+Size under Memory Limited Setup", and of open_clip's `--accum-freq`
+(src/open_clip_train/train.py). It costs one more forward pass, and memory for
+one set of gradients.
 
 On a first read, go to `value_and_grad`.
 """
@@ -27,7 +31,7 @@ Tree = Any  # nested dictionaries or tuples of arrays
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """How a batch is cut, so that every part lies on all devices.
+  """Cuts a batch into parts, each of which is split over all devices.
 
   Attributes:
     steps: number of parts.
@@ -42,8 +46,8 @@ class Parts:
   def split(self, batch: Tree) -> Tree:
     """Cuts arrays [b,...] to [steps,b/steps,...].
 
-    Part i takes the groups i, i + steps, and so on. A device that holds
-    consecutive groups therefore sends nothing to others.
+    Part i takes the groups i, i + steps, i + 2 * steps and so on. A device
+    holds consecutive groups, so it has some of every part and sends nothing.
     """
 
     def one(x):
@@ -54,7 +58,7 @@ class Parts:
     return sharding.constrain(jax.tree.map(one, batch), self.mesh, 1)
 
   def join(self, parts: Tree) -> Tree:
-    """Undoes `split`."""
+    """Joins arrays [steps,b/steps,...] to [b,...]: undoes `split`."""
 
     def one(x):
       x = x.reshape(self.steps, -1, self.group, *x.shape[2:])
@@ -98,7 +102,8 @@ def value_and_grad(
     params, model_state, cut.join(features)
   )
 
-  if cut.mesh is not None:  # the loop's arrays are sharded like the parameters
+  if cut.mesh is not None:
+    # The loop below adds to these arrays, so their sharding is the loop's.
     grads = jax.lax.with_sharding_constraint(
       grads, sharding.state_sharding(grads, cut.mesh)
     )

@@ -29,13 +29,13 @@ class Evaluator:
     stop: preemption.Stop | None = None,
     training: Sequence[benchmarks.Benchmark | None] = (),
   ):
-    """Compiles nothing yet.
+    """Stores the arguments; compiles nothing yet.
 
     Args:
       config: the run's fields.
       held_out: benchmarks that are scored.
-      workdir: where pictures are drawn.
-      stop: asks an evaluation to end.
+      workdir: folder of the run; predictions.png is written to it.
+      stop: an evaluation ends early if it is set.
       training: for each of `held_out` the training split on which its
         background threshold is chosen (`benchmarks.open_training`), or None.
     """
@@ -54,19 +54,24 @@ class Evaluator:
     writer: Any,
     max_images: int,
   ) -> dict[str, Any]:
-    """Returns results by benchmark, and retrieval; {} in other processes.
+    """Evaluates a state, in the first process.
 
-    `stored` in it is what a checkpoint keeps of the background thresholds.
-    Pictures of it are made by `draw`, once the results are written.
+    Call it in every process. Call `draw` afterwards, when the results are
+    written, to draw predictions.
 
     Args:
       state: may be sharded over processes.
-      step: for the writer of pictures.
-      writer: a `MetricWriter`.
-      max_images: of each benchmark; 0 for all.
+      step: number of steps taken, under which pictures are written.
+      writer: a `metrics.MetricWriter` for the pictures.
+      max_images: number of pictures of each benchmark; 0 means all.
+
+    Returns:
+      "benchmarks": name -> result of `evaluation.evaluate`; "stored": the
+      background thresholds in the form that a checkpoint keeps; "retrieval", if
+      there are held-out pairs. In other processes than the first, {}.
 
     Raises:
-      Stopped: in the first process, if the run is asked to stop meanwhile.
+      Stopped: in the first process, if the run was asked to stop meanwhile.
     """
     params, model_state = _to_host((state.params, state.model_state))
     if jax.process_index() != 0:
@@ -116,7 +121,7 @@ class Evaluator:
     benchmark: benchmarks.Benchmark,
     training: benchmarks.Benchmark | None,
   ) -> tuple[background.Threshold | None, dict[str, Any] | None]:
-    """Finds a benchmark's threshold anew: the network has changed."""
+    """Chooses the background threshold of a benchmark for these weights."""
     if not benchmark.has_background:
       return None, None
     config = self._config.evaluate
@@ -133,8 +138,8 @@ class Evaluator:
   def draw(self) -> None:
     """Draws predictions of the last evaluation, for TensorBoard.
 
-    Those of the first benchmark go to WORKDIR/predictions.png as well. If
-    drawing or writing fails, it is logged, and the run continues.
+    The picture of the first benchmark is written to WORKDIR/predictions.png as
+    well. If drawing or writing fails, the error is logged and the run goes on.
     """
     undrawn, self._undrawn = self._undrawn, []
     for draw in undrawn:
@@ -217,7 +222,7 @@ def open_benchmarks(
 
 
 def flat_scores(output: dict[str, Any]) -> dict[str, float]:
-  """Returns scalars of an evaluation, by the names that TensorBoard shows."""
+  """Returns an evaluation as name -> score, with TensorBoard's names."""
   scores = {
     f"mIoU/{name}": result["mIoU"]
     for name, result in output.get("benchmarks", {}).items()
@@ -245,7 +250,7 @@ def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
 
 
 def best_score(config: Any, output: dict[str, Any]) -> float:
-  """Returns the score that decides which checkpoint is best; NaN for none."""
+  """Returns the score by which checkpoints are compared; NaN if none."""
   scores = flat_scores(output)
   if name := config.checkpoint.best_score:
     return scores.get(name, math.nan)

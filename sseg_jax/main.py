@@ -1,13 +1,9 @@
 """Trains what a config file describes.
 
-python -m sseg_jax.main --config=configs/quickstart.py --workdir=/tmp/run
+python -m sseg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Any field can be overridden: --config.optim.peak_lr=1e-3. Running the same
-command again goes on from the newest checkpoint in --workdir.
-
-With several processes each runs this command. On Cloud TPU, under SLURM and
-under Open MPI they find each other; elsewhere say how, as launch/local.py does:
---coordinator_address=HOST:PORT --num_processes=N --process_id=I
+The same command, started again, continues from the newest checkpoint in
+--workdir. See --help.
 """
 
 import argparse
@@ -26,31 +22,53 @@ from ml_collections import ConfigDict
 from sseg_jax import config_files, errors, files
 from sseg_jax.runtime import preemption
 
+_DESCRIPTION = """\
+Trains what a config file describes. The same command, started again, continues
+from the newest checkpoint in --workdir.
+"""
+
+_EPILOG = """\
+examples:
+  The quickstart, on this machine's CPU:
+    python -m sseg_jax.main --config=configs/quickstart.py \\
+      --workdir=runs/quickstart
+
+  A config with two fields changed:
+    python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos \\
+      --config.optim.peak_lr=5e-4 --config.total_steps=3600
+
+A run with several processes needs this command in each of them. On Cloud TPU,
+under SLURM and under Open MPI the processes find each other. Elsewhere give
+--coordinator_address, --num_processes and --process_id, as launch/local.py
+does.
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.main",
-    description=__doc__,
+    description=_DESCRIPTION,
+    epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--config", help="a file of configs/, or one of your own")
+  add("--config", help="config file: one in configs/, or your own")
   add(
     "--config.FIELD",
     metavar="VALUE",
     dest="_",
-    help="overrides a field of the config; may be repeated",
+    help="sets a field of the config (default_config.py); may be repeated",
   )
-  add("--workdir", help="folder of the run: checkpoints, curves, result.json")
+  add("--workdir", help="folder for checkpoints, curves and result.json")
   add("--json", action="store_true", help="print the result as JSON")
   add(
     "--coordinator_address",
     default=os.environ.get("JAX_COORDINATOR_ADDRESS"),
     help="HOST:PORT of process 0; that port and the one below must be free",
   )
-  add("--num_processes", type=int, help="of the run")
-  add("--process_id", type=int, help="of this one, from 0")
+  add("--num_processes", type=int, help="number of processes of the run")
+  add("--process_id", type=int, help="number of this process, from 0")
   add(
     "--initialization_timeout",
     type=float,
@@ -64,8 +82,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   """Returns the flags, and the config with its overrides.
 
   Raises:
-    InputError: for flags that are missing or unknown, and what
-      `config_files.load` and `overridden` refuse.
+    InputError: if a flag is missing or unknown, or if `config_files.load` or
+      `config_files.overridden` raises it.
   """
   parser = _parser()
   overrides, rest = _split(argv)
@@ -96,7 +114,7 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
       continue
     field, equals, value = argument.removeprefix("--config.").partition("=")
     if not equals:
-      # A field of its own switches on, as flags do.
+      # Without a value, the field is set to true, as with a switch.
       alone = not left or left[0].startswith("--")
       value = "true" if alone else left.pop(0)
     overrides[field] = value
@@ -107,7 +125,7 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def run(argv: Sequence[str]) -> int:
   """Runs the command with these arguments."""
   flags, config = parse(argv)
-  # From here on, since a signal may come while JAX is loaded or compiles.
+  # Listen before JAX is loaded: a signal may come while it loads or compiles.
   stop = preemption.Stop().listen()
   place = _place(flags)
   first = place is None or place[2] == 0
@@ -142,7 +160,7 @@ def _train(
   from sseg_jax import config_check, train
 
   config_check.check(config)  # before a folder is made
-  absl_flags.FLAGS(sys.argv[:1])  # absl's logging asks for its own flags
+  absl_flags.FLAGS(sys.argv[:1])  # absl's logging reads its own flags
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
@@ -159,9 +177,9 @@ def _train(
 
 
 def _place(flags: argparse.Namespace) -> tuple[str, int, int] | None:
-  """Returns the coordinator, the number of processes and this one's place.
+  """Returns coordinator, number of processes and number of this process.
 
-  None for a single process.
+  Returns None if the run has a single process.
   """
   place: Any = (
     flags.coordinator_address,
@@ -169,7 +187,7 @@ def _place(flags: argparse.Namespace) -> tuple[str, int, int] | None:
     flags.process_id,
   )
   if None in place:
-    # JAX knows the schedulers, and has no public way to ask it about them.
+    # JAX recognises schedulers, but has no public function for this.
     from jax._src import cloud_tpu_init
     from jax._src.clusters import ClusterEnv
 
@@ -180,7 +198,7 @@ def _place(flags: argparse.Namespace) -> tuple[str, int, int] | None:
     if place[1:] != (None, None) or (place[0] and not scheduled):
       raise errors.InputError(
         "--coordinator_address, --num_processes and --process_id go together;"
-        " give all three or, where a scheduler tells them, none"
+        " give all three, or none if a scheduler sets them"
       )
     if not scheduled:
       return None
@@ -195,20 +213,20 @@ def _place(flags: argparse.Namespace) -> tuple[str, int, int] | None:
       )[:3]
     except (RuntimeError, OSError) as error:
       raise errors.Unavailable(
-        f"the scheduler does not tell where the processes are: {error}"
+        f"the scheduler does not say where the processes run: {error}"
       ) from None
   return None if None in place or place[1] == 1 else place
 
 
 def _ours(record: python_logging.LogRecord) -> bool:
-  """Keeps what this package says, and everybody's warnings."""
+  """Returns whether a record is logged: this package's, and all warnings."""
   package = os.path.dirname(os.path.abspath(__file__))
   return record.levelno >= python_logging.WARNING or record.pathname.startswith(
     package + os.sep
   )
 
 
-# What SLURM and Open MPI set.
+# Environment variables that SLURM and Open MPI set.
 _SCHEDULERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
 
 

@@ -6,19 +6,20 @@ from typing import Any
 import jax
 import optax
 
-# Matches the last name in the path of arrays that are not weights of a linear
-# map or a convolution. The rank is not enough to tell: tables and the biases of
-# attention heads have two dimensions too.
+# Matches the last name in the path of an array that has no weight decay. The
+# number of dimensions does not decide: tables and the biases of attention heads
+# have two dimensions, as the weights of a linear map.
 _NO_DECAY = re.compile(
   r"bias|scale|norm|token|embedding|position|quer(y|ies)|table"
 )
 
 
 def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
-  """Linear warm-up from `start_lr` to `peak_lr`, then a cosine to `end_lr`.
+  """Returns the learning rate as a function of the step.
 
-  The warm-up's `warmup_steps` are part of the `total_steps`, as in GroupViT
-  (`utils/lr_scheduler.py`).
+  It rises linearly from `start_lr` to `peak_lr` in `warmup_steps`, then falls
+  to `end_lr` along a cosine. `total_steps` include the `warmup_steps`, as in
+  GroupViT (`utils/lr_scheduler.py`).
 
   Args:
     optim_config: `config.optim`.
@@ -39,11 +40,12 @@ def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-  """Returns a tree of bools: which parameters have weight decay.
+  """Returns a tree of bools: True for parameters that have weight decay.
 
-  All have it except arrays of at most one dimension, biases, norms, embeddings
-  (tokens, positions, queries), relative-position tables and the logit scale
-  (GroupViT, `utils/optimizer.py`; MaskFormer's Swin recipe, `train_net.py`).
+  These are the weights of linear maps and convolutions. Arrays of at most one
+  dimension, biases, norms, embeddings (tokens, positions, queries),
+  relative-position tables and the logit scale have none. Sources: GroupViT,
+  `utils/optimizer.py`; MaskFormer's Swin recipe, `train_net.py`.
   """
 
   def decays(path: Any, leaf: Any) -> bool:
@@ -54,10 +56,12 @@ def decay_mask(params: Any) -> Any:
 
 
 def build(config: Any) -> optax.GradientTransformation:
-  """Returns clipping by global norm (unless `clip_norm` is 0), then AdamW.
+  """Returns the optimizer: AdamW, after clipping of the gradients.
+
+  Gradients are clipped by their global norm, unless `clip_norm` is 0.
 
   Args:
-    config: the whole configuration; reads `optim` and `total_steps`.
+    config: the whole config; `optim` and `total_steps` are read.
   """
   c = config.optim
   adamw = optax.adamw(
