@@ -1,7 +1,7 @@
-"""Configurations from Python files, and overrides of their fields.
+"""Reads configs from Python files, and overrides their fields.
 
-All commands that take `--config` read it here, and the overrides given as
-`--config.FIELD=VALUE` or `--set FIELD=VALUE`.
+All commands that take `--config` call `load`, and then `overridden` with the
+fields that are given as `--config.FIELD=VALUE` or `--set FIELD=VALUE`.
 """
 
 import ast
@@ -26,14 +26,14 @@ _CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def load(path: str | os.PathLike) -> ConfigDict:
-  """Returns what `get_config` of a Python file gives, locked.
+  """Returns the config that a Python file's `get_config()` returns, locked.
 
   Args:
-    path: of the file; a leading `~` is the home folder.
+    path: path of the file; a leading `~` is the home folder.
 
   Raises:
-    InputError: if there is no such file, it is not Python, it has no
-      `get_config`, or that raises or returns something else.
+    InputError: if there is no such file, if it is not Python, if it has no
+      `get_config`, or if `get_config` raises or returns something else.
   """
   given, file = f"config={os.fspath(path)}", Path(files.expand(path))
   if not file.is_file():
@@ -60,7 +60,7 @@ def load(path: str | os.PathLike) -> ConfigDict:
     ) from error
   except UnicodeDecodeError as error:
     raise InputError(f"{given}: not Python: it is not UTF-8") from error
-  # Whatever the user's own code raises, to leave included.
+  # The user's code may raise anything, `sys.exit` included.
   except (Exception, SystemExit) as error:
     raise InputError(f"{given}: {_raised(error, file)}") from error
   if not isinstance(config, ConfigDict):
@@ -77,10 +77,10 @@ def _missing(file: Path) -> str:
   for folder in (file.parent, _CONFIGS):
     if folder.is_dir():
       names = sorted(p.name for p in folder.glob("*.py"))
-      # One without the suffix is meant by its whole name.
+      # If the suffix is missing, compare with it.
       wanted = file.name if file.suffix else f"{file.name}.py"
       if close := difflib.get_close_matches(wanted, names, 1):
-        # As it was given, where the folder is the one given.
+        # A folder that the user gave is shown as given.
         place = folder if folder == file.parent else _relative(folder)
         return f"no such file; did you mean {place / close[0]}?"
   return "no such file; see configs/ for examples"
@@ -94,7 +94,7 @@ def _relative(folder: Path) -> Path:
 
 
 def _raised(error: BaseException, file: Path) -> str:
-  """Says what the user's code raised, and at which of its lines."""
+  """Returns a message: what the user's code raised, and at which line."""
   lines = [
     frame.lineno
     for frame in traceback.extract_tb(error.__traceback__)
@@ -106,7 +106,11 @@ def _raised(error: BaseException, file: Path) -> str:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
-  """Splits `field=value`; `overridden` turns values into the fields' types."""
+  """Returns field -> value, as texts, of texts "field=value".
+
+  `overridden` converts the values to the types of the fields. Raises InputError
+  if a text has no "=" or no field.
+  """
   settings = {}
   for text in texts:
     field, equals, value = text.partition("=")
@@ -117,14 +121,15 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-  """Returns a copy with fields replaced, given by their dotted names.
+  """Returns a copy of a config with other values of some fields.
 
   Fields that depend on a replaced field (`default_config.follow_batch`) change
   with it.
 
   Args:
-    config: is not changed.
-    overrides: values, or the text that stands for one on a command line.
+    config: the config; it is not changed.
+    overrides: dotted name of a field -> its value, or the value as the text of
+      a command line.
 
   Raises:
     InputError: if fields do not exist or have another type; names all of them.
@@ -137,7 +142,7 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
       node = config
       for part in path:
         node = node[part]
-      # Not the old value: it may follow from one that is wrong.
+      # The type, not the old value, which may depend on a wrong field.
       kind = node.get_type(name)
       node[name] = convert(field, value, kind, field in optional())
     except InputError as error:
@@ -154,7 +159,7 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 @functools.cache
 def optional() -> frozenset[str]:
-  """Returns the fields that may be None, as they are by default."""
+  """Returns the fields that may be None: those that are None by default."""
   default = default_config.get_config()
   found = []
   for name in names(default):
@@ -167,16 +172,16 @@ def optional() -> frozenset[str]:
 
 
 def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
-  """Returns a value as the type of its field.
+  """Returns a value, converted to the type of its field.
 
   Args:
-    field: its name, for messages.
-    value: of that type, or a text that stands for it.
-    kind: of the field: bool, int, float, str or tuple.
-    or_none: whether None, as a text "none", is a value as well.
+    field: name of the field, for messages.
+    value: a value of that type, or a text that stands for one.
+    kind: type of the field: bool, int, float, str or tuple.
+    or_none: whether the value may be None, or "none" as a text.
 
   Raises:
-    InputError: if the value is none of that type.
+    InputError: if the value cannot be converted.
   """
   if or_none and (value is None or str(value).lower() == "none"):
     return None
@@ -187,7 +192,7 @@ def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
       return kind(value)
     if kind is tuple and isinstance(value, str):
       with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Python, about odd texts
+        warnings.simplefilter("ignore")  # Python warns about odd texts
         read = ast.literal_eval(value.strip())
       return tuple(read) if isinstance(read, list) else _same(read, tuple)
     if kind is tuple and isinstance(value, list | tuple):
@@ -196,7 +201,7 @@ def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
       return float(value)
     if kind in _KINDS:
       return _same(value, kind)
-  # All of what `literal_eval` raises.
+  # These are all errors that `literal_eval` raises.
   except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     pass
   except OverflowError:
@@ -207,7 +212,7 @@ def convert(field: str, value: Any, kind: type, or_none: bool = False) -> Any:
 
 
 def shown(value: Any, quoted: bool = False) -> str:
-  """Returns a value for a message of one line."""
+  """Returns a value as a short text without line breaks, for a message."""
   text = value if isinstance(value, str) else repr(value)
   if isinstance(value, str) and (quoted or not value.isprintable()):
     text = ascii(value) if not value.isprintable() else repr(value)
@@ -237,9 +242,9 @@ def _bool(text: str) -> bool:
 
 
 def hint(field: str) -> str:
-  """Names the field that was probably meant."""
+  """Returns a hint that names the field that was probably meant."""
   fields = list(names(default_config.get_config()))
-  # The last part alone as well: another part of the config may have it.
+  # Compare the last part alone as well: the group may be the wrong one.
   by_last = {name.rpartition(".")[2]: name for name in fields}
   if close := difflib.get_close_matches(field, fields, 1):
     return f"did you mean {close[0]}?"
@@ -249,7 +254,7 @@ def hint(field: str) -> str:
 
 
 def names(config: ConfigDict, prefix: str = "") -> list[str]:
-  """Returns the dotted names of all fields, without computing any value."""
+  """Returns the dotted names of all fields; computes no value."""
   found = []
   for name in config:
     if config.get_type(name) is ConfigDict:

@@ -46,7 +46,11 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def check_batch(c: ml_collections.ConfigDict) -> None:
-  """Raises InputError for a `batch_size` below 1."""
+  """Raises InputError for a `batch_size` below 1.
+
+  This is checked first, because other fields are computed from it
+  (`follow_batch`).
+  """
   if c.batch_size < 1:
     raise InputError(f"batch_size={c.batch_size} must be at least 1")
 

@@ -253,7 +253,7 @@ def _find(logits, number, valid):
 
 
 def _find_in_blocks(rows, number, scales, columns, valid, block, axes=()):
-  """Does the same for `block` rows at a time, and does not store logits."""
+  """Returns the same as `_find`, computed for `block` rows at a time."""
   if axes:
     columns = lax.all_gather(columns, axes, tiled=True)
     valid = lax.all_gather(valid, axes, tiled=True)

@@ -166,13 +166,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
   """Takes one optimiser step on a global batch.
 
-  Pure: jit it with `setup` static (or closed over) and `state` donated. With a
-  non-finite loss or gradient the parameters, statistics and optimiser stay as
-  they were, and the metric `bad` is 1.
+  It is a pure function: jit it with `setup` static or closed over, and donate
+  `state`. If the loss or the gradient is not finite, parameters, statistics and
+  optimizer stay as they were, and the metric `bad` is 1.
 
   Args:
     setup: see `Setup`.
-    state: before the step.
+    state: the state before the step.
     frozen: `setup.frozen`. It is an argument so that its arrays do not become
       constants of the compiled program.
     batch: `id`, `valid`, `image`, `text`; see the pipeline.

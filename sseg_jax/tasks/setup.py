@@ -1,4 +1,4 @@
-"""The static parts of a step: network, pseudo-masks, optimizer, mesh."""
+"""Builds what stays the same in all steps of a run."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ def make_setup(
   *,
   abstract: bool = False,
 ) -> Setup:
-  """Checks `config` and builds what `train_step` closes over.
+  """Checks the fields of a step, and builds its static parts.
 
   Args:
     config: fields as in `default_config.py`.
     class_names: names of the label classes, for the supervised task.
     mesh: the mesh over which batches are split; see `Setup`.
-    abstract: whether to use shapes in place of the frozen network's weights;
-      `sseg_jax.plan` does.
+    abstract: whether to take shapes instead of the weights of the frozen
+      network, as `sseg_jax.plan` does.
 
   Raises:
     InputError: if a field has a value that cannot work.
@@ -40,7 +40,7 @@ def make_setup(
 
 
 def _check_mesh(config: Any, mesh: Mesh | AbstractMesh | None) -> None:
-  """Raises InputError for what only the mesh tells: the number of devices."""
+  """Raises InputError if fields do not fit the number of devices."""
   if mesh is None:
     return
   every, block = config.loss.mask_every, config.loss.contrastive_block

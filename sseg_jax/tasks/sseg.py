@@ -38,7 +38,7 @@ def pseudo_mask_labels(
 
 
 class Features(NamedTuple):
-  """What the towers compute of each pair for the contrastive loss.
+  """What the towers compute for each pair, for the contrastive loss.
 
   Attributes:
     parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.

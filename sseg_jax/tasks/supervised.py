@@ -1,4 +1,4 @@
-"""The same network trained on true label maps: an upper bound."""
+"""The task of the upper bound: the same network learns true label maps."""
 
 import functools
 from typing import Any
@@ -41,20 +41,21 @@ def loss(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
   """Returns the weighted loss of true masks and true words, and metrics.
 
-  The masks are the classes present, matched as pseudo-masks are. Where words
-  are learned on pseudo-masks (`model.pool_masks="pseudo"`), they are now on
-  true masks, by the cross-entropy of each one's class. Elsewhere they are
-  taught pixel by pixel, by the cross-entropy of the very scores that inference
-  takes its labels from (the "mean" combiner). So nothing but the teacher
-  differs. Ignored pixels have no cross-entropy; in the mask loss they belong to
-  no mask, as in MaskFormer.
+  There is one mask for each class in a picture; masks are matched as
+  pseudo-masks are. Words are learned in one of two ways. With
+  `model.pool_masks="pseudo"`, where the paper's task embeds pseudo-masks, true
+  masks are embedded, and the loss is the cross-entropy of each mask's class.
+  Otherwise the loss is the cross-entropy of each pixel's class, from the scores
+  that inference uses (the "mean" combiner). So only the source of the masks and
+  words differs from the paper's task. Ignored pixels have no cross-entropy; in
+  the mask loss they belong to no mask, as in MaskFormer.
 
   Args:
     config: fields as in `default_config.py`.
-    model: in training.
-    class_tokens: of the names that the labels stand for, in their order.
-    batch: as in `train_step.train_step`, with "labels".
-    key: of dropout.
+    model: the network; its batch statistics are updated.
+    class_tokens: result of `frozen`; row i is the name of label i.
+    batch: as in `train_step.train_step`, with "labels", int32 [b,h,w].
+    key: random key of dropout.
   """
   weights, classes = config.loss, len(class_tokens)
   labels = batch["labels"]

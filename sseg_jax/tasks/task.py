@@ -1,4 +1,4 @@
-"""What a task is, and what its functions are given of a run."""
+"""Defines a task, and the setup that its functions take."""
 
 import dataclasses
 from collections.abc import Callable
