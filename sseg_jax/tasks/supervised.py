@@ -1,7 +1,8 @@
 """The task of the upper bound: the same network learns true label maps."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,25 +59,16 @@ def loss(
     key: random key of dropout.
   """
   weights, classes = config.loss, len(class_tokens)
-  labels = batch["labels"]
-  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
-  present = present.any((2, 3))  # [b, c]
-  # The classes present in a picture, at most k, take its first k numbers.
   k = config.pseudo_masks.k
-  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
-  known = (labels >= 0) & (labels < classes)
-  index = jnp.clip(labels, 0, classes - 1)
-  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
-  ranked = jnp.where(known & (ranked < k), ranked, k)
-  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
-  counted = exists & batch["valid"][:, None]
+  masks = _true_masks(batch["labels"], classes, k)
+  counted = masks.exists & batch["valid"][:, None]
 
   by_regions = query_embedding.by_regions(config.model)
   regions = None
   _, h, w, _ = batch["image"].shape
   if by_regions:
     stride = config.model.pool_stride
-    regions = pooling.region_shares(ranked, exists, (h, w), stride)
+    regions = pooling.region_shares(masks.labels, masks.exists, (h, w), stride)
   every = weights.mask_every if by_regions else 1
   image_key, text_key = jax.random.split(key)
   image = model.encode_image(
@@ -94,7 +86,7 @@ def loss(
   )
   mask, metrics = losses.mask_loss(
     image.mask_logits,
-    ranked[::every],
+    masks.labels[::every],
     counted[::every],
     dice_weight=weights.dice,
     focal_weight=weights.focal,
@@ -108,30 +100,83 @@ def loss(
     max_logit_scale=weights.max_logit_scale,
   )
   if by_regions:
-    # Set to 0 before the logarithm: a NaN would reach every gradient.
-    parts = jnp.where(counted[..., None], image.part_embeddings, 0)
-    log_p = _log(class_probabilities(parts))  # [b, k, c]
-    # The j-th mask is of the j-th class present.
-    names = jnp.argsort(~present, 1, stable=True)[:, :k]
-    names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
-    log_p = jnp.take_along_axis(log_p, names[..., None], -1)[..., 0]
-    words = -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
-    total = weights.mask * mask + weights.contrastive * words
-    return total, metrics | {"loss/mask": mask, "loss/region": words}
-  valid = batch["valid"][:, None, None]
+    name = "loss/region"
+    words = _region_loss(class_probabilities, image, masks.present, counted)
+  else:
+    name = "loss/pixel"
+    words = _pixel_loss(class_probabilities, image, batch, classes)
+  total = weights.mask * mask + weights.contrastive * words
+  return total, metrics | {"loss/mask": mask, name: words}
+
+
+class _Masks(NamedTuple):
+  """The true masks of pictures, one for each class in a picture, at most k.
+
+  Attributes:
+    present: bool [b,c], which classes are in a picture.
+    labels: int32 [b,h,w], number of each pixel's mask; k for none. The j-th
+      class that is present has the j-th mask.
+    exists: bool [b,k], which masks there are.
+  """
+
+  present: Array
+  labels: Array
+  exists: Array
+
+
+def _true_masks(labels: Array, classes: int, k: int) -> _Masks:
+  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
+  present = present.any((2, 3))  # [b, c]
+  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
+  index = jnp.clip(labels, 0, classes - 1)
+  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
+  ranked = jnp.where(_known(labels, classes) & (ranked < k), ranked, k)
+  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
+  return _Masks(present, ranked, exists)
+
+
+def _known(labels: Array, classes: int) -> Array:
+  return (labels >= 0) & (labels < classes)
+
+
+def _region_loss(
+  class_probabilities: Callable[[Array], Array],
+  image: sseg.ImageOutputs,
+  present: Array,
+  counted: Array,
+) -> Array:
+  """Returns the cross-entropy of each mask's class, the mean over masks."""
+  k = counted.shape[1]
+  # Set to 0 before the logarithm: a NaN would reach every gradient.
+  parts = jnp.where(counted[..., None], image.part_embeddings, 0)
+  log_p = _log(class_probabilities(parts))  # [b, k, c]
+  # The j-th mask is of the j-th class present.
+  names = jnp.argsort(~present, 1, stable=True)[:, :k]
+  names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
+  log_p = jnp.take_along_axis(log_p, names[..., None], -1)[..., 0]
+  return -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
+
+
+def _pixel_loss(
+  class_probabilities: Callable[[Array], Array],
+  image: sseg.ImageOutputs,
+  batch: dict[str, Array],
+  classes: int,
+) -> Array:
+  """Returns the cross-entropy of each pixel's class, the mean over pixels."""
+  labels, valid = batch["labels"], batch["valid"][:, None, None]
   queries = jnp.where(valid, image.query_embeddings, 0)
   mask_logits = jnp.where(valid[..., None], image.mask_logits[-1], 0)
   probabilities = class_probabilities(queries)
   scores = scoring.combine(mask_logits, probabilities, "mean")
   _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
-  small = losses.resize_labels(jnp.where(known, labels, -1), (h, w))
+  small = jnp.where(_known(labels, classes), labels, -1)
+  small = losses.resize_labels(small, (h, w))
   seen = (small >= 0) & valid
   log_p = jnp.take_along_axis(
     _log(scores), jnp.maximum(small, 0)[..., None], -1
   )[..., 0]
-  pixel = -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
-  total = weights.mask * mask + weights.contrastive * pixel
-  return total, metrics | {"loss/mask": mask, "loss/pixel": pixel}
+  return -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
 
 
 def _log(probabilities: Array) -> Array:
