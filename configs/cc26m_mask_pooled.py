@@ -4,10 +4,17 @@ r"""The paper's main run, with query embeddings pooled under the masks.
       --workdir=gs://BUCKET/cc26m_mask_pooled \
       --config.data.train=gs://BUCKET/records/cc12m,gs://BUCKET/records/cc3m,gs://BUCKET/records/redcaps
 
+Hardware: 256 TPU v5e chips (16x16), 16 pictures a chip; or any number of GPUs
+  or TPU chips that divides the batch.
+Hours: 0.6 (some 151 chip-hours), projected by `python -m sseg_jax.plan` for
+  cc26m.py, not measured: the least time that the chips allow; a real run takes
+  longer. The pooling under masks is not counted.
+Score: no score: has not been run.
+
 This is not in the paper. The paper's loss takes only the mean over queries, so
 any query can represent any word. Features pooled under a query's own mask
 depend less on the rest of the picture. `sseg_jax.ablations` compares the two at
-small size. Not run here.
+small size.
 """
 
 from sseg_jax import default_config

@@ -3,9 +3,15 @@
     python -m sseg_jax.prepare --source=PHOTOS --out=records --val_size=200
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
-Measured on 2,384 photos with five captions each: the model learns which caption
-fits a picture, well above chance, but hardly where the words are in it. See
-configs/README.md.
+Hardware: two CPU cores.
+Hours: 0.2 (some ten minutes), projected from the quickstart's time for a step,
+  not measured.
+Score: R@1 4.0 % from image to text and 4.4 % from text to image among 200
+  held-out photos (chance is 0.5 %), mean of three seeds, measured on 2,384
+  photos with five captions each, before every picture learned masks.
+
+The model learns which caption fits a picture, well above chance, but hardly
+where the words are in it. See configs/README.md.
 """
 
 from sseg_jax import default_config

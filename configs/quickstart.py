@@ -1,6 +1,11 @@
 """The method in minutes on a CPU: the embedded data set, from captions alone.
 
 python -m sseg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Hardware: two CPU cores.
+Hours: 0.1 (six to seven minutes), measured; drawing the pictures included.
+Score: mIoU 80.7 on `plain`, 70.2 on `hard` and 75.2 on `held_out` pictures,
+  measured, mean of three seeds. See configs/README.md.
 """
 
 from sseg_jax import default_config

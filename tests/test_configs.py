@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import pickle
+import re
 
 import jax
 import pytest
@@ -48,6 +49,19 @@ def test_the_docstring_holds_the_command(path):
   assert f"python -m sseg_jax.main --config=configs/{path.name}" in doc
   assert "--workdir=" in doc
   assert not doc.splitlines()[0].endswith(" ")
+
+
+def test_the_docstring_holds_hardware_hours_and_score(path):
+  doc = load(path).__doc__
+  found = dict(
+    re.findall(r"^(\w+): ((?:.+\n?)(?:  .+\n?)*)", doc, re.MULTILINE)
+  )
+  assert re.search(r"TPU|GPU|CPU", found["Hardware"])
+  hours = " ".join(found["Hours"].split())
+  assert re.match(r"[\d.]+ \(.*\), (measured|projected)", hours)
+  score = found["Score"]
+  measured = re.search(r"\d.*\bmeasured\b", score, re.DOTALL)
+  assert measured or score.startswith("no score: has not been run.")
 
 
 def test_fields_are_those_of_the_default(path):
