@@ -15,7 +15,7 @@ from PIL import Image
 
 from sseg_jax.data import decode, import_tensorflow, reencode
 from sseg_jax.errors import InputError
-from sseg_jax.images import picture_bytes, reader
+from sseg_jax.images import colour_conversion, picture_bytes, reader
 
 KINDS = dict(drawn.every_kind())
 
@@ -326,7 +326,7 @@ def test_large_pictures_are_scaled_down(tmp_path, monkeypatch, caplog, name):
   whole = reader.read_image(path).astype(float)
   assert not caplog.records
   monkeypatch.setattr(reader, "MAX_PIXELS", 24 * 32 // 4)
-  monkeypatch.setattr(reader, "_BAND_PIXELS", 200)
+  monkeypatch.setattr(colour_conversion, "_BAND_PIXELS", 200)
   with caplog.at_level(logging.WARNING):
     small = reader.read_image(path)
   expected = whole.reshape(12, 2, 16, 2, 3).mean((1, 3))

@@ -5,10 +5,9 @@ of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
 
     WORKDIR/checkpoints/STEP/{state/, metadata/, manifest.json}
 
-with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
-and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
-Background thresholds are found after a checkpoint is saved. So they are written
-to `thresholds.json` in the same folder, which is read as part of the metadata.
+with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions
+(`metadata`), and the manifest that tells a whole checkpoint from a damaged one
+(`integrity`). `thresholds.json` in the same folder is part of the metadata.
 The newest are kept, and those with the best scores (`best`).
 """
 
@@ -21,18 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
 from sseg_jax import files
-from sseg_jax.checkpoints import best, integrity, named_arrays
+from sseg_jax.checkpoints import best, folders, integrity, named_arrays
+from sseg_jax.checkpoints import metadata as stored_metadata
 from sseg_jax.errors import InputError
 from sseg_jax.runtime import provenance
-
-# Written beside the manifest, which does not cover it: it may change later.
-_THRESHOLDS_FILE = "thresholds.json"
-_THRESHOLDS = ("thresholds", "thresholds_of")
 
 # With several processes the clock of the first process decides for all. Reading
 # it needs communication between hosts, so it is read only once in this many
@@ -187,15 +182,15 @@ class Checkpoints:
       return {}
     # One process verifies the files and sends the result to the others.
     whole = (
-      _latest_whole({s: self._directory / str(s) for s in steps})
+      folders.latest_whole({s: self._directory / str(s) for s in steps})
       if _is_first_process()
       else None
     )
     step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
     if step < 0:
-      raise InputError(_none_whole(self._directory, steps))
+      raise InputError(folders.none_whole(self._directory, steps))
     self._found = step
-    return _metadata(self._directory / str(step))
+    return stored_metadata.read(self._directory / str(step))
 
   def set_thresholds(self, step: int, thresholds: Mapping[str, Any]) -> None:
     """Stores thresholds with `step`, if it is saved, and with all later steps.
@@ -212,7 +207,7 @@ class Checkpoints:
     self._manager.wait_until_finished()
     folder = self._directory / str(step)
     if _is_first_process() and step in self._manager.all_steps():
-      _write_thresholds(folder, thresholds)
+      stored_metadata.write_thresholds(folder, thresholds)
 
   def restore(self, abstract_state: Any) -> Any | None:
     """Returns the latest whole checkpoint, or None if there is none at all.
@@ -237,9 +232,11 @@ class Checkpoints:
     step, self._found = self._found, None
     folder = self._directory / str(step)
     state = named_arrays.restore(folder, abstract_state)
-    self.restored = _metadata(folder)
+    self.restored = stored_metadata.read(folder)
     self._thresholds = {
-      name: self.restored[name] for name in _THRESHOLDS if name in self.restored
+      name: self.restored[name]
+      for name in stored_metadata.THRESHOLDS
+      if name in self.restored
     }
     for later in sorted(self._manager.all_steps()):
       if later > step:  # damaged
@@ -287,11 +284,7 @@ class Checkpoints:
 
   def _set_aside(self, step: int) -> None:
     if _is_first_process():
-      aside = self._directory.parent / f"{self._directory.name}.damaged"
-      aside.mkdir(parents=True, exist_ok=True)
-      if (aside / str(step)).exists():
-        (aside / str(step)).rmtree()
-      (self._directory / str(step)).rename(aside / str(step))
+      folders.set_aside(self._directory, step)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
 
@@ -310,17 +303,17 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
   path = files.expand(path)
   if "://" not in path:
     path = os.path.abspath(path)
-  folders = _find(epath.Path(path))
-  steps = list(folders)
+  found = folders.find(epath.Path(path))
+  steps = list(found)
   if step is not None:
     if step not in steps:
       raise InputError(f"{path} has no step {step}; it has {sorted(steps)}")
     steps = [step]
-  whole = _latest_whole({step: folders[step] for step in steps})
+  whole = folders.latest_whole({step: found[step] for step in steps})
   if whole is None:
-    raise InputError(_none_whole(path, steps))
-  folder = folders[whole]
-  metadata = _metadata(folder)
+    raise InputError(folders.none_whole(path, steps))
+  folder = found[whole]
+  metadata = stored_metadata.read(folder)
   wanted = {
     name: stored
     for name, stored in named_arrays.stored(folder).items()
@@ -338,155 +331,16 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
 
 
 def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
-  """Stores background thresholds with a checkpoint that was loaded.
-
-  Args:
-    loaded: the result of `load`; its thresholds for other benchmarks stay.
-    thresholds: from `background.to_store`; {} changes nothing.
+  """Stores background thresholds with a checkpoint that `load` returned.
 
   Returns:
-    Whether they are stored. If the folder cannot be written to, a log message
-    says so.
+    Whether they are stored; see `metadata.add_thresholds`.
   """
-  if not thresholds or loaded.folder is None:
+  if loaded.folder is None:
     return False
-  old = loaded.metadata
-  if (
-    old.get("thresholds_of", {}).get("combiner")
-    != (thresholds["thresholds_of"]["combiner"])
-  ):
-    old = {}
-  counts = {
-    **old.get("thresholds_of", {}).get("classes", {}),
-    **thresholds["thresholds_of"]["classes"],
-  }
-  merged = {
-    "thresholds": {**old.get("thresholds", {}), **thresholds["thresholds"]},
-    "thresholds_of": {**thresholds["thresholds_of"], "classes": counts},
-  }
-  try:
-    _write_thresholds(loaded.folder, merged)
-  except OSError as error:
-    logging.warning(
-      "%s: the background thresholds cannot be stored there (%s)",
-      loaded.folder,
-      error,
-    )
-    return False
-  return True
-
-
-def _write_thresholds(
-  folder: epath.Path, thresholds: Mapping[str, Any]
-) -> None:
-  text = json.dumps(thresholds, indent=1) + "\n"
-  files.write_text(folder / _THRESHOLDS_FILE, text)
-
-
-def _find(path: epath.Path) -> dict[int, epath.Path]:
-  """Returns the checkpoint folders at `path`, by step."""
-  if any((path / item).is_dir() for item in integrity.ITEMS):
-    return {_step_of(path): path}
-  if path.name == "best" and not path.exists():
-    folders = _find(path.parent)
-    found = best.ranked(best.read(_common(folders)), folders)
-    if not found:
-      raise InputError(
-        f"{path}: no checkpoint there was scored while training; see"
-        " evaluate.every_steps and checkpoint.keep_best"
-      )
-    return {found[0]: folders[found[0]]}
-  for directory in (path / "checkpoints", path):
-    if folders := _step_folders(directory):
-      return folders
-  raise InputError(
-    f"{path} holds no checkpoint: {_content(path)}; give a run's work"
-    " directory, its checkpoints folder or the folder of one step"
+  return stored_metadata.add_thresholds(
+    loaded.folder, loaded.metadata, thresholds
   )
-
-
-def _step_folders(directory: epath.Path) -> dict[int, epath.Path]:
-  """Returns folders named by a step, without runs whose name is a number."""
-  if not directory.is_dir():
-    return {}
-  return {
-    int(child.name): child
-    for child in directory.iterdir()
-    if _is_number(child.name)
-    and not (child / "checkpoints").exists()
-    # Only a run's folder has this file; the run may hold no checkpoint yet.
-    and not (child / "config.json").exists()
-    and child.is_dir()
-  }
-
-
-def _is_number(name: str) -> bool:
-  return name.isascii() and name.isdigit()
-
-
-def _step_of(folder: epath.Path) -> int:
-  """Returns the step of a checkpoint, from its content, not its name."""
-  if _is_number(folder.name):
-    return int(folder.name)
-  try:
-    wanted = {"step": named_arrays.stored(folder)["step"]}
-    return int(named_arrays.read(folder, wanted)["step"])
-  except Exception:  # damaged: the check of all files reports it later
-    return 0
-
-
-def _common(folders: dict[int, epath.Path]) -> epath.Path:
-  return next(iter(folders.values())).parent
-
-
-def _content(path: epath.Path) -> str:
-  """Describes what is at the path where a checkpoint was expected."""
-  if not path.exists():
-    parent = path.parent
-    while not parent.exists() and parent != parent.parent:
-      parent = parent.parent
-    return f"there is no such folder in {parent}"
-  if not path.is_dir():
-    return "it is a file"
-  names = sorted(child.name for child in path.iterdir())
-  if "checkpoints" in names:
-    return "its folder checkpoints holds no step; was the run ever saved?"
-  runs = [n for n in names if (path / n / "checkpoints").is_dir()]
-  if runs:
-    return f"it holds the runs {_few(runs)}"
-  return f"it holds {_few(names)}" if names else "it is empty"
-
-
-def _few(names: list[str]) -> str:
-  return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-
-
-def _latest_whole(folders: Mapping[int, epath.Path]) -> int | None:
-  for step in sorted(folders, reverse=True):
-    damage = integrity.damage(folders[step])
-    if damage is None:
-      return step
-    logging.warning(
-      "CHECKPOINT DAMAGED: %s: %s; trying the one before",
-      folders[step],
-      damage,
-    )
-  return None
-
-
-def _none_whole(directory: object, steps: list[int]) -> str:
-  return (
-    f"no checkpoint in {directory} is whole (steps {sorted(steps)}); restore"
-    " the folder from a copy, or choose another work directory to start over"
-  )
-
-
-def _metadata(folder: epath.Path) -> dict[str, Any]:
-  metadata = json.loads((folder / "metadata" / "metadata").read_text())
-  newer = files.read_json(folder / _THRESHOLDS_FILE)
-  if isinstance(newer, dict):
-    metadata |= {name: newer[name] for name in _THRESHOLDS if name in newer}
-  return metadata
 
 
 def _is_first_process() -> bool:

@@ -1,356 +1,39 @@
-"""Checkpoints: whole training states, verified when they are restored.
+"""The JSON beside a checkpoint's arrays: configuration, versions, thresholds.
 
-`Checkpoints` saves and restores the state of a run; `load` reads the parameters
-of one checkpoint as NumPy arrays, on any machine. One checkpoint is a folder
-
-    WORKDIR/checkpoints/STEP/{state/, metadata/, manifest.json}
-
-with Orbax's arrays (`named_arrays`), a JSON of the configuration and versions,
-and the manifest that tells a whole checkpoint from a damaged one (`integrity`).
 Background thresholds are found after a checkpoint is saved. So they are written
-to `thresholds.json` in the same folder, which is read as part of the metadata.
-The newest are kept, and those with the best scores (`best`).
+to a file of their own, which is read as part of the metadata.
 """
 
 import json
-import os
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from sseg_jax import files
-from sseg_jax.checkpoints import best, integrity, named_arrays
-from sseg_jax.errors import InputError
-from sseg_jax.runtime import provenance
 
 # Written beside the manifest, which does not cover it: it may change later.
 _THRESHOLDS_FILE = "thresholds.json"
-_THRESHOLDS = ("thresholds", "thresholds_of")
-
-# With several processes the clock of the first process decides for all. Reading
-# it needs communication between hosts, so it is read only once in this many
-# steps; that is precise enough for minutes.
-_CLOCK_EVERY_STEPS = 20
+THRESHOLDS = ("thresholds", "thresholds_of")
 
 
-class Loaded(NamedTuple):
-  """The inference half of a checkpoint; every array is a NumPy array."""
-
-  config: dict[str, Any]
-  params: dict
-  model_state: dict
-  step: int
-  metadata: dict[str, Any]
-  folder: epath.Path | None = None
-
-
-class Checkpoints:
-  """Saves the state of a run in the background and restores it.
+def add_thresholds(
+  folder: epath.Path, old: Mapping[str, Any], thresholds: Mapping[str, Any]
+) -> bool:
+  """Stores background thresholds with a checkpoint.
 
   Args:
-    directory: folder of the step folders, local or `gs://`; made if missing.
-      All processes of a run must see the same one.
-    keep: how many of the newest checkpoints are kept; older ones are deleted.
-    keep_best: how many of the best-scoring checkpoints are kept as well.
-    every_steps: a save is due at multiples of it; 0 switches that off.
-    every_minutes: a save is due this long after the last; 0 switches that off.
-    metadata: written into each checkpoint as JSON: `config`, class of the
-      model, thresholds. Versions of the packages are added.
-    before_save: is called before anything is written. It raises an error if
-      this process must not write, as `lease.Lease.check` does.
-
-  Attributes:
-    metadata: the argument; it may be replaced between saves.
-    restored: the metadata of the checkpoint that `restore` returned, {} before.
-  """
-
-  def __init__(
-    self,
-    directory: str | epath.PathLike,
-    *,
-    keep: int,
-    every_steps: int,
-    every_minutes: float,
-    metadata: Mapping[str, Any],
-    keep_best: int = 0,
-    before_save: Callable[[], None] = lambda: None,
-  ):
-    if keep < 1:
-      raise InputError(f"checkpoint.keep is {keep}; keep at least 1")
-    if keep_best < 0:
-      raise InputError(f"checkpoint.keep_best is {keep_best}; 0 keeps none")
-    self.metadata = dict(metadata)
-    self.restored: dict[str, Any] = {}
-    self._thresholds: dict[str, Any] = {}
-    self._json_metadata()  # raises now if JSON cannot hold the metadata
-    if "://" not in str(directory):  # Orbax refuses relative paths
-      directory = os.path.abspath(directory)
-    self._directory = epath.Path(directory)
-    self._every_steps = every_steps
-    self._every_seconds = 60 * every_minutes
-    self._last_save = time.monotonic()
-    self._saving = -1
-    self._before_save = before_save
-    self._found: int | None = None
-    self._best = best.Best(self._directory, keep_best)
-    policies = ocp.checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(
-          [policies.LatestN(keep), self._best]
-        ),
-        cleanup_tmp_directories=True,  # left by a save that was killed
-        # Otherwise a damaged checkpoint would raise here, before `restore`.
-        lightweight_initialize=True,
-        # Runs when the files are complete, before the folder gets its final
-        # name and before older checkpoints are deleted.
-        async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._write_manifest
-        ),
-      ),
-    )
-
-  def due(self, step: int) -> bool:
-    """Returns whether to save at `step`, also if the machine is preempted soon.
-
-    Call it after every step, in every process.
-    """
-    due = self._every_steps > 0 and step % self._every_steps == 0
-    return due or self._manager.reached_preemption(step) or self._overdue(step)
-
-  def save(self, step: int, state: Any) -> None:
-    """Starts saving `state` as `step`; does nothing if `step` is saved already.
-
-    Args:
-      step: the number of steps taken.
-      state: any pytree of arrays; copied before the call returns.
-    """
-    self._last_save = time.monotonic()
-    self._before_save()
-    if step in self._manager.all_steps():
-      return
-    self._manager.wait_until_finished()  # raises errors of the last save
-    self._saving = step
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(
-          named_arrays.nested(named_arrays.flat(state))
-        ),
-        metadata=ocp.args.JsonSave(self._json_metadata()),
-      ),
-      force=True,  # whether a save is due is decided above, not by Orbax
-    )
-
-  def rate(self, step: int, state: Any, score: float) -> bool:
-    """Keeps `state` beyond the newest ones if its score is one of the best.
-
-    Call it in every process.
-
-    Args:
-      step: the number of steps taken.
-      state: as for `save`; saved now if it is kept and is not saved yet.
-      score: higher is better; NaN means no score. The value of the first
-        process is used.
-
-    Returns:
-      Whether it is kept.
-    """
-    score = float(_from_first_process(np.float32(score)))
-    kept = self._best.rate(step, score, self._manager.all_steps())
-    if kept:
-      self.save(step, state)
-    if kept and _is_first_process():
-      self._best.write()
-    return kept
-
-  def find(self) -> dict[str, Any]:
-    """Returns the metadata of the checkpoint to resume from; {} if none.
-
-    This is the latest whole checkpoint; damaged ones are reported. `restore`
-    then uses the checkpoint that is found here. Call it in every process.
-
-    Raises:
-      InputError: if there are checkpoints, and none is whole.
-    """
-    self.wait()
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if not steps:
-      return {}
-    # One process verifies the files and sends the result to the others.
-    whole = (
-      _latest_whole({s: self._directory / str(s) for s in steps})
-      if _is_first_process()
-      else None
-    )
-    step = int(_from_first_process(np.int32(-1 if whole is None else whole)))
-    if step < 0:
-      raise InputError(_none_whole(self._directory, steps))
-    self._found = step
-    return _metadata(self._directory / str(step))
-
-  def set_thresholds(self, step: int, thresholds: Mapping[str, Any]) -> None:
-    """Stores thresholds with `step`, if it is saved, and with all later steps.
-
-    Args:
-      step: the step that they were found for.
-      thresholds: background thresholds from `background.to_store`; {} changes
-        nothing. Those of the first process are used.
-    """
-    if not thresholds:
-      return
-    self._before_save()
-    self._thresholds = dict(thresholds)
-    self._manager.wait_until_finished()
-    folder = self._directory / str(step)
-    if _is_first_process() and step in self._manager.all_steps():
-      _write_thresholds(folder, thresholds)
-
-  def restore(self, abstract_state: Any) -> Any | None:
-    """Returns the latest whole checkpoint, or None if there is none at all.
-
-    A damaged checkpoint is reported and moved to `DIRECTORY.damaged/STEP`, and
-    the one before it is used. Calls `find` unless it was called before.
-
-    Args:
-      abstract_state: pytree of the wanted structure, of arrays or of
-        `jax.ShapeDtypeStruct`. A leaf with a sharding is returned as a
-        `jax.Array` with this sharding, whatever topology wrote it. A leaf
-        without is returned as a NumPy array.
-
-    Raises:
-      InputError: if no checkpoint is whole, or the latest whole one is of
-        another model; the message names the first array that differs.
-    """
-    if self._found is None:
-      self.find()
-    if self._found is None:
-      return None
-    step, self._found = self._found, None
-    folder = self._directory / str(step)
-    state = named_arrays.restore(folder, abstract_state)
-    self.restored = _metadata(folder)
-    self._thresholds = {
-      name: self.restored[name] for name in _THRESHOLDS if name in self.restored
-    }
-    for later in sorted(self._manager.all_steps()):
-      if later > step:  # damaged
-        self._set_aside(later)
-    self._manager.reload()
-    self._last_save = time.monotonic()
-    return state
-
-  def wait(self) -> None:
-    """Blocks until the running save is complete; raises if it failed."""
-    self._manager.wait_until_finished()
-
-  def close(self) -> None:
-    """Waits for the running save and ends the threads."""
-    self._manager.close()
-
-  def _overdue(self, step: int) -> bool:
-    if self._every_seconds <= 0:
-      return False
-    if jax.process_count() > 1 and step % _CLOCK_EVERY_STEPS:
-      return False
-    overdue = time.monotonic() - self._last_save >= self._every_seconds
-    return bool(_from_first_process(np.int32(overdue)))
-
-  def _json_metadata(self) -> dict[str, Any]:
-    metadata = {
-      **self.metadata,
-      **self._thresholds,
-      "versions": provenance.versions(),
-    }
-    return json.loads(json.dumps(metadata))
-
-  def _write_manifest(self) -> None:
-    if not _is_first_process():
-      return
-    # On file systems that rename, the folder has no final name yet.
-    step = str(self._saving)
-    (folder,) = (
-      path
-      for path in self._directory.iterdir()
-      if path.name == step
-      or path.name.startswith(f"{step}.orbax-checkpoint-tmp")
-    )
-    integrity.write_manifest(folder)
-
-  def _set_aside(self, step: int) -> None:
-    if _is_first_process():
-      aside = self._directory.parent / f"{self._directory.name}.damaged"
-      aside.mkdir(parents=True, exist_ok=True)
-      if (aside / str(step)).exists():
-        (aside / str(step)).rmtree()
-      (self._directory / str(step)).rename(aside / str(step))
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
-
-
-def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
-  """Reads parameters and model state as NumPy arrays, on any machine.
-
-  Args:
-    path: a run's work directory, its `checkpoints` folder or one step's folder;
-      WORKDIR/best is the one whose evaluation between steps scored best.
-    step: the step wanted; by default the latest whole one.
-
-  Raises:
-    InputError: if there is no checkpoint, or none of those asked for is whole.
-  """
-  path = files.expand(path)
-  if "://" not in path:
-    path = os.path.abspath(path)
-  folders = _find(epath.Path(path))
-  steps = list(folders)
-  if step is not None:
-    if step not in steps:
-      raise InputError(f"{path} has no step {step}; it has {sorted(steps)}")
-    steps = [step]
-  whole = _latest_whole({step: folders[step] for step in steps})
-  if whole is None:
-    raise InputError(_none_whole(path, steps))
-  folder = folders[whole]
-  metadata = _metadata(folder)
-  wanted = {
-    name: stored
-    for name, stored in named_arrays.stored(folder).items()
-    if name.split("/")[0] in ("params", "model_state")
-  }
-  tree = named_arrays.nested(named_arrays.read(folder, wanted), int_keys=True)
-  return Loaded(
-    config=metadata.get("config", {}),
-    params=tree.get("params", {}),
-    model_state=tree.get("model_state", {}),
-    step=whole,
-    metadata=metadata,
-    folder=folder,
-  )
-
-
-def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
-  """Stores background thresholds with a checkpoint that was loaded.
-
-  Args:
-    loaded: the result of `load`; its thresholds for other benchmarks stay.
+    folder: the checkpoint's.
+    old: its metadata; thresholds for other benchmarks stay.
     thresholds: from `background.to_store`; {} changes nothing.
 
   Returns:
     Whether they are stored. If the folder cannot be written to, a log message
     says so.
   """
-  if not thresholds or loaded.folder is None:
+  if not thresholds:
     return False
-  old = loaded.metadata
   if (
     old.get("thresholds_of", {}).get("combiner")
     != (thresholds["thresholds_of"]["combiner"])
@@ -365,135 +48,27 @@ def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
     "thresholds_of": {**thresholds["thresholds_of"], "classes": counts},
   }
   try:
-    _write_thresholds(loaded.folder, merged)
+    write_thresholds(folder, merged)
   except OSError as error:
     logging.warning(
       "%s: the background thresholds cannot be stored there (%s)",
-      loaded.folder,
+      folder,
       error,
     )
     return False
   return True
 
 
-def _write_thresholds(
-  folder: epath.Path, thresholds: Mapping[str, Any]
-) -> None:
+def write_thresholds(folder: epath.Path, thresholds: Mapping[str, Any]) -> None:
+  """Writes thresholds; those written before are replaced."""
   text = json.dumps(thresholds, indent=1) + "\n"
   files.write_text(folder / _THRESHOLDS_FILE, text)
 
 
-def _find(path: epath.Path) -> dict[int, epath.Path]:
-  """Returns the checkpoint folders at `path`, by step."""
-  if any((path / item).is_dir() for item in integrity.ITEMS):
-    return {_step_of(path): path}
-  if path.name == "best" and not path.exists():
-    folders = _find(path.parent)
-    found = best.ranked(best.read(_common(folders)), folders)
-    if not found:
-      raise InputError(
-        f"{path}: no checkpoint there was scored while training; see"
-        " evaluate.every_steps and checkpoint.keep_best"
-      )
-    return {found[0]: folders[found[0]]}
-  for directory in (path / "checkpoints", path):
-    if folders := _step_folders(directory):
-      return folders
-  raise InputError(
-    f"{path} holds no checkpoint: {_content(path)}; give a run's work"
-    " directory, its checkpoints folder or the folder of one step"
-  )
-
-
-def _step_folders(directory: epath.Path) -> dict[int, epath.Path]:
-  """Returns folders named by a step, without runs whose name is a number."""
-  if not directory.is_dir():
-    return {}
-  return {
-    int(child.name): child
-    for child in directory.iterdir()
-    if _is_number(child.name)
-    and not (child / "checkpoints").exists()
-    # Only a run's folder has this file; the run may hold no checkpoint yet.
-    and not (child / "config.json").exists()
-    and child.is_dir()
-  }
-
-
-def _is_number(name: str) -> bool:
-  return name.isascii() and name.isdigit()
-
-
-def _step_of(folder: epath.Path) -> int:
-  """Returns the step of a checkpoint, from its content, not its name."""
-  if _is_number(folder.name):
-    return int(folder.name)
-  try:
-    wanted = {"step": named_arrays.stored(folder)["step"]}
-    return int(named_arrays.read(folder, wanted)["step"])
-  except Exception:  # damaged: the check of all files reports it later
-    return 0
-
-
-def _common(folders: dict[int, epath.Path]) -> epath.Path:
-  return next(iter(folders.values())).parent
-
-
-def _content(path: epath.Path) -> str:
-  """Describes what is at the path where a checkpoint was expected."""
-  if not path.exists():
-    parent = path.parent
-    while not parent.exists() and parent != parent.parent:
-      parent = parent.parent
-    return f"there is no such folder in {parent}"
-  if not path.is_dir():
-    return "it is a file"
-  names = sorted(child.name for child in path.iterdir())
-  if "checkpoints" in names:
-    return "its folder checkpoints holds no step; was the run ever saved?"
-  runs = [n for n in names if (path / n / "checkpoints").is_dir()]
-  if runs:
-    return f"it holds the runs {_few(runs)}"
-  return f"it holds {_few(names)}" if names else "it is empty"
-
-
-def _few(names: list[str]) -> str:
-  return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-
-
-def _latest_whole(folders: Mapping[int, epath.Path]) -> int | None:
-  for step in sorted(folders, reverse=True):
-    damage = integrity.damage(folders[step])
-    if damage is None:
-      return step
-    logging.warning(
-      "CHECKPOINT DAMAGED: %s: %s; trying the one before",
-      folders[step],
-      damage,
-    )
-  return None
-
-
-def _none_whole(directory: object, steps: list[int]) -> str:
-  return (
-    f"no checkpoint in {directory} is whole (steps {sorted(steps)}); restore"
-    " the folder from a copy, or choose another work directory to start over"
-  )
-
-
-def _metadata(folder: epath.Path) -> dict[str, Any]:
+def read(folder: epath.Path) -> dict[str, Any]:
+  """Returns the metadata of a checkpoint, with its newest thresholds."""
   metadata = json.loads((folder / "metadata" / "metadata").read_text())
   newer = files.read_json(folder / _THRESHOLDS_FILE)
   if isinstance(newer, dict):
-    metadata |= {name: newer[name] for name in _THRESHOLDS if name in newer}
+    metadata |= {name: newer[name] for name in THRESHOLDS if name in newer}
   return metadata
-
-
-def _is_first_process() -> bool:
-  return jax.process_index() == 0
-
-
-def _from_first_process(value: np.number) -> np.number:
-  if jax.process_count() == 1:
-    return value
-  return multihost_utils.broadcast_one_to_all(value)

@@ -1,26 +1,37 @@
-"""Overlays, legends, grids of predictions, and curves."""
+"""Draws overlays, legends and grids of predictions.
 
-import errno
-import os
-import warnings
+The functions of `writer` and `line_chart` can be imported from here as well.
+"""
+
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
-from sseg_jax.errors import InputError
+from sseg_jax.images.label_maps import ignored_label
+from sseg_jax.images.line_chart import curve
 from sseg_jax.images.palette import palette
-from sseg_jax.images.reader import IGNORED, ignored_label
+from sseg_jax.images.writer import IGNORED_COLOUR, is_ours, save, save_labels
+
+__all__ = [
+  "annotated",
+  "beside",
+  "colourize",
+  "curve",
+  "grid",
+  "is_ours",
+  "legend",
+  "overlay",
+  "palette",
+  "save",
+  "save_labels",
+]
 
 _INK = (32, 32, 36)
 _PALE = (120, 120, 128)
 _PAPER = (255, 255, 255)
-_IGNORED_COLOUR = (224, 224, 224)
 _BAND_PIXELS = 2**20
-_SOFTWARE = "sseg_jax"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def colourize(
@@ -28,7 +39,7 @@ def colourize(
 ) -> UInt8[np.ndarray, "h w 3"]:
   """Paints a label map; labels without a colour become light grey."""
   count = len(colours)
-  table = np.concatenate([colours, np.array([_IGNORED_COLOUR], np.uint8)])
+  table = np.concatenate([colours, np.array([IGNORED_COLOUR], np.uint8)])
   return table[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
@@ -267,7 +278,7 @@ def grid(
     y += height + gap
   entries = [(tuple(colours[i].tolist()), names[i], "") for i in shown]
   if ignored_label(len(names)) in present:
-    entries.append((_IGNORED_COLOUR, "ignored", ""))
+    entries.append((IGNORED_COLOUR, "ignored", ""))
   return beside(np.asarray(canvas), legend(entries, height=canvas.height))
 
 
@@ -275,102 +286,3 @@ def _fit(size: tuple[int, int], cell: int) -> tuple[int, int]:
   """Height and width of a picture whose longer side fills a cell."""
   factor = cell / max(size)
   return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def save(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
-  """Writes a picture in the format that the name ends in.
-
-  InputError names a path that cannot be written. A PNG is marked, see
-  `is_ours`.
-  """
-  _write(path, Image.fromarray(image))
-
-
-def save_labels(
-  path: str | os.PathLike,
-  labels: Int[np.ndarray, "h w"],
-  colours: UInt8[np.ndarray, "c 3"],
-) -> None:
-  """Writes a label map as a PNG whose values are the labels.
-
-  With at most 255 colours the values are indices of a palette. More classes
-  make a grey PNG of 16 bits, without colours.
-  """
-  if len(colours) > IGNORED:
-    _write(path, Image.fromarray(labels.astype(np.uint16)))
-    return
-  # A palette given to a grey image makes it one of mode P, values unchanged.
-  image = Image.fromarray(labels.astype(np.uint8))
-  table = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
-  table[: len(colours)] = colours
-  image.putpalette(table.tobytes())
-  _write(path, image)
-
-
-def is_ours(path: str | os.PathLike) -> bool:
-  """Whether a file is a PNG that `save` or `save_labels` wrote."""
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      with Image.open(path, formats=["PNG"]) as image:
-        return image.info.get("Software") == _SOFTWARE
-  except Exception:  # not a picture, or a broken one
-    return False
-
-
-def _write(path: str | os.PathLike, image: Image.Image) -> None:
-  options: dict[str, Any] = {}
-  suffix = os.path.splitext(path)[1].lower()
-  if suffix == ".png":
-    options["pnginfo"] = info = PngImagePlugin.PngInfo()
-    info.add_text("Software", _SOFTWARE)
-  elif suffix in (".jpg", ".jpeg", ".webp"):
-    options["quality"] = 95  # the default blurs outlines and letters
-  try:
-    image.save(path, **options)
-  except (OSError, ValueError) as error:
-    full = isinstance(error, OSError) and error.errno in _FULL
-    remedy = "make room there" if full else "give another --out"
-    raise InputError(
-      f"{path}: cannot be written ({error}); {remedy}"
-    ) from error
-
-
-def curve(
-  path: str | os.PathLike,
-  lines: dict[str, tuple[Sequence[float], Sequence[float]]],
-  *,
-  title: str,
-  x: str,
-  y: str,
-  mark: tuple[float, float, str] | None = None,
-) -> None:
-  """Draws lines (name -> abscissae, ordinates) and one marked point to a PNG.
-
-  Needs matplotlib; InputError says so where it is missing.
-  """
-  try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise InputError(
-      "matplotlib is not installed; curves need it: pip install matplotlib"
-    ) from error
-  figure = Figure(figsize=(6, 3.8), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
-  colours = palette(len(lines), has_background=False)
-  for i, (name, (abscissae, ordinates)) in enumerate(lines.items()):
-    colour = colours[i] / 255
-    axes.plot(abscissae, ordinates, color=colour, label=name, linewidth=1.8)
-  if mark:
-    axes.plot(*mark[:2], "o", color="black", markersize=6)
-    axes.annotate(
-      mark[2], mark[:2], (8, -14), textcoords="offset points", fontsize=9
-    )
-  axes.set(title=title, xlabel=x, ylabel=y)
-  axes.grid(alpha=0.25)
-  axes.spines[["top", "right"]].set_visible(False)
-  if len(lines) > 1:
-    axes.legend(frameon=False)
-  figure.savefig(path)

@@ -1,27 +1,53 @@
-"""Pictures and label maps: reading, checking, resizing.
+"""Reads pictures of any format that Pillow knows.
 
 This module needs only NumPy and Pillow. Every picture that is trained on,
 scored or segmented is read by `decode`: `read_image` for a file,
-`data.reencode` for the records of training.
+`data.reencode` for the records of training. The names of `label_maps` and
+`resizing` can be imported from here as well.
 """
 
-import contextlib
 import dataclasses
-import functools
 import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageCms, JpegImagePlugin
+from jaxtyping import UInt8
+from PIL import Image, JpegImagePlugin
 
 from sseg_jax.errors import InputError
 from sseg_jax.images import picture_bytes
+from sseg_jax.images.colour_conversion import srgb_transform, to_rgb
+from sseg_jax.images.label_maps import (
+  IGNORED,
+  check_labels,
+  ignored_label,
+  label_size,
+  read_labels,
+)
+from sseg_jax.images.resizing import interpolation_table, resize
+
+__all__ = [
+  "IGNORED",
+  "LARGEST",
+  "MAX_PIXELS",
+  "MAX_SIDE",
+  "SUFFIXES",
+  "BadPicture",
+  "Picture",
+  "check_labels",
+  "decode",
+  "has_suffix",
+  "ignored_label",
+  "interpolation_table",
+  "label_size",
+  "orientation",
+  "read_image",
+  "read_labels",
+  "resize",
+  "scale_factor",
+]
 
 # Suffixes of pictures, in small or capital letters: those of every format that
 # `read` takes, if this Pillow was built with its decoder.
@@ -38,8 +64,6 @@ SUFFIXES = tuple(
   if suffix in Image.registered_extensions()
 )
 # fmt: on
-IGNORED = 255  # label of pixels left out of every score
-_IGNORED_16 = 65535  # the same where 255 is a class
 # Larger pictures are scaled down by 2, 4, …: class scores take some hundred
 # bytes a pixel, and the network sees a few hundred pixels a side.
 MAX_PIXELS = 2**25
@@ -50,7 +74,6 @@ LARGEST = 2**28
 _LARGEST_FILE = 2**31  # bytes
 # Formats whose plug-ins start other programs or read no pixels.
 _NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-_BAND_PIXELS = 2**22  # converted at once where a picture is scaled down
 
 _ORIENTATION = 0x0112  # EXIF
 _UPRIGHT = {
@@ -216,7 +239,7 @@ def _decode(data: bytes, name: object, short_side: int) -> Picture:
   loaded = _completed(data, name, short_side)
   image, full_size = loaded.image, loaded.full_size
   turn = _UPRIGHT.get(orientation(image))
-  rgb = _to_rgb(image, loaded.factor)
+  rgb = to_rgb(image, loaded.factor)
   if short_side and min(rgb.size) > short_side:
     short = min(full_size)
     w, h = (max(1, round(side * short_side / short)) for side in full_size)
@@ -226,7 +249,7 @@ def _decode(data: bytes, name: object, short_side: int) -> Picture:
     and rgb.size == full_size
     and turn is None
     and image.mode == "RGB"
-    and _transform(image.info.get("icc_profile"), "RGB") is None
+    and srgb_transform(image.info.get("icc_profile"), "RGB") is None
     and picture_bytes.is_common_jpeg(data)
   )
   if turn is not None:
@@ -318,290 +341,3 @@ def orientation(image: Image.Image) -> int:
   except Exception:  # anything may stand there
     return 1
   return value if isinstance(value, int) else 1
-
-
-def _to_rgb(image: Image.Image, factor: int) -> Image.Image:
-  convert = _converter(image)
-  if factor == 1:
-    return convert(image)
-  w, h = (-(-side // factor) for side in image.size)
-  out = Image.new("RGB", (w, h))
-  top = 0
-  # In bands, since the modes on the way take several times the memory.
-  for band in _bands(image, factor):
-    part = convert(band).reduce(factor)
-    out.paste(part, (0, top))
-    top += part.height
-  return out
-
-
-def _bands(image: Image.Image, factor: int = 1) -> Iterator[Image.Image]:
-  """Cuts a picture into rows of bands, each a multiple of `factor` high."""
-  rows = factor * max(1, _BAND_PIXELS // (image.width * factor))
-  for top in range(0, image.height, rows):
-    bottom = min(top + rows, image.height)
-    yield image.crop((0, top, image.width, bottom))
-
-
-def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-  """Returns what makes any band of this picture RGB, 8 bits, sRGB, opaque."""
-  profile = image.info.get("icc_profile")
-  if image.mode.startswith(("I", "F")):
-    return _value_converter(image, profile)
-  if not image.has_transparency_data:
-    return lambda band: _coloured(band, profile)
-
-  def split(band):
-    layers = band.convert("RGBA")
-    # With this key, RGB would be made by other rules.
-    layers.info.pop("transparency", None)
-    return layers.convert("RGB"), layers.getchannel("A")
-
-  is_grey = image.mode in ("1", "L", "LA", "La")
-  # A picture that is fully transparent is a mistake: some programs leave alpha
-  # at 0.
-  is_clear = all(split(b)[1].getextrema()[1] == 0 for b in _bands(image))
-
-  def convert(band):
-    rgb, alpha = split(band)
-    rgb = _coloured(rgb.getchannel(0) if is_grey else rgb, profile)
-    if is_clear:
-      return rgb
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
-
-  return convert
-
-
-def _value_converter(
-  image: Image.Image, profile: Any
-) -> Callable[[Image.Image], Image.Image]:
-  """The same for greys of 16 or 32 bits, whose values are scaled."""
-  black, white = _value_range(image)
-  factor = np.float32(255 / (white - black))
-  clear = image.info.get("transparency")  # a value, in a PNG
-  if not isinstance(clear, int) or (np.asarray(image) == clear).all():
-    clear = None
-
-  def convert(band):
-    values = np.asarray(band)
-    grey = (values.astype(np.float32) - np.float32(black)) * factor
-    grey = np.nan_to_num(grey, posinf=255, neginf=0).clip(0, 255)
-    rgb = _coloured(Image.fromarray((grey + 0.5).astype(np.uint8)), profile)
-    if clear is not None:
-      rgb.paste((255, 255, 255), mask=Image.fromarray(values == clear))
-    return rgb
-
-  return convert
-
-
-def _value_range(image: Image.Image) -> tuple[float, float]:
-  """Values of a wide grey that become black and white."""
-  if image.mode.startswith("I;16"):
-    return 0, 65_535
-  values = np.asarray(image)
-  values = values[np.isfinite(values)]
-  if not values.size:
-    raise ValueError("none of its values is a number")
-  low, high = float(values.min()), float(values.max())
-  if low >= 0:
-    for white in (1, 255, 65_535) if image.mode == "F" else (255, 65_535):
-      if high <= white:
-        return 0, white
-  return low, max(high, low + 1)
-
-
-def _coloured(image: Image.Image, profile: Any) -> Image.Image:
-  """Returns an opaque picture of 8 bits as sRGB."""
-  if image.mode == "LAB":
-    return _applied(_lab_transform(), image)
-  # The modes in which the profile may describe the pixels.
-  modes = {"1": ("L", "RGB"), "L": ("L", "RGB"), "CMYK": ("CMYK",)}
-  for mode in modes.get(image.mode, ("RGB",)):
-    if transform := _transform(profile, mode):
-      return _applied(transform, image.convert(mode))
-  return image.convert("RGB")
-
-
-def _applied(
-  transform: ImageCms.ImageCmsTransform, image: Image.Image
-) -> Image.Image:
-  result = ImageCms.applyTransform(image, transform)
-  assert result is not None  # it is None in place alone
-  return result
-
-
-@functools.cache
-def _lab_transform() -> ImageCms.ImageCmsTransform:
-  lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-  return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-
-
-@functools.lru_cache(64)
-def _transform(
-  profile: bytes | None, mode: str
-) -> ImageCms.ImageCmsTransform | None:
-  """What turns pixels of a mode and a profile into sRGB.
-
-  None where nothing is to be done: without a profile, for one of another colour
-  space, for one that changes nothing (sRGB, under whatever name) and for a
-  broken one.
-  """
-  if not profile:
-    return None
-  try:
-    transform = ImageCms.buildTransform(
-      ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-      ImageCms.createProfile("sRGB"),
-      mode,
-      "RGB",
-    )
-    channels = Image.getmodebands(mode)
-    steps = np.linspace(0, 255, 256 if channels == 1 else 6).astype(np.uint8)
-    grid = np.stack(np.meshgrid(*[steps] * channels), -1)
-    probe = Image.frombytes(
-      mode, (grid.size // channels, 1), np.ascontiguousarray(grid).tobytes()
-    )
-    before = np.asarray(probe.convert("RGB")).astype(int)
-    after = np.asarray(_applied(transform, probe)).astype(int)
-  except Exception:  # whatever stands there, the pixels are good
-    return None
-  broken = np.ptp(after) < 64  # the darkest and the brightest look alike
-  same = mode != "CMYK" and np.abs(after - before).max() <= 3
-  return None if broken or same else transform
-
-
-def ignored_label(count: int) -> int:
-  """Label of ignored pixels where the labels are 0..count-1.
-
-  It is 255, unless 255 is one of the labels: with more than 255 of them it is
-  65535, which a label map of 16 bits holds.
-  """
-  return IGNORED if count <= IGNORED else _IGNORED_16
-
-
-def read_labels(
-  path: str | os.PathLike,
-  *,
-  max_label: int,
-  size: tuple[int, int] | None = None,
-) -> Int[np.ndarray, "h w"]:
-  """Reads a label map: palette indices or grey values, never palette colours.
-
-  Args:
-    path: PNG of mode P, L, 1 or 16-bit grey; TIFF and BMP are read as well.
-    max_label: largest label that may occur besides the ignored one.
-    size: height and width that it must have; None for any.
-
-  Returns:
-    int32 labels, ignored pixels as `ignored_label(max_label + 1)`. InputError
-    names the file when it is missing or unreadable, has colours, was compressed
-    with loss, has another size, or a label out of range.
-  """
-  path = Path(path)
-  with _opened_labels(path) as image:
-    depth = _grey_bits(image)
-    try:
-      labels = np.asarray(image).astype(np.int32)
-    except Exception as error:
-      raise _unreadable_labels(path, error) from error
-  if depth in (2, 4):
-    # Pillow spreads the values of such pixels over 0..255.
-    labels //= 255 // (2**depth - 1)
-  if size is not None and labels.shape != tuple(size):
-    raise InputError(
-      f"{path}: labels are {labels.shape[1]}x{labels.shape[0]} but the picture"
-      f" is {size[1]}x{size[0]}; both need the same size"
-    )
-  check_labels(labels, max_label, path)
-  return labels
-
-
-def label_size(path: str | os.PathLike) -> tuple[int, int]:
-  """Height and width of a label map, of which the header alone is read.
-
-  InputError as `read_labels`, as far as the header tells.
-  """
-  with _opened_labels(Path(path)) as image:
-    return image.height, image.width
-
-
-@contextlib.contextmanager
-def _opened_labels(path: Path) -> Iterator[Image.Image]:
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Pillow's, on metadata and size
-      image = Image.open(path)
-  except FileNotFoundError as error:
-    raise InputError(f"{path}: the label map of an image is missing") from error
-  except Exception as error:
-    raise _unreadable_labels(path, error) from error
-  with image:
-    if image.format in ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000"):
-      raise InputError(
-        f"{path}: is a {image.format}, which does not keep class numbers;"
-        " save them as a palette or grey PNG"
-      )
-    if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-      raise InputError(
-        f"{path}: labels have colours (mode {image.mode}); save class numbers"
-        " as a palette or grey PNG"
-      )
-    yield image
-
-
-def _unreadable_labels(path: Path, error: Exception) -> InputError:
-  reason = str(error).split("\n")[0] or type(error).__name__
-  return InputError(
-    f"{path}: cannot be read as a label map ({reason}); give a PNG"
-  )
-
-
-def _grey_bits(image: Image.Image) -> int:
-  """Bits of a grey value in the file, where they are 2 or 4; else 0."""
-  for tile in getattr(image, "tile", ()):
-    # The decoder's arguments: the layout of a pixel, alone or first of several.
-    raw = tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0]
-    if str(raw).startswith(("L;2", "L;4")):
-      return int(str(raw)[2])
-  return 0
-
-
-def check_labels(labels: np.ndarray, max_label: int, place: object) -> None:
-  """InputError if a label is neither in 0..max_label nor the ignored one."""
-  ignored = ignored_label(max_label + 1)
-  wrong = (labels != ignored) & ((labels > max_label) | (labels < 0))
-  if wrong.any():
-    raise InputError(
-      f"{place}: label {labels[wrong].flat[0]} is out of range; the class list"
-      f" allows 0..{max_label} and {ignored} for ignored"
-    )
-
-
-def interpolation_table(
-  source: int, target: int
-) -> tuple[Int[np.ndarray, "t"], Int[np.ndarray, "t"], Float[np.ndarray, "t"]]:
-  """Bilinear interpolation along one side, half-pixel centres, no antialias.
-
-  Returns:
-    For each target pixel the lower and the upper source pixel and the upper
-    one's weight (OpenCV's INTER_LINEAR, torch's align_corners=False).
-  """
-  at = (np.arange(target) + 0.5) * (source / target) - 0.5
-  at = np.clip(at, 0, source - 1)
-  low = np.floor(at).astype(np.int32)
-  high = np.minimum(low + 1, source - 1)
-  return low, high, (at - low).astype(np.float32)
-
-
-def resize(
-  image: UInt8[np.ndarray, "h w d"], h: int, w: int
-) -> Float[np.ndarray, "{h} {w} d"]:
-  """Bilinear resize without antialias, values kept in 0..255 as float32."""
-  out = np.asarray(image, np.float32)
-  if out.shape[0] != h:
-    low, high, weight = interpolation_table(out.shape[0], h)
-    out = out[low] + (out[high] - out[low]) * weight[:, None, None]
-  if out.shape[1] != w:
-    low, high, weight = interpolation_table(out.shape[1], w)
-    out = out[:, low] + (out[:, high] - out[:, low]) * weight[:, None]
-  return out

@@ -3,11 +3,11 @@
 `jax.distributed` connects the processes. If one is missing, was started with
 another command or was killed, JAX hangs or aborts without saying which. So each
 process also holds a TCP connection to process 0, on the port below the
-coordinator's; names and comments here call it a line. Before JAX connects, the
-lines serve to check that all processes are there and were started alike (the
-roll call). Later they carry messages: a process was asked to stop, has failed
-or is gone. A line closes as soon as its process dies, which is earlier than JAX
-notices a missing heartbeat.
+coordinator's. Before JAX connects, these connections serve to check that all
+processes are there and were started alike (the roll call). Later they carry
+messages: a process was asked to stop, has failed or is gone. A connection
+closes as soon as its process dies, which is earlier than JAX notices a missing
+heartbeat.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from sseg_jax.errors import InputError, Unavailable
-from sseg_jax.runtime import lease, provenance
+from sseg_jax.runtime import connections, lease, provenance
 from sseg_jax.runtime.preemption import Stop
 
 # Time without a heartbeat after which JAX considers a process dead. It matters
-# if the line did not close, for example because the machine lost power.
+# if the connection did not close, for example because the machine lost power.
 _HEARTBEAT_SECONDS = 30
 # The first process evaluates alone at the end; the others wait this long.
 _SHUTDOWN_SECONDS = 24 * 3600
@@ -119,7 +119,7 @@ def facts(config: Any) -> dict[str, str]:
 
 
 class Peers:
-  """TCP connections ("lines") between process 0 and the others.
+  """TCP connections between process 0 and the others.
 
   The constructor waits until all processes are there and agree (the roll call).
   If they do not, it raises as `joined` does.
@@ -136,7 +136,7 @@ class Peers:
   ):
     self._id = process_id
     self._stop = stop
-    self._lines: dict[int, socket.socket] = {}
+    self._connections: dict[int, socket.socket] = {}
     self._hosts: dict[int, str] = {}
     self._done: set[int] = set()
     self._news = threading.Condition()
@@ -149,7 +149,7 @@ class Peers:
       "host": socket.gethostname(),
       "facts": known,
     }
-    host, port = _split(address)
+    host, port = connections.split(address)
     deadline = time.monotonic() + timeout
     if process_id == 0:
       self._hosts = {0: me["host"]}
@@ -157,9 +157,11 @@ class Peers:
     else:
       self._answer_roll(host, port, me, deadline, timeout)
     stop.on_signal = lambda: self._tell({"stop": True})
-    for i, line in self._lines.items():
-      _keep_alive(line)
-      threading.Thread(target=self._read, args=(i, line), daemon=True).start()
+    for i, connection in self._connections.items():
+      connections.keep_alive(connection)
+      threading.Thread(
+        target=self._read, args=(i, connection), daemon=True
+      ).start()
 
   def fail(self, reason: str, code: int) -> NoReturn:
     """Sends all processes the reason why this one ends, and ends it."""
@@ -173,7 +175,7 @@ class Peers:
     if self._id:
       self._tell({"done": True})
     with self._news:
-      self._news.wait_for(lambda: self._done >= self._lines.keys())
+      self._news.wait_for(lambda: self._done >= self._connections.keys())
     if not self._id:
       self._tell({"done": True})
 
@@ -181,10 +183,10 @@ class Peers:
 
   def _call_roll(self, host, port, me, deadline, timeout) -> None:
     wrong, code = None, 2
-    with _listen(host, port) as listener:
-      while wrong is None and len(self._lines) + 1 < me["processes"]:
-        line, answer = _accept(listener, deadline)
-        if line is None:
+    with connections.listen(host, port) as listener:
+      while wrong is None and len(self._connections) + 1 < me["processes"]:
+        connection, answer = connections.accept(listener, deadline)
+        if connection is None:
           missing = set(range(me["processes"])) - self._hosts.keys()
           wrong = (
             f"{_several(missing)} of {me['processes']} did not come within"
@@ -194,15 +196,17 @@ class Peers:
         elif answer is not None:
           wrong = self._differs(me, answer)
           i = answer["process"]
-          self._lines[-1 if wrong else i] = line
+          self._connections[-1 if wrong else i] = connection
           self._hosts.setdefault(i, answer["host"])
       no = {"failed": wrong, "code": code}
       self._tell(no if wrong else {"hosts": "all"})
       if wrong is not None:
         # Processes that connect late get the message as well.
-        until = min(deadline, time.monotonic() + 5) if self._lines else 0
-        while (line := _accept(listener, until)[0]) is not None:
-          _send(line, no)
+        until = min(deadline, time.monotonic() + 5) if self._connections else 0
+        while (
+          connection := connections.accept(listener, until)[0]
+        ) is not None:
+          connections.send(connection, no)
         raise _refusal(no)
 
   def _differs(self, me: dict, answer: dict) -> str | None:
@@ -235,20 +239,20 @@ class Peers:
   def _answer_roll(self, host, port, me, deadline, timeout) -> None:
     while time.monotonic() < deadline:
       try:
-        line = socket.create_connection((host, port), timeout=5)
+        connection = socket.create_connection((host, port), timeout=5)
       except OSError:
         time.sleep(0.2)  # not open yet
         continue
-      _send(line, me)
-      line.settimeout(max(0.1, deadline + 5 - time.monotonic()))
-      answer = _receive(line)
+      connections.send(connection, me)
+      connection.settimeout(max(0.1, deadline + 5 - time.monotonic()))
+      answer = connections.receive(connection)
       if "failed" in answer:
         raise _refusal(answer)
       if "hosts" in answer:
-        line.settimeout(None)
-        self._lines, self._hosts = {0: line}, {0: host}
+        connection.settimeout(None)
+        self._connections, self._hosts = {0: connection}, {0: host}
         return
-      line.close()
+      connection.close()
       time.sleep(0.2)  # closed by an earlier process that is about to end
     raise Unavailable(
       f"process {me['process']} ({me['host']}): no answer from process 0 at"
@@ -260,13 +264,13 @@ class Peers:
 
   def _tell(self, message: dict, but: int | None = None) -> None:
     with self._sending:
-      for i, line in self._lines.items():
+      for i, connection in self._connections.items():
         if i != but:
-          _send(line, message)
+          connections.send(connection, message)
 
-  def _read(self, i: int, line: socket.socket) -> None:
+  def _read(self, i: int, connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-      for row in line.makefile("rb"):
+      for row in connection.makefile("rb"):
         message = json.loads(row)
         if "done" in message:
           with self._news:
@@ -289,7 +293,7 @@ class Peers:
       print(f"error: {text}{again}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The others need time to read the reason: without process 0 they abort, and
-    # closing a line that has unread data may lose what was sent.
+    # closing a connection that has unread data may lose what was sent.
     time.sleep(_GRACE_SECONDS if not self._id else _GRACE_SECONDS / 4)
     lease.release_all()
     # sys.exit would wait until the others leave JAX as well.
@@ -300,80 +304,6 @@ def _refusal(message: dict) -> Exception:
   """Returns the error to raise if the roll call ends with `message`."""
   kind = InputError if message["code"] == 2 else Unavailable
   return kind(message["failed"])
-
-
-def _split(address: str) -> tuple[str, int]:
-  """Returns the host and our port, the one below the coordinator's."""
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdigit() or not 1 < int(port) < 2**16:
-    raise InputError(
-      f"--coordinator_address={address!r}: give HOST:PORT, of process 0"
-    )
-  return host.strip("[]"), int(port) - 1
-
-
-def _listen(host: str, port: int) -> socket.socket:
-  try:
-    if host in ("localhost", "127.0.0.1"):
-      return socket.create_server(("127.0.0.1", port), backlog=1024)
-    if socket.has_dualstack_ipv6():
-      return socket.create_server(
-        ("::", port),
-        family=socket.AF_INET6,
-        dualstack_ipv6=True,
-        backlog=1024,
-      )
-    return socket.create_server(("", port), backlog=1024)
-  except OSError as error:
-    raise Unavailable(
-      f"port {port}, below the one of --coordinator_address, cannot be opened"
-      f" ({error.strerror}); end what holds it, or choose another"
-    ) from None
-
-
-def _accept(
-  listener: socket.socket, deadline: float
-) -> tuple[socket.socket | None, dict | None]:
-  """Returns a new line and its first message; None at the deadline."""
-  listener.settimeout(max(0.01, deadline - time.monotonic()))
-  try:
-    line, _ = listener.accept()
-  except TimeoutError:
-    return None, None
-  line.settimeout(5)
-  answer = _receive(line)
-  line.settimeout(None)
-  if answer.get("run") != "sseg_jax":
-    line.close()  # from another program, such as a port scanner
-    return line, None
-  return line, answer
-
-
-def _send(line: socket.socket, message: dict) -> None:
-  with contextlib.suppress(OSError):  # reading it will show that it closed
-    line.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive(line: socket.socket) -> dict:
-  """Returns the next message; {} if the line closed or sent no message."""
-  text = b""
-  try:
-    # Byte by byte, because `_read` must get the bytes after this message.
-    while not text.endswith(b"\n") and (byte := line.recv(1)):
-      text += byte
-    message = json.loads(text)
-  except (OSError, ValueError):
-    return {}
-  return message if isinstance(message, dict) else {}
-
-
-def _keep_alive(line: socket.socket) -> None:
-  """Makes a line close within half a minute if its machine loses power."""
-  line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-  if hasattr(socket, "TCP_KEEPIDLE"):  # Linux
-    for name, value in (("IDLE", 10), ("INTVL", 5), ("CNT", 4)):
-      option = getattr(socket, f"TCP_KEEP{name}")
-      line.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _several(ids: set[int]) -> str:
