@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sseg_jax import prepare
-from sseg_jax.data import records
+from sseg_jax.data import conversion, records
 from sseg_jax.errors import InputError, Unavailable
 
 
@@ -154,17 +154,40 @@ def test_a_worker_that_is_killed_is_told(tmp_path, monkeypatch):
   def killed(*args):
     raise BrokenProcessPool("A process in the process pool was terminated")
 
-  monkeypatch.setattr(prepare, "_convert_all", killed)
+  monkeypatch.setattr(conversion, "converted", killed)
   source = _source(tmp_path / "source")
   with pytest.raises(Unavailable, match="fewer than --workers=7"):
     prepare.prepare(str(source), str(tmp_path / "out"), workers=7)
 
 
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
 def test_the_bar_is_drawn_when_asked(tmp_path):
   source = _source(tmp_path / "source")
   for progress in (False, True):
-    with contextlib.redirect_stderr(io.StringIO()) as err:
+    with contextlib.redirect_stderr(_Terminal()) as err:
       prepare.prepare(
         str(source), str(tmp_path / "out"), progress=progress, overwrite=True
       )
     assert ("3/3" in err.getvalue()) == progress
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "--source is missing"),
+    (["--source=a", "--records=b"], "--records=b has no meaning"),
+    (["--add_pseudo_masks", "--records=a"], "--config is missing"),
+    (
+      ["--add_pseudo_masks", "--records=a", "--config=b", "--seed=0"],
+      "--seed=0 has no meaning",
+    ),
+  ],
+)
+def test_flags_of_the_other_job_are_refused(flags, message, capsys):
+  assert prepare.main(["--out=out", *flags]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1

@@ -1,41 +1,77 @@
 """Turns a folder of captioned pictures into records to train on.
 
-    python -m sseg_jax.prepare --source=FOLDER --out=FOLDER --val_size=1000
-
-Writes OUT/train and, with --val_size, OUT/val; prints what was kept and what
-was not, and why, and keeps the same in OUT/train's manifest. Which captions are
-read is told in `data/sources/`. OUT/train's manifest is the last file written:
-a run that was interrupted is started again with the same command. With
---add_pseudo_masks it stores pseudo-masks in such records instead; see
-`pseudo_masks/caching.py`.
+`prepare` writes OUT/train and, with `val_size`, OUT/val. It counts what was
+kept, what was left out, and why, and stores the counts in OUT/train's manifest.
+That manifest is the last file written: after an interruption, call `prepare`
+again. `sources/` says which captions are read.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import tqdm
 
 from sseg_jax import files
 from sseg_jax.data import (
+  conversion,
   import_tensorflow,
   manifest,
   records,
-  reencode,
   sources,
 )
+from sseg_jax.data.sources.folder import Found
 from sseg_jax.data.sources.rows import few, shown
 from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime.progress_bar import progress_bar
 
-_CHUNK = 32  # pictures a worker takes at a time
 _LONG = 300  # characters of a name that the report keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How `prepare` reads a source and writes records.
+
+  Attributes:
+    captions: file of the captions; "auto" searches the source for one.
+    val_size: number of pictures held out for validation.
+    shard_size: number of records in a file.
+    image_size: larger pictures are shrunk until their short side has this many
+      pixels; 0 keeps every size.
+    quality: of the JPEGs, 1 to 95.
+    seed: chooses the held-out pictures.
+    workers: number of processes that convert pictures; 0 uses this process.
+    overwrite: whether finished records in OUT are replaced.
+    progress: whether a terminal shows a progress bar.
+  """
+
+  captions: str = "auto"
+  val_size: int = 0
+  shard_size: int = 1000
+  image_size: int = 0
+  quality: int = 95
+  seed: int = 0
+  workers: int = 0
+  overwrite: bool = False
+  progress: bool = False
+
+  def __post_init__(self):
+    """Raises InputError if a number is out of its range."""
+    for name, low in (
+      ("val_size", 0),
+      ("shard_size", 1),
+      ("image_size", 0),
+      ("workers", 0),
+    ):
+      if (value := getattr(self, name)) < low:
+        raise InputError(f"--{name}={value}: must be at least {low}")
+    if not 1 <= self.quality <= 95:
+      raise InputError(f"--quality={self.quality}: must be 1 to 95")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,48 +124,27 @@ def _lines(counted: dict[str, dict]) -> list[str]:
   ]
 
 
-def prepare(
-  source: str,
-  out: str,
-  *,
-  captions: str = "auto",
-  val_size: int = 0,
-  shard_size: int = 1000,
-  image_size: int = 0,
-  quality: int = 95,
-  seed: int = 0,
-  workers: int = 0,
-  overwrite: bool = False,
-  progress: bool = False,
-) -> Report:
+def prepare(source: str, out: str, **options: Any) -> Report:
   """Writes OUT/train and OUT/val; the same bytes for any number of workers.
 
   The held-out pictures are those whose keys hash lowest with `seed`, so a
   source that grows keeps most of them. The others stay in the source's order.
-  With `progress`, a bar on stderr tells the rate and the time that is left.
+
+  Args:
+    source: folder of pictures and captions.
+    out: folder for the records.
+    **options: the fields of `Options`.
 
   Raises:
-    InputError: bad source, a finished OUT without `overwrite`, an OUT that
-      cannot be written, or too few usable pictures.
+    InputError: an option out of its range, bad source, a finished OUT without
+      `overwrite`, an OUT that cannot be written, or too few usable pictures.
     Unavailable: a worker process was ended from outside.
   """
+  chosen = Options(**options)
   source, out = files.expand(source), files.expand(out)
   _check_places(source, out)
   try:
-    return _prepare(
-      source,
-      out,
-      captions=captions,
-      val_size=val_size,
-      shard_size=shard_size,
-      convert=functools.partial(
-        _convert, short_side=image_size, quality=quality
-      ),
-      settings={"image_size": image_size, "quality": quality, "seed": seed},
-      workers=workers,
-      overwrite=overwrite,
-      progress=progress,
-    )
+    return _prepare(source, out, chosen)
   except import_tensorflow().errors.OpError as error:
     raise InputError(
       f"--out={out} cannot be written ({shown(error.message, 300)}); make room,"
@@ -137,8 +152,8 @@ def prepare(
     ) from error
   except BrokenProcessPool as error:
     raise Unavailable(
-      f"a worker process was ended, perhaps for want of memory; start again"
-      f" with fewer than --workers={workers}"
+      "a worker process was ended, perhaps because the memory is full; start"
+      f" again with fewer than --workers={chosen.workers}"
     ) from error
 
 
@@ -163,74 +178,41 @@ def _check_places(source: str, out: str) -> None:
       )
 
 
-def _prepare(
-  source: str,
-  out: str,
-  *,
-  captions: str,
-  val_size: int,
-  shard_size: int,
-  convert,
-  settings: dict,
-  workers: int,
-  overwrite: bool,
-  progress: bool,
-) -> Report:
+def _prepare(source: str, out: str, options: Options) -> Report:
   start = time.monotonic()
   train, val = manifest.join(out, "train"), manifest.join(out, "val")
-  if manifest.is_finished(train) and not overwrite:
+  if manifest.is_finished(train) and not options.overwrite:
     raise InputError(
       f"{out} holds prepared records; give --overwrite to replace them, or"
       " another --out"
     )
-  found = sources.read_items(source, captions, exclude=(train, val))
-  if val_size >= len(found):
+  found = sources.read_items(source, options.captions, exclude=(train, val))
+  if options.val_size >= len(found):
     raise InputError(
-      f"--val_size={val_size}: only {len(found)} of {found.read} pictures have"
-      " a caption and a file, and one at least must be left to train on"
+      f"--val_size={options.val_size}: only {len(found)} of {found.read}"
+      " pictures have a caption and a file, and one at least must be left to"
+      " train on"
     )
-  left_out = _counted(found.left_out)
-  settings = settings | {
-    "source": source,
-    "read": found.read,
-    "captions": found.captions,
-    "captions_left_out": left_out,
-    "notes": found.notes,
-  }
+  settings = _settings(source, found, options)
   # From here on OUT is unfinished until train's manifest is back.
   manifest.clear(train)
   manifest.clear(val)
-  rejected = list(found.rejected)  # reason, key
-  tried: set[str] = set()
-  held_out = 0
-  bar = tqdm.tqdm(total=len(found), unit="picture", disable=not progress)
-  with bar:
-    if val_size:
-      seed = settings["seed"]
-      candidates = sorted(found, key=lambda item: _hash(item.key, seed))
+  rest, rejected, held_out = list(found), list(found.rejected), 0
+  with progress_bar(len(found), "pictures", show=options.progress) as bar:
+    if options.val_size:
+      candidates = sorted(found, key=lambda i: _hash(i.key, options.seed))
       with records.RecordWriter(
-        val, shard_size=shard_size, split="val"
+        val, shard_size=options.shard_size, split="val"
       ) as writer:
-        for item, result in _convert_all(convert, candidates, workers):
-          bar.update()
-          tried.add(item.key)
-          if isinstance(result, bytes):
-            writer.write(_record(item, result))
-            if writer.total == val_size:
-              break
-          else:
-            rejected.append((result, item.key))
+        tried, bad = _write(writer, candidates, options, bar, options.val_size)
         writer.info |= settings
       held_out = writer.total
-    rest = [item for item in found if item.key not in tried]
+      rejected += bad
+      keys = {item.key for item in candidates[:tried]}
+      rest = [item for item in rest if item.key not in keys]
     try:
-      with records.RecordWriter(train, shard_size=shard_size) as writer:
-        for item, result in _convert_all(convert, rest, workers):
-          bar.update()
-          if isinstance(result, bytes):
-            writer.write(_record(item, result))
-          else:
-            rejected.append((result, item.key))
+      with records.RecordWriter(train, shard_size=options.shard_size) as writer:
+        rejected += _write(writer, rest, options, bar)[1]
         for reason, key in rejected:
           writer.reject(reason, shown(key, _LONG))
         writer.info |= settings | {"val": held_out}
@@ -241,7 +223,7 @@ def _prepare(
           rejected=writer.rejected,
           seconds=time.monotonic() - start,
           captions=found.captions,
-          captions_left_out=left_out,
+          captions_left_out=settings["captions_left_out"],
           notes=tuple(found.notes),
         )
         if not writer.total:
@@ -252,15 +234,51 @@ def _prepare(
   return report
 
 
-def _counted(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
-  """Returns reason -> {"count", "examples"}, as the manifest has it."""
-  counted: dict[str, dict] = {}
-  for reason, name in pairs:
-    entry = counted.setdefault(reason, {"count": 0, "examples": []})
-    entry["count"] += 1
-    if len(entry["examples"]) < records.MAX_EXAMPLES:
-      entry["examples"].append(shown(name, _LONG))
-  return counted
+def _settings(source: str, found: Found, options: Options) -> dict[str, Any]:
+  """Returns what the manifests keep about the source and the options."""
+  left_out: dict[str, dict] = {}
+  for reason, name in found.left_out:
+    records.count_rejection(left_out, reason, shown(name, _LONG))
+  return {
+    "image_size": options.image_size,
+    "quality": options.quality,
+    "seed": options.seed,
+    "source": source,
+    "read": found.read,
+    "captions": found.captions,
+    "captions_left_out": left_out,
+    "notes": found.notes,
+  }
+
+
+def _write(
+  writer: records.RecordWriter,
+  items: Sequence[sources.Item],
+  options: Options,
+  bar: tqdm.tqdm,
+  limit: int | None = None,
+) -> tuple[int, list[tuple[str, str]]]:
+  """Converts pictures and writes their records, at most `limit`.
+
+  Returns:
+    How many items were tried, and reason and key of those that are rejected.
+  """
+  convert = functools.partial(
+    conversion.to_jpegs,
+    short_side=options.image_size,
+    quality=options.quality,
+  )
+  tried, rejected = 0, []
+  for item, result in conversion.converted(convert, items, options.workers):
+    bar.update()
+    tried += 1
+    if isinstance(result, str):
+      rejected.append((result, item.key))
+      continue
+    writer.write(_record(item, result))
+    if writer.total == limit:
+      break
+  return tried, rejected
 
 
 def _nothing_left(report: Report, source: str) -> InputError:
@@ -287,51 +305,3 @@ def _record(item: sources.Item, image: bytes) -> records.Record:
     source=item.source.encode() or None,
     license=item.license.encode() or None,
   )
-
-
-def _convert(
-  items: Sequence[sources.Item], short_side: int, quality: int
-) -> list[bytes | str]:
-  """Returns each picture's JPEG, or the reason why there is none."""
-  results: list[bytes | str] = []
-  for item in items:
-    try:
-      try:
-        data = item.image.read_bytes()
-      except OSError:
-        raise reencode.Rejected("missing_image") from None
-      results.append(
-        reencode.to_jpeg(data, short_side=short_side, quality=quality)
-      )
-    except reencode.Rejected as error:
-      results.append(str(error))
-  return results
-
-
-def _convert_all(
-  convert, items: Sequence[sources.Item], workers: int
-) -> Iterator[tuple[sources.Item, bytes | str]]:
-  """Yields every item with its result, in order, for any number of workers."""
-  chunks = (
-    items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)
-  )
-  if workers < 1:
-    for chunk in chunks:
-      yield from zip(chunk, convert(chunk), strict=True)
-    return
-  # Not fork: TensorFlow's threads would not survive in the children.
-  context = multiprocessing.get_context("spawn")
-  with ProcessPoolExecutor(workers, mp_context=context) as pool:
-    # Only some chunks are pending, because `map` would hold all pictures.
-    pending: collections.deque = collections.deque()
-    try:
-      for chunk in chunks:
-        pending.append((chunk, pool.submit(convert, chunk)))
-        if len(pending) > 2 * workers:
-          done, future = pending.popleft()
-          yield from zip(done, future.result(), strict=True)
-      while pending:
-        done, future = pending.popleft()
-        yield from zip(done, future.result(), strict=True)
-    finally:  # the caller may stop early
-      pool.shutdown(wait=True, cancel_futures=True)

@@ -176,6 +176,19 @@ class ShardWriter:
     )
 
 
+def count_rejection(
+  counted: dict[str, dict[str, Any]], reason: str, name: str
+) -> None:
+  """Counts a rejection in `counted`: reason -> {"count", "examples"}.
+
+  Examples are the first `MAX_EXAMPLES` names of a reason.
+  """
+  entry = counted.setdefault(reason, {"count": 0, "examples": []})
+  entry["count"] += 1
+  if len(entry["examples"]) < MAX_EXAMPLES:
+    entry["examples"].append(name)
+
+
 class RecordWriter:
   """Writes a folder of records; a context manager.
 
@@ -261,10 +274,7 @@ class RecordWriter:
 
   def reject(self, reason: str, name: str) -> None:
     """Counts a record left out, and keeps the first names of each reason."""
-    entry = self.rejected.setdefault(reason, {"count": 0, "examples": []})
-    entry["count"] += 1
-    if len(entry["examples"]) < MAX_EXAMPLES:
-      entry["examples"].append(name)
+    count_rejection(self.rejected, reason, name)
 
   def __exit__(self, kind, error, traceback) -> None:
     """Finishes the data set, or after an exception deletes it."""

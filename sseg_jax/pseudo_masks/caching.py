@@ -15,13 +15,11 @@ one machine or many, share the work: give each --process_count and its own
 --process_index; the last one to end writes the manifest.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,12 +27,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from sseg_jax import config_files, files
 from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
 from sseg_jax.errors import InputError
 from sseg_jax.pseudo_masks import generator
-from sseg_jax.runtime import lease
+from sseg_jax.runtime import lease, progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +83,7 @@ def add_pseudo_masks(
   batch_size: int = 32,
   process_index: int = 0,
   process_count: int = 1,
+  progress: bool = False,
 ) -> Report:
   """Copies the records of `source` to `out` with pseudo-masks of `config`.
 
@@ -97,6 +97,7 @@ def add_pseudo_masks(
     batch_size: pictures at once.
     process_index: takes every `process_count`-th shard, from this one on.
     process_count: processes that share the work.
+    progress: whether a terminal shows a progress bar.
 
   Raises:
     InputError: for folders that are missing, the same, or finished with other
@@ -109,7 +110,6 @@ def add_pseudo_masks(
       f"process_index={process_index}: must be 0 to process_count - 1 ="
       f" {process_count - 1}"
     )
-  source, out = files.expand(source), files.expand(out)
   if _place(source) == _place(out):
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
@@ -137,76 +137,84 @@ def add_pseudo_masks(
     tf.io.gfile.makedirs(out)
   except tf.errors.OpError as error:
     raise InputError(f"out={out} cannot be made: {error.message}") from error
+  label = _Labeller(made, image_size, config.seed, batch_size)
+  marks = [_fingerprint(info, shard) for shard in read.shards]
+  mine = range(process_index, len(read.shards), process_count)
   # Each process has its own lease, because others may write other shards.
   with lease.Lease(out, f"lease-{process_index}.json", field="out"):
-    return _write_shards(
-      read,
-      out,
-      _Labeller(made, image_size, config.seed, batch_size),
-      info,
-      first_id,
-      range(process_index, len(read.shards), process_count),
-      start,
+    total, written = _write_shards(
+      read, out, label, first_id, mine, marks, progress
     )
+    whole = [
+      shard
+      for each, mark in zip(read.shards, marks, strict=True)
+      if (shard := pseudo_labels.finished_shard(out, each.file, mark))
+    ]
+    if len(whole) == len(read.shards):
+      pseudo_labels.finish(out, read, whole, info)
+  return Report(
+    total,
+    written,
+    len(mine) - written,
+    len(read.shards) - len(whole),
+    label.unreadable,
+    time.monotonic() - start,
+    tuple(label.examples),
+  )
 
 
 def _write_shards(
   read: manifest.Manifest,
   out: str,
   label: "_Labeller",
-  info: dict[str, Any],
   first_id: int,
   mine: range,
-  start: float,
-) -> Report:
-  """Writes those of the shards `mine` that are missing, then the manifest."""
+  marks: Sequence[str],
+  progress: bool,
+) -> tuple[int, int]:
+  """Writes those of the shards `mine` that are missing.
+
+  Returns:
+    The number of records and of shards written.
+  """
   tf = import_tensorflow()
-  total = written = kept = 0
-  starts = itertools.accumulate(
-    (s.count for s in read.shards), initial=first_id
+  starts = list(
+    itertools.accumulate((s.count for s in read.shards), initial=first_id)
   )
-  marks = [_fingerprint(info, shard) for shard in read.shards]
-  numbered = enumerate(zip(read.shards, starts, marks, strict=False))
-  for number, (shard, first, mark) in numbered:
-    if number not in mine:
-      continue
-    if pseudo_labels.finished_shard(out, shard.file, mark):
-      kept += 1
-      continue
-    found = label(pseudo_labels.read_shard(read, shard), first)
-    try:
-      pseudo_labels.write_shard(
-        out, number, read.split, shard.file, found, mark
-      )
-    except tf.errors.OpError as error:
-      raise InputError(
-        f"{out}: {shard.file} cannot be written ({error.message}); make room"
-        " and start again: it goes on after the last whole shard"
-      ) from error
-    written, total = written + 1, total + shard.count
-    print(
-      f"{shard.file}: {shard.count} records, {total} in"
-      f" {time.monotonic() - start:.0f} s",
-      file=sys.stderr,
-      flush=True,
+  todo = [
+    number
+    for number in mine
+    if not pseudo_labels.finished_shard(
+      out, read.shards[number].file, marks[number]
     )
-  shards = [
-    pseudo_labels.finished_shard(out, shard.file, mark)
-    for shard, mark in zip(read.shards, marks, strict=True)
   ]
-  whole = [shard for shard in shards if shard is not None]
-  if len(whole) == len(shards):
-    pseudo_labels.finish(out, read, whole, info)
-  missing = len(shards) - len(whole)
-  return Report(
-    total,
-    written,
-    kept,
-    missing,
-    label.unreadable,
-    time.monotonic() - start,
-    tuple(label.examples),
-  )
+  total = sum(read.shards[number].count for number in todo)
+  with progress_bar.progress_bar(total, "records", show=progress) as bar:
+    for number in todo:
+      shard = read.shards[number]
+      found = label(pseudo_labels.read_shard(read, shard), starts[number])
+      found = _counted(found, bar)
+      try:
+        pseudo_labels.write_shard(
+          out,
+          number,
+          read.split,
+          shard.file,
+          _counted(found, bar),
+          marks[number],
+        )
+      except tf.errors.OpError as error:
+        raise InputError(
+          f"{out}: {shard.file} cannot be written ({error.message}); make room"
+          " and start again: it goes on after the last whole shard"
+        ) from error
+  return total, len(todo)
+
+
+def _counted(items: Iterator, bar: tqdm.tqdm) -> Iterator:
+  for item in items:
+    yield item
+    bar.update()
 
 
 def _place(folder: str) -> str:
@@ -279,54 +287,29 @@ def _fingerprint(info: dict[str, Any], shard: manifest.Shard) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def parser() -> argparse.ArgumentParser:
-  """Returns the flags of `prepare --add_pseudo_masks`."""
-  parser = argparse.ArgumentParser(
-    prog="python -m sseg_jax.prepare --add_pseudo_masks",
-    description="Stores pseudo-masks in records, for cached training.",
-  )
-  add = parser.add_argument
-  add("--add_pseudo_masks", action="store_true", help="chooses this job")
-  add("--records", required=True, help="finished folder of records")
-  add("--out", required=True, help="folder for the records with pseudo-masks")
-  add("--config", required=True, help="config file of the training run")
-  add(
-    "--set",
-    action="append",
-    default=[],
-    metavar="FIELD=VALUE",
-    help="overrides a field, e.g. pseudo_masks.weights=vit.safetensors",
-  )
-  add("--image_size", type=int, default=0, help="clustered at; 0: the config's")
-  add("--first_id", type=int, default=0, help="records in folders before this")
-  add("--batch_size", type=int, default=32, help="pictures at once")
-  add("--process_index", type=int, default=0, help="this process's number")
-  add("--process_count", type=int, default=1, help="processes that share this")
-  add("--json", action="store_true", help="print the report as JSON")
-  return parser
-
-
-def main(
-  argv: Sequence[str] | None = None,
+def run(
+  records: str,
+  out: str,
+  config: str,
+  set: Sequence[str] = (),
   check: Callable[..., None] = lambda config, data: None,
-) -> int:
-  """Runs the command.
+  **options: Any,
+) -> Report:
+  """Runs `add_pseudo_masks` as the command asks.
 
   Args:
-    argv: flags; None takes those of the process.
+    records: a finished folder of records.
+    out: another folder.
+    config: path of a config file.
+    set: overrides of its fields, "FIELD=VALUE" each.
     check: `config_check.check`, which stands above this module.
+    **options: the keyword arguments of `add_pseudo_masks`.
   """
-  args = vars(parser().parse_args(argv))
-  as_json = args.pop("json")
-  args.pop("add_pseudo_masks")
   for name, low in (("image_size", 0), ("first_id", 0), ("batch_size", 1)):
-    if args[name] < low:
-      raise InputError(f"--{name}={args[name]}: must be at least {low}")
-  config = config_files.overridden(
-    config_files.load(args.pop("config")),
-    config_files.parse_settings(args.pop("set")),
+    if name in options and options[name] < low:
+      raise InputError(f"--{name}={options[name]}: must be at least {low}")
+  whole = config_files.overridden(
+    config_files.load(config), config_files.parse_settings(list(set))
   )
-  check(config, data=False)
-  report = add_pseudo_masks(args.pop("records"), config=config, **args)
-  print(json.dumps(dataclasses.asdict(report)) if as_json else report)
-  return 0
+  check(whole, data=False)
+  return add_pseudo_masks(records, out, whole, **options)
