@@ -4,6 +4,7 @@ Numbers and order of operations are those of facebookresearch/MaskFormer,
 mask_former/modeling/transformer/transformer_predictor.py.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -33,58 +34,86 @@ class MaskFormerOutputs(NamedTuple):
   pixel_features: Array
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What distinguishes one MaskFormer from another.
+
+  Attributes:
+    hidden_dim: features of a query and of the pixel decoder.
+    mask_dim: features of a mask embedding.
+    num_queries: number of queries.
+    decoder_layers: of the transformer decoder.
+    num_heads: of every attention.
+    ffn_dim: hidden features of a layer's feed-forward part.
+    dropout: rate in both transformers.
+    memory: level that the queries attend to, as "res5".
+    deep_supervision: whether every decoder layer predicts masks in training.
+    encoder_layers: of the pixel decoder's transformer encoder; 0 for none.
+  """
+
+  hidden_dim: int
+  mask_dim: int
+  num_queries: int
+  decoder_layers: int
+  num_heads: int
+  ffn_dim: int
+  dropout: float
+  memory: str
+  deep_supervision: bool
+  encoder_layers: int = 0
+
+
 class MaskFormer(nnx.Module):
   """Pixel decoder and transformer decoder over a backbone's features.
 
   With `encoder_layers` the deepest level first passes a transformer encoder,
   and the FPN starts from the encoder's output. If `memory` is that level, the
   queries attend to this output without a further projection.
+
+  Args:
+    channels: of the backbone's levels, the deepest level last.
+    remat: what is stored of a layer (`remat.POLICIES`).
+    dtype: of the products.
+    rngs: source of the initial values.
+    **sizes: the fields of `Sizes`.
   """
 
   def __init__(
     self,
     channels: dict[str, int],
     *,
-    hidden_dim: int,
-    mask_dim: int,
-    num_queries: int,
-    decoder_layers: int,
-    num_heads: int,
-    ffn_dim: int,
-    dropout: float,
-    memory: str,
-    deep_supervision: bool,
-    encoder_layers: int = 0,
     remat: str = "none",
     dtype: DTypeLike,
     rngs: nnx.Rngs,
+    **sizes: Any,
   ):
+    s = Sizes(**sizes)
     self.deepest = list(channels)[-1]
-    self.memory = memory
+    self.memory = s.memory
     self.remat = remat
     encoder = None
-    if encoder_layers:
+    if s.encoder_layers:
       encoder = Encoder(
         channels[self.deepest],
-        hidden_dim,
-        layers=encoder_layers,
-        num_heads=num_heads,
-        ffn_dim=ffn_dim,
-        dropout=dropout,
+        s.hidden_dim,
+        layers=s.encoder_layers,
+        num_heads=s.num_heads,
+        ffn_dim=s.ffn_dim,
+        dropout=s.dropout,
         remat=remat,
         dtype=dtype,
         rngs=rngs,
       )
-      channels = {**channels, self.deepest: hidden_dim}
+      channels = {**channels, self.deepest: s.hidden_dim}
     self.encoder = encoder
     self.fpn = FPN(
-      channels, hidden_dim, mask_dim, remat=remat, dtype=dtype, rngs=rngs
+      channels, s.hidden_dim, s.mask_dim, remat=remat, dtype=dtype, rngs=rngs
     )
     input_proj = None
-    if encoder is None or memory != self.deepest:
+    if encoder is None or s.memory != self.deepest:
       input_proj = nnx.Linear(
-        channels[memory],
-        hidden_dim,
+        channels[s.memory],
+        s.hidden_dim,
         kernel_init=fan_in_uniform,
         dtype=dtype,
         rngs=rngs,
@@ -92,21 +121,30 @@ class MaskFormer(nnx.Module):
     self.input_proj = input_proj
     # Learned positions. The queries themselves start as zeros.
     self.query_positions = nnx.Param(
-      jax.random.normal(rngs.params(), (num_queries, hidden_dim))
+      jax.random.normal(rngs.params(), (s.num_queries, s.hidden_dim))
     )
     self.layers = nnx.List(
       [
         DecoderLayer(
-          hidden_dim, num_heads, ffn_dim, dropout, dtype=dtype, rngs=rngs
+          s.hidden_dim,
+          s.num_heads,
+          s.ffn_dim,
+          s.dropout,
+          dtype=dtype,
+          rngs=rngs,
         )
-        for _ in range(decoder_layers)
+        for _ in range(s.decoder_layers)
       ]
     )
-    self.norm = nnx.LayerNorm(hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-    self.mask_embed = MLP(
-      (hidden_dim, hidden_dim, hidden_dim, mask_dim), dtype=dtype, rngs=rngs
+    self.norm = nnx.LayerNorm(
+      s.hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs
     )
-    self.deep_supervision = deep_supervision
+    self.mask_embed = MLP(
+      (s.hidden_dim, s.hidden_dim, s.hidden_dim, s.mask_dim),
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.deep_supervision = s.deep_supervision
 
   def __call__(
     self,

@@ -23,30 +23,13 @@ from sseg_jax.models.attention import attend
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
+from sseg_jax.models.vit_sizes import VIT_SIZES, Sizes
+
+__all__ = ["FEATURES", "VIT_SIZES", "Block", "Sizes", "ViT"]
 
 # What can be read from a block: its output after the final norm, or a part of
 # its attention's input, with the heads side by side.
 FEATURES = ("tokens", "queries", "keys", "values")
-
-_SMALL: dict[str, Any] = dict(width=384, depth=12, num_heads=6)
-_BASE: dict[str, Any] = dict(width=768, depth=12, num_heads=12)
-_V2: dict[str, Any] = dict(patch=14, grid=37, layer_scale=True)
-_REG: dict[str, Any] = dict(registers=4, position_rule="antialias")
-
-# Published networks; `grid` is the table of positions they were trained with.
-VIT_SIZES: dict[str, dict[str, Any]] = {
-  "dino_vits8": dict(**_SMALL, patch=8, grid=28),
-  "dino_vits16": dict(**_SMALL, patch=16, grid=14),
-  "dino_vitb8": dict(**_BASE, patch=8, grid=28),
-  "dino_vitb16": dict(**_BASE, patch=16, grid=14),
-  "dinov2_vits14": dict(**_SMALL, **_V2),
-  "dinov2_vitb14": dict(**_BASE, **_V2),
-  "dinov2_vits14_reg": dict(**_SMALL, **_V2, **_REG),
-  "dinov2_vitb14_reg": dict(**_BASE, **_V2, **_REG),
-  "deit_s16": dict(**_SMALL, patch=16, grid=14, position_rule="size"),
-  "deit_b16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
-  "mae_vitb16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
-}
 
 _normal = nnx.initializers.truncated_normal(0.02)
 
@@ -154,65 +137,31 @@ class ViT(nnx.Module):
   """A plain vision transformer; see `VIT_SIZES` for the published ones.
 
   Args:
-    patch: side of a patch in pixels, and the stride of the tokens.
-    width: features of a token.
-    depth: blocks.
-    num_heads: of the attention.
-    grid: side of the table of positions, in patches.
-    mlp_ratio: width of a block's MLP over the block's own.
-    layer_scale: a learned factor per channel on every branch (DINOv2).
-    registers: number of extra tokens after the class token; they have no
-      position.
-    position_rule: how the table is resized; see `positions`.
-    epsilon: of every LayerNorm; 1e-6 in the originals.
-    drop_path: rate at the last block; it grows linearly from 0 at the first.
     remat: what `__call__` stores of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
-
-  Raises:
-    InputError: if `num_heads` does not divide `width`, or the rule does not
-      exist.
+    **sizes: the fields of `Sizes`.
   """
 
   def __init__(
     self,
     *,
-    patch: int,
-    width: int,
-    depth: int,
-    num_heads: int,
-    grid: int,
-    mlp_ratio: float = 4.0,
-    layer_scale: bool = False,
-    registers: int = 0,
-    position_rule: str = "dino",
-    epsilon: float = 1e-6,
-    drop_path: float = 0.0,
     remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
+    **sizes: Any,
   ):
-    if width % num_heads:
-      raise InputError(
-        f"a ViT of width {width} cannot share it among {num_heads} heads;"
-        " change one of them"
-      )
-    if position_rule not in positions.RULES:
-      raise InputError(
-        f"position_rule={position_rule!r} does not exist; use one of"
-        f" {', '.join(positions.RULES)}"
-      )
-    self.patch, self.width, self.depth = patch, width, depth
-    self.grid, self.registers = grid, registers
-    self.position_rule = position_rule
+    s = Sizes(**sizes)
+    self.patch, self.width, self.depth = s.patch, s.width, s.depth
+    self.grid, self.registers = s.grid, s.registers
+    self.position_rule = s.position_rule
     self.remat = remat
     self.dtype = jnp.dtype(dtype)
     self.patch_embedding = nnx.Conv(
       3,
-      width,
-      (patch, patch),
-      strides=patch,
+      s.width,
+      (s.patch, s.patch),
+      strides=s.patch,
       padding="VALID",
       kernel_init=_normal,
       dtype=dtype,
@@ -220,23 +169,27 @@ class ViT(nnx.Module):
     )
     # Class and register tokens [1 + registers, d]; positions of the class token
     # and of the grid, row by row.
-    self.tokens = nnx.Param(_normal(rngs.params(), (1 + registers, width)))
-    self.positions = nnx.Param(_normal(rngs.params(), (1 + grid**2, width)))
+    self.tokens = nnx.Param(_normal(rngs.params(), (1 + s.registers, s.width)))
+    self.positions = nnx.Param(_normal(rngs.params(), (1 + s.grid**2, s.width)))
     self.blocks = nnx.List(
       Block(
-        width,
-        num_heads,
-        mlp_ratio=mlp_ratio,
-        layer_scale=layer_scale,
-        epsilon=epsilon,
+        s.width,
+        s.num_heads,
+        mlp_ratio=s.mlp_ratio,
+        layer_scale=s.layer_scale,
+        epsilon=s.epsilon,
         drop_path=rate,
         dtype=dtype,
         rngs=rngs,
       )
-      for rate in np.linspace(0, drop_path, depth).tolist()
+      for rate in np.linspace(0, s.drop_path, s.depth).tolist()
     )
     self.norm = nnx.LayerNorm(
-      width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
+      s.width,
+      epsilon=s.epsilon,
+      use_fast_variance=False,
+      dtype=dtype,
+      rngs=rngs,
     )
 
   @property
