@@ -5,6 +5,8 @@ On a first read, `cost_matrix` is MaskFormer's cost without its class term, and
 once.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -76,128 +78,182 @@ def match(
   b, k, n = cost.shape
   if k > n:
     raise ValueError(f"{k} masks need as many queries, there are {n}")
-  # Distances and potentials are pairs: how many costs are not finite, and the
-  # sum of the others. The first number is compared first, the second breaks
-  # ties. A large number in place of infinity would make the sum imprecise.
+  # A large number in place of infinity would make the sum imprecise.
   cost, row_least = _above_least(
     jnp.where(valid[..., None], cost.astype(jnp.float32), 0)
   )
-  rows, columns = jnp.arange(k)[None], jnp.arange(n)[None]
-
-  # Batched gathers: table [b, m, ...] and index [b] -> [b, ...].
-  at = jax.vmap(lambda table, index: table[index])
 
   def add_row(r, state):
-    row_potential, column_potential, row_of, column_of = state
+    path = _shortest_path(r, cost, row_least, state)
+    return _augmented(r, path, valid, state)
 
-    # Dijkstra over columns, from row r to the nearest column without a row.
-    def step(_, search):
-      row, distance, reached, previous, visited, sink = search
-      searching = sink < 0
-      of_row = at(cost, row)
-      finite = of_row < jnp.inf
-      of_row = (
-        jnp.where(finite, 0.0, 1.0),
-        jnp.where(finite, of_row, -at(row_least, row)[:, None]),
-      )
-      number, total = (
-        so_far[:, None] + (c - at(u, row)[:, None]) - v
-        for so_far, c, u, v in zip(
-          reached, of_row, row_potential, column_potential, strict=True
-        )
-      )
-      better = (number < distance[0]) | (
-        (number == distance[0]) & (total < distance[1])
-      )
-      better &= ~visited & searching[:, None]
-      distance = (
-        jnp.where(better, number, distance[0]),
-        jnp.where(better, total, distance[1]),
-      )
-      previous = jnp.where(better, row[:, None], previous)
-      number = jnp.where(visited, jnp.inf, distance[0])
-      least = number.min(-1)
-      total = jnp.where(number == least[:, None], distance[1], jnp.inf)
-      smallest = total.min(-1)
-      # This replaces argmin, which XLA runs slowly on a CPU.
-      nearest = jnp.where(total == smallest[:, None], columns, n).min(-1)
-      reached = (
-        jnp.where(searching, least, reached[0]),
-        jnp.where(searching, smallest, reached[1]),
-      )
-      owner = at(row_of, nearest)
-      sink = jnp.where(searching & (owner < 0), nearest, sink)
-      searching &= owner >= 0
-      visited |= (columns == nearest[:, None]) & searching[:, None]
-      row = jnp.where(searching, owner, row)
-      return row, distance, reached, previous, visited, sink
-
-    start = (
-      jnp.full(b, r),
-      (jnp.full((b, n), jnp.inf), jnp.full((b, n), jnp.inf)),
-      (jnp.zeros(b), jnp.zeros(b)),
-      jnp.full((b, n), -1),
-      jnp.zeros((b, n), bool),
-      jnp.full(b, -1),
-    )
-    _, distance, reached, previous, visited, sink = lax.fori_loop(
-      0, r + 1, step, start
-    )
-
-    # New potentials keep reduced costs non-negative, and zero where assigned.
-    owned = row_of[:, None, :] == rows[..., None]  # [b, k, n]
-
-    def changes(reached, distance):
-      change = jnp.where(visited, reached[:, None] - distance, 0)
-      of_rows = jnp.where(owned, change[:, None, :], 0).sum(-1)
-      return of_rows + jnp.where(rows == r, reached[:, None], 0), change
-
-    row_change, column_change = zip(
-      *map(changes, reached, distance), strict=True
-    )
-
-    # Follow the path back and move each row on it to its new column.
-    def back(_, walk):
-      row_of, column_of, column = walk
-      row = at(previous, column)
-      walking = column >= 0
-      here = (columns == column[:, None]) & walking[:, None]
-      row_of = jnp.where(here, row[:, None], row_of)
-      old = at(column_of, row)
-      here = (rows == row[:, None]) & walking[:, None]
-      column_of = jnp.where(here, column[:, None], column_of)
-      return row_of, column_of, jnp.where(walking & (row != r), old, -1)
-
-    new_row_of, new_column_of, _ = lax.fori_loop(
-      0, r + 1, back, (row_of, column_of, sink)
-    )
-    new = (
-      jax.tree.map(jnp.add, row_potential, row_change),
-      jax.tree.map(jnp.subtract, column_potential, column_change),
-      new_row_of,
-      new_column_of,
-    )
-    return jax.tree.map(
-      lambda new, old: jnp.where(valid[:, r, None], new, old), new, state
-    )
-
-  state = (
+  state = _Assignment(
     (jnp.zeros((b, k)), jnp.zeros((b, k))),
     (jnp.zeros((b, n)), jnp.zeros((b, n))),
     jnp.full((b, n), -1),
     jnp.full((b, k), -1),
   )
-  _, _, row_of, column_of = lax.fori_loop(0, k, add_row, state)
+  state = lax.fori_loop(0, k, add_row, state)
+  return _with_left_over(state, valid)
 
-  # The i-th row without a query takes the i-th query without a row.
-  free = row_of < 0
+
+# A distance or potential is a pair: how many costs are not finite, and the sum
+# of the others. The first number is compared first, the second breaks ties.
+_Pair = tuple[Array, Array]
+
+
+class _Assignment(NamedTuple):
+  """The rows assigned so far, and the potentials that prove them optimal."""
+
+  row_potential: _Pair  # [b, k] each
+  column_potential: _Pair  # [b, n] each
+  row_of: Array  # int [b, n]: the row of each column, -1 for none
+  column_of: Array  # int [b, k]: the column of each row, -1 for none
+
+
+class _Path(NamedTuple):
+  """The shortest path from a new row to the nearest column without a row."""
+
+  distance: _Pair  # [b, n] each: to every column seen
+  reached: _Pair  # [b] each: to the column at the end
+  previous: Array  # int [b, n]: the row before each column
+  visited: Array  # bool [b, n]: columns whose distance is final
+  sink: Array  # int [b]: the column at the end
+
+
+# Batched gathers: table [b, m, ...] and index [b] -> [b, ...].
+_at = jax.vmap(lambda table, index: table[index])
+
+
+def _shortest_path(
+  r: Array, cost: Array, row_least: Array, state: _Assignment
+) -> _Path:
+  """Runs Dijkstra's algorithm over columns, from row `r`."""
+  b, _, n = cost.shape
+  columns = jnp.arange(n)[None]
+
+  def step(_, search):
+    row, distance, reached, previous, visited, sink = search
+    searching = sink < 0
+    number, total = _through(row, reached, cost, row_least, state)
+    better = (number < distance[0]) | (
+      (number == distance[0]) & (total < distance[1])
+    )
+    better &= ~visited & searching[:, None]
+    distance = (
+      jnp.where(better, number, distance[0]),
+      jnp.where(better, total, distance[1]),
+    )
+    previous = jnp.where(better, row[:, None], previous)
+    number = jnp.where(visited, jnp.inf, distance[0])
+    least = number.min(-1)
+    total = jnp.where(number == least[:, None], distance[1], jnp.inf)
+    smallest = total.min(-1)
+    # This replaces argmin, which XLA runs slowly on a CPU.
+    nearest = jnp.where(total == smallest[:, None], columns, n).min(-1)
+    reached = (
+      jnp.where(searching, least, reached[0]),
+      jnp.where(searching, smallest, reached[1]),
+    )
+    owner = _at(state.row_of, nearest)
+    sink = jnp.where(searching & (owner < 0), nearest, sink)
+    searching &= owner >= 0
+    visited |= (columns == nearest[:, None]) & searching[:, None]
+    row = jnp.where(searching, owner, row)
+    return row, distance, reached, previous, visited, sink
+
+  start = (
+    jnp.full(b, r),
+    (jnp.full((b, n), jnp.inf), jnp.full((b, n), jnp.inf)),
+    (jnp.zeros(b), jnp.zeros(b)),
+    jnp.full((b, n), -1),
+    jnp.zeros((b, n), bool),
+    jnp.full(b, -1),
+  )
+  return _Path(*lax.fori_loop(0, r + 1, step, start)[1:])
+
+
+def _through(
+  row: Array,
+  reached: _Pair,
+  cost: Array,
+  row_least: Array,
+  state: _Assignment,
+) -> list[Array]:
+  """Returns the distances to all columns, [b, n] each, through a row.
+
+  `reached` is the distance to the row. The costs of its edges are reduced by
+  the potentials.
+  """
+  of_row = _at(cost, row)
+  finite = of_row < jnp.inf
+  edges = (
+    jnp.where(finite, 0.0, 1.0),
+    jnp.where(finite, of_row, -_at(row_least, row)[:, None]),
+  )
+  return [
+    so_far[:, None] + (c - _at(u, row)[:, None]) - v
+    for so_far, c, u, v in zip(
+      reached, edges, state.row_potential, state.column_potential, strict=True
+    )
+  ]
+
+
+def _augmented(
+  r: Array, path: _Path, valid: Array, state: _Assignment
+) -> _Assignment:
+  """Returns the assignment with row `r` added, where it is valid."""
+  (_, k), n = valid.shape, path.previous.shape[1]
+  rows, columns = jnp.arange(k)[None], jnp.arange(n)[None]
+
+  # New potentials keep reduced costs non-negative, and zero where assigned.
+  owned = state.row_of[:, None, :] == rows[..., None]  # [b, k, n]
+
+  def changes(reached, distance):
+    change = jnp.where(path.visited, reached[:, None] - distance, 0)
+    of_rows = jnp.where(owned, change[:, None, :], 0).sum(-1)
+    return of_rows + jnp.where(rows == r, reached[:, None], 0), change
+
+  row_change, column_change = zip(
+    *map(changes, path.reached, path.distance), strict=True
+  )
+
+  # Follow the path back and move each row on it to its new column.
+  def back(_, walk):
+    row_of, column_of, column = walk
+    row = _at(path.previous, column)
+    walking = column >= 0
+    here = (columns == column[:, None]) & walking[:, None]
+    row_of = jnp.where(here, row[:, None], row_of)
+    old = _at(column_of, row)
+    here = (rows == row[:, None]) & walking[:, None]
+    column_of = jnp.where(here, column[:, None], column_of)
+    return row_of, column_of, jnp.where(walking & (row != r), old, -1)
+
+  row_of, column_of, _ = lax.fori_loop(
+    0, r + 1, back, (state.row_of, state.column_of, path.sink)
+  )
+  new = _Assignment(
+    jax.tree.map(jnp.add, state.row_potential, row_change),
+    jax.tree.map(jnp.subtract, state.column_potential, column_change),
+    row_of,
+    column_of,
+  )
+  return jax.tree.map(
+    lambda new, old: jnp.where(valid[:, r, None], new, old), new, state
+  )
+
+
+def _with_left_over(state: _Assignment, valid: Array) -> Int[Array, "b k"]:
+  """Gives the i-th row without a query the i-th query without a row."""
+  free = state.row_of < 0
   rank_of_free = jnp.cumsum(free, axis=-1)
   rank_of_row = jnp.cumsum(~valid, axis=-1)
   taken = free[:, None, :] & (
     rank_of_free[:, None, :] == rank_of_row[..., None]
   )
   left_over = jnp.argmax(taken, axis=-1)
-  return jnp.where(valid, column_of, left_over).astype(jnp.int32)
+  return jnp.where(valid, state.column_of, left_over).astype(jnp.int32)
 
 
 def _over_pixels(masks, values):
