@@ -166,57 +166,10 @@ def eval_pairs(
     raise InputError(
       f"evaluate.retrieval_captions={captions}: must be at least 1"
     )
-  tf = import_tensorflow()
-  table = RecordTable([folder])
-  total = min(limit, len(table)) if limit else len(table)
-  if not total:
-    raise InputError(f"{folder} holds no records; write it again")
   tokenizer = Tokenizer(context_length)
-
-  def one(raw):
-    image = augment.central_square(decode.image(raw["image"]), image_size)
-    return {"image": augment.to_uint8(image)}
-
-  failure: list[InputError] = []
-  # TensorFlow keeps the functions of every data set. If a function referred to
-  # `table`, the files of the table would stay open.
-  tables = [table]
-  del table
-
-  def read():
-    table = tables[0]
-    for start in range(0, total, batch_size):
-      ids = range(start, start + batch_size)
-      images, texts = [], []
-      for index in ids:
-        try:
-          record = table[index] if index < total else None
-          texts.append(
-            [caption_of(record, i, True) for i in range(captions)]
-            if record
-            else [""] * captions
-          )
-          images.append(record.image if record else b"")
-        except ValueError as error:
-          if isinstance(error, InputError):
-            failure.append(error)  # tf.data would change it to its own error
-            raise
-          images.append(b"")
-          texts.append([""] * captions)
-      yield {"id": list(ids), "image": images, "text": texts}
-
-  spec = tf.TensorSpec
-  ds = tf.data.Dataset.from_generator(
-    read,
-    output_signature={
-      "id": spec([batch_size], tf.uint32),
-      "image": spec([batch_size], tf.string),
-      "text": spec([batch_size, captions], tf.string),
-    },
-  )
-  blank = {"image": np.zeros((image_size, image_size, 3), np.uint8)}
-  ds = decode.batches(ds, one, blank, ("image",), batch_size, threads)
-  batches = ds.with_options(decode.options(threads)).as_numpy_iterator()
+  pairs = _Pairs(folder, limit, captions, batch_size)
+  batches = _decoded(pairs, image_size, threads)
+  tf = import_tensorflow()
   try:
     for batch in batches:
       texts = [
@@ -228,11 +181,82 @@ def eval_pairs(
       shape = (batch_size, captions, context_length)
       yield dict(batch, text=tokens.reshape(shape))
   except tf.errors.OpError:
-    if failure:
-      raise failure[0] from None
+    if pairs.error is not None:
+      raise pairs.error from None
     raise
   finally:
-    tables.clear()
+    pairs.close()
+
+
+class _Pairs:
+  """Batches of encoded pictures and their captions, as Python reads them.
+
+  Attributes:
+    captions: number of captions of each picture.
+    batch_size: pairs in a batch.
+    error: the InputError that ended reading. tf.data changes it to its own.
+  """
+
+  def __init__(self, folder: str, limit: int, captions: int, batch_size: int):
+    self.captions, self.batch_size = captions, batch_size
+    self.error: InputError | None = None
+    table = RecordTable([folder])
+    self._total = min(limit, len(table)) if limit else len(table)
+    if not self._total:
+      raise InputError(f"{folder} holds no records; write it again")
+    # TensorFlow keeps this object for as long as the process runs; `close`
+    # empties the list, so that the files of the table are closed.
+    self._tables = [table]
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._tables.clear()
+
+  def read(self) -> Iterator[dict[str, list]]:
+    """Yields the batches; an unreadable record has no image."""
+    table = self._tables[0]  # stays open until the last batch is read
+    for start in range(0, self._total, self.batch_size):
+      ids = range(start, start + self.batch_size)
+      images, texts = zip(*(self._pair(table, i) for i in ids), strict=True)
+      yield {"id": list(ids), "image": list(images), "text": list(texts)}
+
+  def _pair(self, table: RecordTable, index: int) -> tuple[bytes, list[str]]:
+    nothing = b"", [""] * self.captions
+    if index >= self._total:
+      return nothing
+    try:
+      record = table[index]
+      texts = [caption_of(record, i, True) for i in range(self.captions)]
+      return record.image, texts
+    except InputError as error:
+      self.error = error
+      raise
+    except ValueError:
+      return nothing
+
+
+def _decoded(
+  pairs: _Pairs, image_size: int, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Decodes the pictures in `threads` threads and cuts their central square."""
+  tf = import_tensorflow()
+
+  def one(raw):
+    image = augment.central_square(decode.image(raw["image"]), image_size)
+    return {"image": augment.to_uint8(image)}
+
+  b, spec = pairs.batch_size, tf.TensorSpec
+  ds = tf.data.Dataset.from_generator(
+    pairs.read,
+    output_signature={
+      "id": spec([b], tf.uint32),
+      "image": spec([b], tf.string),
+      "text": spec([b, pairs.captions], tf.string),
+    },
+  )
+  blank = {"image": np.zeros((image_size, image_size, 3), np.uint8)}
+  ds = decode.batches(ds, one, blank, ("image",), b, threads)
+  return ds.with_options(decode.options(threads)).as_numpy_iterator()
 
 
 def check_lanes(config: Any, process_count: int) -> None:
