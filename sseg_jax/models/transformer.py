@@ -5,6 +5,7 @@ mask_former/modeling/transformer/transformer.py and position_encoding.py.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +98,10 @@ def _linear(d_in, d_out, dtype, rngs):
   )
 
 
-class EncoderLayer(nnx.Module):
-  """Self-attention and feed-forward; each added, then normed."""
+class _Layer(nnx.Module):
+  """Attentions and a feed-forward part, with a norm after each."""
+
+  attentions: ClassVar[tuple[str, ...]]
 
   def __init__(
     self,
@@ -110,11 +113,33 @@ class EncoderLayer(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    self.attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
+    for name in self.attentions:
+      attention = Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
+      setattr(self, name, attention)
     self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
     self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
-    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(2))
+    self.norms = nnx.List(
+      _layer_norm(dim, dtype, rngs) for _ in (*self.attentions, "feed-forward")
+    )
     self.dropout = Dropout(dropout)
+
+  def _add(self, norm: int, x: Array, y: Array, train: bool, rngs) -> Array:
+    """Adds a branch after dropout, then norms."""
+    y = self.dropout(y, deterministic=not train, rngs=rngs)
+    return self.norms[norm](x + y)
+
+  def _feed_forward(self, x: Array, train: bool, rngs) -> Array:
+    """Adds the feed-forward branch, the last one."""
+    y = nnx.relu(self.fc1(x))
+    y = self.fc2(self.dropout(y, deterministic=not train, rngs=rngs))
+    return self._add(-1, x, y, train, rngs)
+
+
+class EncoderLayer(_Layer):
+  """Self-attention and feed-forward; each added, then normed."""
+
+  attentions = ("attention",)
+  attention: Attention
 
   def __call__(
     self,
@@ -125,38 +150,18 @@ class EncoderLayer(nnx.Module):
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b m d"]:
     """Lets the cells `x` attend to each other."""
-
-    def drop(y):
-      return self.dropout(y, deterministic=not train, rngs=rngs)
-
     q = x + positions
     y = self.attention(q, q, x, train=train, rngs=rngs)
-    x = self.norms[0](x + drop(y))
-    y = self.fc2(drop(nnx.relu(self.fc1(x))))
-    return self.norms[1](x + drop(y))
+    x = self._add(0, x, y, train, rngs)
+    return self._feed_forward(x, train, rngs)
 
 
-class DecoderLayer(nnx.Module):
+class DecoderLayer(_Layer):
   """Self-attention, cross-attention, feed-forward; each added, then normed."""
 
-  def __init__(
-    self,
-    dim: int,
-    num_heads: int,
-    ffn_dim: int,
-    dropout: float,
-    *,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-  ):
-    def attention():
-      return Attention(dim, num_heads, dropout, dtype=dtype, rngs=rngs)
-
-    self.self_attention, self.cross_attention = attention(), attention()
-    self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
-    self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
-    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for _ in range(3))
-    self.dropout = Dropout(dropout)
+  attentions = ("self_attention", "cross_attention")
+  self_attention: Attention
+  cross_attention: Attention
 
   def __call__(
     self,
@@ -169,14 +174,10 @@ class DecoderLayer(nnx.Module):
     rngs: ExampleRngs | None = None,
   ) -> Float[Array, "b n d"]:
     """Lets the queries `x` attend to each other and to the memory."""
-
-    def drop(y):
-      return self.dropout(y, deterministic=not train, rngs=rngs)
-
     # Positions are added to queries and keys, never to values.
     q = x + query_positions
     y = self.self_attention(q, q, x, train=train, rngs=rngs)
-    x = self.norms[0](x + drop(y))
+    x = self._add(0, x, y, train, rngs)
     y = self.cross_attention(
       x + query_positions,
       memory + memory_positions,
@@ -184,6 +185,5 @@ class DecoderLayer(nnx.Module):
       train=train,
       rngs=rngs,
     )
-    x = self.norms[1](x + drop(y))
-    y = self.fc2(drop(nnx.relu(self.fc1(x))))
-    return self.norms[2](x + drop(y))
+    x = self._add(1, x, y, train, rngs)
+    return self._feed_forward(x, train, rngs)

@@ -10,8 +10,17 @@ from sseg_jax import errors
 from sseg_jax.pseudo_masks import kmeans
 
 
+class WithoutNetwork:
+  """A generator of pseudo-masks that needs no network."""
+
+  @property
+  def frozen(self) -> dict:
+    """No parameters."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
-class Pixels:
+class Pixels(WithoutNetwork):
   """K-means over the colours and positions of cells of `stride` pixels.
 
   The paper's pixel K-means row (S-Seg, Table 1) takes stride 8. Has the
@@ -45,11 +54,6 @@ class Pixels:
       majority_passes=fields.majority_passes,
       fit_every=fields.fit_every,
     )
-
-  @property
-  def frozen(self) -> dict:
-    """No parameters."""
-    return {}
 
   def generate(
     self, frozen: dict, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]

@@ -19,7 +19,7 @@ _COLOUR_SCALE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectral:
+class Spectral(pixels.WithoutNetwork):
   """K-means over the first k eigenvectors of the normalised affinity.
 
   Cells of `stride` pixels, all connected, by the closeness of their colours and
@@ -45,11 +45,6 @@ class Spectral:
       init=fields.init,
       position_weight=fields.position_weight,
     )
-
-  @property
-  def frozen(self) -> dict:
-    """No parameters."""
-    return {}
 
   def generate(
     self, frozen: dict, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
