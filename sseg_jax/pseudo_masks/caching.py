@@ -115,13 +115,7 @@ def add_pseudo_masks(
   read = manifest.read_manifest(source)
   image_size = image_size or config.image_size
   made = generator.build(config)
-  if image_size % made.stride:
-    raise InputError(
-      f"image_size={image_size} is not a multiple of {made.stride}, the"
-      " generator's patch or stride"
-    )
-  if made.k > 256:
-    raise InputError(f"pseudo_masks.k={made.k}: a label map holds 256 at most")
+  _check_generator(made, image_size)
   info = _info(config, made, image_size, first_id)
   if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
     info["batch_size"] = batch_size  # on which the rounding of tokens depends
@@ -161,6 +155,16 @@ def add_pseudo_masks(
     time.monotonic() - start,
     tuple(label.examples),
   )
+
+
+def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:
+  if image_size % made.stride:
+    raise InputError(
+      f"image_size={image_size} is not a multiple of {made.stride}, the"
+      " generator's patch or stride"
+    )
+  if made.k > 256:
+    raise InputError(f"pseudo_masks.k={made.k}: a label map holds 256 at most")
 
 
 def _write_shards(
