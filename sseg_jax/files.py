@@ -1,6 +1,6 @@
-"""Paths as a user gives them; small files that stay whole when killed.
+"""Paths as a user gives them, and small files that a kill leaves whole.
 
-Paths are of `pathlib` or `epath`. Nothing but the standard library is needed.
+Paths are of `pathlib` or `epath`. Only the standard library is needed.
 """
 
 import errno
@@ -62,7 +62,7 @@ def unwritable(
 
 
 def write_text(path: Any, text: str) -> None:
-  """Writes a file, whose old content stays until the new one is complete."""
+  """Writes a file; its old content stays until the new one is complete."""
   new = path.with_name(f"{path.name}.new")
   new.write_text(text)
   new.replace(path)

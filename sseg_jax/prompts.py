@@ -1,7 +1,7 @@
 """Prompt templates, class-name lists and the reader of class-list files.
 
-A leaf: no JAX, no TensorFlow. Names and templates are those of the published
-protocols, since a renamed class changes the score of every system.
+This module needs neither JAX nor TensorFlow. Names and templates are those of
+the published protocols, because another name of a class changes every score.
 """
 
 import os
@@ -140,13 +140,13 @@ def _renamed(names: Sequence[str], renames: dict[str, str]) -> tuple[str, ...]:
   return tuple(renames.get(name, name) for name in names)
 
 
-# What the first line of a class list may be called where label 0 is no class;
-# the last two are labelme's.
+# If the first line of a class list is one of these names, label 0 is the
+# background. The last two names are those that labelme writes.
 BACKGROUND = ("background", "bg", "_background_", "__background__")
 
 # "voc", "context" and "coco" are spelt as GroupViT, OVSegmentor and SegCLIP
-# prompt with them (GroupViT, segmentation/datasets); the "_original" lists are
-# mmsegmentation's, which TCL uses. None holds the background.
+# prompt with them (GroupViT, segmentation/datasets). The "_original" lists are
+# mmsegmentation's, which TCL uses. No list contains the background.
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
   "voc": _renamed(
     _VOC_ORIGINAL,
@@ -176,10 +176,12 @@ def parse_words(
 ) -> tuple[str, ...]:
   """Cleans class names; a string is split at its commas.
 
-  Surrounding and repeated blanks are dropped, and marks without a width around
-  a word. InputError for an empty word, one that occurs twice (compared without
-  case), one that holds what is no text, and with `background`, where pixels of
-  no word are called so, for the word "background".
+  Blanks around a word, repeated blanks, and invisible marks around a word are
+  removed. With `background`, pixels that fit no word are called "background".
+
+  Raises:
+    InputError: a word is empty, occurs twice (capitals do not count), contains
+      characters that are not text, or is "background" with `background`.
   """
   if isinstance(words, str):
     words = words.split(",")
@@ -198,8 +200,8 @@ def parse_words(
     _refuse_no_text(name, f"words: word {number}")
     if background and name.casefold() == "background":
       raise InputError(
-        f"words: word {number} is {name!r}, as pixels of no word are called;"
-        " leave it out, or let every pixel have a word (--no_background)"
+        f"words: word {number} is {name!r}, the name of pixels that fit no"
+        " word; leave it out, or give every pixel a word (--no_background)"
       )
   _refuse_duplicates(names, lambda i: f"words: word {i + 1}")
   return names
@@ -272,7 +274,7 @@ def without_background(
   has_background = names[0].lower() in BACKGROUND
   classes = names[1:] if has_background else names
   if not classes:
-    raise InputError(f"{place}: lists background alone; add the classes")
+    raise InputError(f"{place}: lists only the background; add the classes")
   for i, name in enumerate(names[1:], 2):
     if name.lower() in BACKGROUND:
       raise InputError(

@@ -1,13 +1,15 @@
 """CLIP's byte-pair tokenizer: captions to rows of token ids.
 
-The ids equal those of open_clip (`open_clip/tokenizer.py`), which spells the
-markers `<start_of_text>` and `<end_of_text>`: these become single ids inside a
-text, CLIP's own `<|endoftext|>` is ordinary text. The two differ on
+The ids equal those of open_clip (`open_clip/tokenizer.py`). As there, the
+markers `<start_of_text>` and `<end_of_text>` inside a text become single ids,
+and CLIP's own `<|endoftext|>` is ordinary text. The ids differ from open_clip's
+for
 
-*   letters and digits that Unicode gained after version 14, which are grouped
-    as punctuation here and as letters by a newer `regex` package there;
-*   the long s (U+017F) after an apostrophe, which `regex` folds to the
-    contraction `'s`, and U+0345, which it drops as a cased letter.
+*   letters and digits that Unicode added after version 14: this tokenizer takes
+    them for punctuation, and open_clip, with a newer `regex` package, for
+    letters;
+*   the long s (U+017F) after an apostrophe: open_clip reads it as `'s`;
+*   the character U+0345: open_clip drops it.
 """
 
 import html
@@ -21,15 +23,17 @@ from jaxtyping import Int32
 from sseg_jax.errors import InputError
 
 START = 49406
-END = 49407  # the largest id, which lets the text tower find it by argmax
+END = 49407  # the largest id, so the text tower finds it by argmax
 VOCAB_SIZE = 49408
 
 
 def clean(text: str) -> str:
-  """Repairs mojibake and HTML entities, collapses whitespace, lower-cases.
+  """Returns a text as CLIP reads it.
 
-  The order is CLIP's (`clip/simple_tokenizer.py`, `clip/clip.py`); entities are
-  unescaped twice, since scraped captions hold things like `&amp;amp;`.
+  Wrongly decoded characters are repaired, HTML entities are replaced, runs of
+  blanks become one space, and capitals become small letters, in CLIP's order
+  (`clip/simple_tokenizer.py`, `clip/clip.py`). Entities are replaced twice,
+  because captions from web pages contain texts like `&amp;amp;`.
   """
   text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return " ".join(text.split()).lower()
@@ -38,13 +42,13 @@ def clean(text: str) -> str:
 def check_distinct(
   names: Sequence[str], tokens: Int32[np.ndarray, "ct l"]
 ) -> None:
-  """InputError if two names have become the same tokens in every template.
+  """Raises InputError if two names have the same tokens in every template.
 
-  The second of them would never be found.
+  Their scores would be equal, so the second name would never be predicted.
 
   Args:
     names: c class names.
-    tokens: rows of the tokenizer, those of one name beside each other.
+    tokens: rows of the tokenizer; the t rows of a name follow each other.
   """
   rows = tokens.reshape(len(names), -1)
   first: dict[bytes, str] = {}
@@ -86,7 +90,7 @@ class Tokenizer:
     """Returns one row of ids per text, zero padded or truncated.
 
     Raises:
-      InputError: if `texts` is a string, which would be read letter by letter.
+      InputError: if `texts` is a string: each letter would become a text.
     """
     if isinstance(texts, str):
       raise InputError(

@@ -1,9 +1,9 @@
 """Random crops, flips and colour changes, as TensorFlow functions.
 
 Every function draws from a stateless seed (int32 [2]): the same seed gives the
-same picture, in any batch, on any host. The defaults of training are the crop
-and flip of OVSegmentor's second stage; strong colour changes would spoil
-pseudo-masks, so they are applied to the student's view alone.
+same picture, in any batch, on any host. By default training uses the crop and
+flip of OVSegmentor's second stage. Strong colour changes would make
+pseudo-masks worse, so only the picture that the student sees has them.
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ from typing import Any
 
 from sseg_jax.data import import_tensorflow
 
-_ATTEMPTS = 10  # boxes tried before the central one, as torchvision's crop
-# Largest changes at strength 1: factors 1 ± 0.4, as timm's colour jitter of
-# 0.4, and a tenth of the hue circle.
+_ATTEMPTS = 10  # boxes that are tried, as in torchvision's crop
+# Largest changes at strength 1. Brightness, contrast and saturation are
+# multiplied by 1 ± 0.4, like timm's colour jitter of 0.4; hue moves by a tenth
+# of its circle.
 _JITTER = 0.4
 _HUE = 0.1
 
@@ -43,8 +44,9 @@ def random_crop(size, seed, *, scale, ratio, flip) -> Crop:
     ratio: smallest and largest width / height; drawn log-uniformly.
     flip: probability of mirroring.
 
-  The rule is torchvision's RandomResizedCrop: the first of ten boxes that fits,
-  else the largest central box within `ratio`.
+  The rule is torchvision's RandomResizedCrop: it takes the first of ten random
+  boxes that lies inside the picture. If none does, it takes the largest central
+  box whose shape is within `ratio`.
   """
   tf = import_tensorflow()
   size = tf.cast(size, tf.float32)
@@ -66,7 +68,7 @@ def random_crop(size, seed, *, scale, ratio, flip) -> Crop:
   h = tf.where(found, heights[first], central_h)
   w = tf.where(found, widths[first], central_w)
 
-  def place(u, free):  # one of free + 1 places; the fallback lies at free // 2
+  def place(u, free):  # one of free + 1 offsets; the central box: free // 2
     random = tf.minimum(tf.floor(u * (free + 1)), free)
     return tf.where(found, random, tf.floor(free / 2))
 
@@ -88,13 +90,14 @@ def crop_image(image, crop: Crop, out_size: int):
   tf = import_tensorflow()
   box = tf.cast(crop.box, tf.int32)
   image = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
-  # When no side shrinks, both kernels compute the same: take the faster.
+  # Antialiasing matters only when a side shrinks. Without it, the resize is
+  # faster.
   image = tf.cond(
     tf.reduce_max(box[2:]) <= out_size,
     lambda: tf.image.resize(image, [out_size, out_size]),
     lambda: tf.image.resize(image, [out_size, out_size], antialias=True),
   )
-  # The raw op, as it takes a tensor for the axes; `tf.cond` costs more.
+  # The raw operation accepts a tensor for the axes; `tf.cond` would be slower.
   return tf.raw_ops.Reverse(
     tensor=image, dims=tf.stack([False, crop.flip, False])
   )
@@ -104,13 +107,14 @@ def crop_labels(labels, crop: Crop, out_size: int):
   """Cuts and resizes a label map as `crop_image` does, by nearest neighbour.
 
   Args:
-    labels: [h,w] tensor of any size: it covers the same scene as the picture.
+    labels: [h,w] tensor; it covers the same scene as the picture, but may have
+      another size.
     crop: from `random_crop`, in the picture's pixels.
     out_size: side of the result.
 
   Returns:
-    int32 [out_size,out_size]: at each pixel the label under its centre, the
-    rule of half-pixel centres that `crop_image` follows.
+    int32 [out_size,out_size]: at each pixel the label under the pixel's centre.
+    `crop_image` places centres in the same way (half-pixel centres).
   """
   tf = import_tensorflow()
   centres = (tf.range(out_size, dtype=tf.float32) + 0.5) / out_size

@@ -1,7 +1,7 @@
 """Which records make up which batch: a pure function of (seed, step).
 
 The records 0 … total-1 are cut into `lanes` contiguous ranges whose sizes
-differ by one at most, whatever the number of shards. Every batch takes
+differ by one at most, for any number of shards. Every batch takes
 batch/lanes records from each lane, lane after lane, so a batch mixes all parts
 of the data, and data sets that lie one after the other are mixed in proportion.
 A lane's range is cut into windows of at most `window` records. Each epoch of a

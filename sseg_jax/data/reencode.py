@@ -1,6 +1,6 @@
-"""Any picture a camera or the web produces -> an upright sRGB JPEG.
+"""Turns any picture of a camera or the web into an upright sRGB JPEG.
 
-Uses Pillow alone; runs in the worker processes of `prepare`.
+Uses only Pillow; runs in the worker processes of `prepare`.
 """
 
 import io

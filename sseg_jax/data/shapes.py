@@ -93,7 +93,7 @@ class Scene:
 
 
 def render(kind: str, split: str, index: int) -> Scene:
-  """Draws one scene, a function of its arguments alone.
+  """Draws one scene; equal arguments give an equal scene.
 
   Args:
     kind: of `KINDS`.

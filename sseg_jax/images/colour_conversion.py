@@ -23,7 +23,7 @@ def to_rgb(image: Image.Image, factor: int) -> Image.Image:
   w, h = (-(-side // factor) for side in image.size)
   out = Image.new("RGB", (w, h))
   top = 0
-  # In bands, since the modes on the way take several times the memory.
+  # Band by band, because the modes in between take several times the memory.
   for band in _bands(image, factor):
     part = convert(band).reduce(factor)
     out.paste(part, (0, top))
@@ -122,7 +122,7 @@ def _applied(
   transform: ImageCms.ImageCmsTransform, image: Image.Image
 ) -> Image.Image:
   result = ImageCms.applyTransform(image, transform)
-  assert result is not None  # it is None in place alone
+  assert result is not None  # it is None only for a change in place
   return result
 
 

@@ -51,10 +51,10 @@ def overlay(
   has_background: bool,
   opacity: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Lays colours over a picture, with outlines; background stays, dimmed."""
+  """Paints masks over a picture, with outlines; background is only darkened."""
   edge = _edges(labels, max(1, round(min(labels.shape) / 300)))
   out = np.empty_like(image)
-  # In bands, since the mixing takes ten times the picture's memory.
+  # Band by band, because mixing takes ten times the picture's memory.
   rows = max(1, _BAND_PIXELS // labels.shape[1])
   for top in range(0, len(labels), rows):
     band = slice(top, top + rows)
@@ -101,7 +101,7 @@ def _font(
   size: int, text: str = ""
 ) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
   if not text.isascii():
-    # Pillow's own font covers Latin letters alone.
+    # Pillow's own font has only Latin letters.
     for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial.ttf"):
       try:
         return ImageFont.truetype(name, size)
@@ -117,13 +117,14 @@ def legend(
   size: int = 16,
   max_width: int = 360,
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Draws swatches with a name and a value each, in one or more columns.
+  """Draws a small box of each colour, with a name and a value beside it.
 
   Args:
     entries: colour, name and value (or "") of each line.
-    height: least height in pixels; more entries than fit it open a new column.
+    height: smallest height in pixels; entries that do not fit start a new
+      column.
     size: of the letters, in pixels.
-    max_width: of a name, in pixels; longer ones are cut with an ellipsis.
+    max_width: of a name, in pixels; a longer name is cut and ends in "...".
   """
   gap, line = size, round(size * 1.6)
   rows = max(1, (max(height, 6 * line) - 2 * gap) // line)
@@ -190,9 +191,9 @@ def annotated(
   *,
   has_background: bool,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-  """Overlay with a legend of all names and their shares of the picture.
+  """Draws an overlay, and a legend of all names and their shares of pixels.
 
-  Small pictures are enlarged, so that letters and masks match in size.
+  A small picture is enlarged, so that the legend is not larger than it.
   """
   factor = max(1, -(-360 // max(image.shape[:2])))
   if factor > 1:
@@ -227,7 +228,8 @@ def grid(
     class_names: without background.
     has_background: whether label 0 is background.
     cell: width of one picture in the grid.
-    pairs: samples beside each other; by default 2 for four samples or more.
+    pairs: number of samples in a row; by default 1, and 2 for four samples or
+      more.
   """
   names = (("background",) if has_background else ()) + tuple(class_names)
   present: set[int] = set()
@@ -236,7 +238,7 @@ def grid(
   shown = sorted(i for i in present if 0 <= i < len(names))
   if has_background and 0 not in shown:
     shown.insert(0, 0)
-  # Colours go to the classes that occur, so that few classes differ clearly.
+  # Only classes that occur get a colour: few colours are easy to tell apart.
   colours = np.zeros((len(names), 3), np.uint8)
   distinct = palette(min(len(shown), 255), has_background=has_background)
   # Above 255 classes at once, colours repeat.

@@ -63,9 +63,9 @@ def read_labels(
 
 
 def label_size(path: str | os.PathLike) -> tuple[int, int]:
-  """Height and width of a label map, of which the header alone is read.
+  """Returns height and width of a label map; only its header is read.
 
-  InputError as `read_labels`, as far as the header tells.
+  Raises InputError as `read_labels` does, for faults that the header shows.
   """
   with _opened_labels(Path(path)) as image:
     return image.height, image.width

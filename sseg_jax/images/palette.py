@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 
 @functools.cache
 def _palette() -> UInt8[np.ndarray, "256 3"]:
-  """256 colours, each as far as can be from those before it.
+  """Returns 256 colours, each as far as possible from those before it.
 
   Index 0 is black, for background. The rest is chosen greedily among saturated
-  RGB values by distance in CIELAB, so any first few are easy to tell apart.
+  RGB values by distance in CIELAB, so the first few are easy to tell apart.
   """
   levels = np.linspace(0, 1, 14)
   rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1)

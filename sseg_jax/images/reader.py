@@ -68,8 +68,9 @@ SUFFIXES = tuple(
 # bytes a pixel, and the network sees a few hundred pixels a side.
 MAX_PIXELS = 2**25
 MAX_SIDE = 65_500  # likewise: a JPEG's sides end at 65,535
-# Still larger ones are refused before they are decoded (1 GiB in Pillow). Of
-# all formats but JPEG Pillow's own limit holds as well (`MAX_IMAGE_PIXELS`).
+# Pictures above this size are refused before they are decoded (they take 1 GiB
+# in Pillow). For formats other than JPEG, Pillow's own limit holds as well
+# (`MAX_IMAGE_PIXELS`).
 LARGEST = 2**28
 _LARGEST_FILE = 2**31  # bytes
 # Formats whose plug-ins start other programs or read no pixels.

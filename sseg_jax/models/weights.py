@@ -54,7 +54,7 @@ def locate(
   """
   name, path = str(source), Path(files.expand(source))
   if "://" in name:
-    raise InputError(f"{field}={name}: weights are read from local files alone")
+    raise InputError(f"{field}={name}: weights are read only from local files")
   if name in published.PUBLISHED or not (path.suffix or path.exists()):
     published.check_network(name, networks, field=field)
     return fetch(name)
@@ -219,7 +219,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     reason = str(error).split("\n")[0] or type(error).__name__
     raise InputError(
       f"{path}: cannot be read as weights ({reason}); download it again, or"
-      " save its arrays alone as .safetensors"
+      " save only its arrays, as .safetensors"
     ) from error
   return {name: _float32(np.asarray(value)) for name, value in arrays.items()}
 

@@ -6,9 +6,9 @@
 Then train with `--config.data.train=cached/train
 --config.pseudo_masks.mode=cached`. For an un-augmented picture the labels are
 those that the training step would have made, to the rounding of a network in
-bfloat16, which depends on the batch (`--set=dtype=float32` rounds less); of a
-crop, cached training takes the crop of the picture's clusters, online training
-the clusters of the crop.
+bfloat16, which depends on the batch (`--set=dtype=float32` rounds less). For a
+crop, cached training crops the picture's clusters; online training clusters the
+crop.
 
 Started again, it continues after its last complete shard. Several processes, on
 one machine or many, share the work: give each --process_count and its own
@@ -126,11 +126,7 @@ def add_pseudo_masks(
       f"{out} holds finished records made with other settings; delete it or"
       " choose another folder"
     )
-  tf = import_tensorflow()
-  try:
-    tf.io.gfile.makedirs(out)
-  except tf.errors.OpError as error:
-    raise InputError(f"out={out} cannot be made: {error.message}") from error
+  _make_folder(out)
   label = _Labeller(made, image_size, config.seed, batch_size)
   marks = [_fingerprint(info, shard) for shard in read.shards]
   mine = range(process_index, len(read.shards), process_count)
@@ -155,6 +151,14 @@ def add_pseudo_masks(
     time.monotonic() - start,
     tuple(label.examples),
   )
+
+
+def _make_folder(out: str) -> None:
+  tf = import_tensorflow()
+  try:
+    tf.io.gfile.makedirs(out)
+  except tf.errors.OpError as error:
+    raise InputError(f"out={out} cannot be made: {error.message}") from error
 
 
 def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:

@@ -41,7 +41,7 @@ def kmeans(
 ) -> KMeans:
   """Clusters each example's points by Lloyd's algorithm, in float32.
 
-  An example's result depends on its points and its key alone. "cosine" is
+  An example's result depends only on its points and its key. "cosine" is
   spherical K-means: points and centers have unit length, and squared distances,
   hence the inertia, are twice one minus the cosine. "kmeans++" is the greedy
   form (best of 2 + log k draws, as scikit-learn); "farthest" starts at the

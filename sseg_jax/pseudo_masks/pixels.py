@@ -1,4 +1,4 @@
-"""Pseudo-masks from colour and position alone: no network, no weights."""
+"""Pseudo-masks from colour and position, without a network."""
 
 import dataclasses
 

@@ -15,7 +15,7 @@ def fits(data: Mapping) -> bool:
 
 
 def read(data: Mapping, path: Path, listing: Listing) -> Iterator[Row]:
-  """Yields a row for each picture, and one for each annotation of none.
+  """Yields a row for each picture, and one for each annotation without picture.
 
   A picture without an annotation is a row without a caption. The name of the
   licence is looked up in `licenses`.

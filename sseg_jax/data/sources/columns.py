@@ -56,7 +56,7 @@ def find(
     listing: the files that a column can name.
 
   Raises:
-    InputError: a list of URLs, or columns of which none is known.
+    InputError: the table is a list of URLs, or no column is known.
   """
   first, body = sample[0][1], [cells for _, cells in sample[1:]]
   known = [json_rows.canonical(cell) for cell in first]
@@ -214,7 +214,7 @@ def _without_header(
   if len(texts) > 1 and narrow == wide and len(usual) >= _ENOUGH:
     raise InputError(
       f"{shown(path)} has {wide} columns, and no first line that names them;"
-      f" expected {json_rows.EXPECTED}, or two columns alone"
+      f" expected {json_rows.EXPECTED}, or only two columns"
     )
   notes = []
   if name:

@@ -1,4 +1,4 @@
-"""A folder of pictures and captions -> one item a picture."""
+"""Reads a folder of pictures and captions: one item for each picture."""
 
 import dataclasses
 import itertools
@@ -47,10 +47,10 @@ class Found:
 
   Attributes:
     items: the pictures that can be used.
-    rejected: reason and name for every other picture that the captions name,
-      and reason and place for every entry that names none.
-    left_out: reason and name for every caption that cannot be used of a picture
-      that has others.
+    rejected: reason and name of every other picture that the captions name,
+      and reason and place of every entry that names no picture.
+    left_out: reason and name for every unusable caption of a picture that has
+      usable ones.
     notes: what else a user should know, as sentences.
     captions: where the captions were read.
   """
@@ -63,7 +63,7 @@ class Found:
 
   @property
   def read(self) -> int:
-    """Pictures that the captions name, and entries that name none."""
+    """Number of pictures that the captions name, and of entries without one."""
     return len(self.items) + len(self.rejected)
 
   def __iter__(self) -> Iterator[Item]:
@@ -102,7 +102,7 @@ def read_items(
   """
   if "://" in str(folder):
     raise InputError(
-      f"--source={folder}: pictures are read from this machine alone; copy them"
+      f"--source={folder}: pictures are read only from this machine; copy them"
       " here first"
     )
   folder = Path(files.expand(folder))
@@ -258,7 +258,7 @@ class _Merged:
 def _nothing(
   found: Found, folder: str, path: Path | None, details: dict[str, str]
 ) -> InputError:
-  """Returns the error for captions of which none can be used."""
+  """Returns the error to raise if no caption can be used."""
   if not found.rejected:
     return InputError(
       f"{found.captions} holds no captions; expected one picture an entry, with"

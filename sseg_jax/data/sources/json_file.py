@@ -11,7 +11,7 @@ from sseg_jax.errors import InputError
 
 
 def read(path: Path, listing: Listing) -> Iterator[Row]:
-  """Yields the rows of a document, or of JSON lines whatever their suffix.
+  """Yields the rows of a document, or of JSON lines with any suffix.
 
   A document is COCO's (`images` and `annotations`), a list of objects, an
   object with one such list in it, or an object from names to captions.

@@ -1,4 +1,4 @@
-"""One JSON object -> one row, under the names that people give its fields."""
+"""Makes a row of a JSON object, whose fields may have different names."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from sseg_jax.data.sources.rows import (
   shown,
 )
 
-# As `canonical` writes them, the surest first.
+# As `canonical` writes them. The most reliable name is first.
 FILE_NAMES = tuple(
   "filename filepath imagepath imagefile imagefilename imagefilepath imagename"
   " imgpath imgfile imgname img file path image picture picturepath photo"

@@ -20,7 +20,7 @@ READERS: dict[str, Reader] = {
   ".csv": tables.read,
   ".txt": tables.read,
 }
-# Names that say what the file is, the first of them first.
+# Names that say what the file is. The first one that exists is read.
 _NAMES = (
   "captions.jsonl",
   "captions.ndjson",
@@ -52,7 +52,7 @@ def choose(listing: Listing) -> str | None:
 
   In this order: a file of a known name, the only .tsv, one .txt beside each
   picture, the only other table or JSON file, and the only file of a known name
-  in a folder of the source. Those that are not read are noted.
+  in a folder of the source. A note names the files that are not read.
 
   Returns:
     Its name below the source; None for one .txt beside each picture.
@@ -64,7 +64,7 @@ def choose(listing: Listing) -> str | None:
   named = [
     name
     for known in _NAMES
-    for name in sorted(top, reverse=True)  # small letters first
+    for name in sorted(top, reverse=True)  # names in small letters come first
     if name.lower() == known
   ]
   others = [name for name in top if _suffix(name) in READERS]

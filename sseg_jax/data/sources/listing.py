@@ -16,15 +16,15 @@ from sseg_jax.images import reader
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """A picture that was searched.
+  """The result of a search for a picture.
 
   Attributes:
     path: the file; None where there is none.
     key: its name as written, with "/" between folders; valid UTF-8.
     reason: why there is none: `missing_image`, `ambiguous_name` (several files
-      differ from the name in case or in Unicode form alone) or
+      differ from the name only in capitals or in Unicode form) or
       `outside_source` (".." leads out of the source).
-    respelled: whether the file is written otherwise than the name.
+    respelled: whether the file's name is written in another way.
   """
 
   path: Path | None
@@ -36,8 +36,8 @@ class Match:
 class Listing:
   """All files below a folder, through links as well, read once.
 
-  A folder that is reached in several ways is listed once, by its real name
-  where it has one below the source. Links to a folder that holds the source
+  A folder that several paths lead to is listed once; if one of the paths has no
+  link, it is listed by that one. Links to a folder that holds the source
   are not followed.
 
   Args:
@@ -313,7 +313,7 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _only(found: Iterable[str], name: str) -> list[str]:
-  """Returns those that differ in Unicode form alone, if any; else all."""
+  """Returns those that differ only in Unicode form, if any; else all."""
   found = list(found)
   if len(found) > 1:
     wanted = unicodedata.normalize("NFC", name)
@@ -323,7 +323,7 @@ def _only(found: Iterable[str], name: str) -> list[str]:
 
 
 def _spellings(name: str) -> list[str]:
-  """Returns the name as written, then with more and more oddities undone."""
+  """Yields the name as written, then with more and more repairs."""
   forms = [name]
   for undo in (
     str.strip,

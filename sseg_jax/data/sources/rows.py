@@ -114,7 +114,7 @@ def clean_all(
 
 
 def listed(text: str) -> list[object]:
-  """Returns the strings of a cell that holds a list, else the cell alone.
+  """Returns the strings of a cell that holds a list, else only the cell.
 
   Lists are written by `json`, or by pandas as Python writes them.
   """

@@ -31,7 +31,7 @@ def read(path: Path, listing: Listing) -> Iterator[Row]:
   found by their suffixes and files, and all other text is the caption.
 
   Raises:
-    InputError: a list of URLs, or columns of which none is known.
+    InputError: the table is a list of URLs, or no column is known.
   """
   delimiter, sample = _sample(path, listing)
   if not sample:
@@ -104,7 +104,7 @@ def _records(
     """Yields lines to `csv` as it asks for them; `taken` gets the further."""
     yield first
     names = _plain_cells(first, delimiter)
-    # A list of names without suffixes is known by its files alone.
+    # Names without suffixes: only files of these names show that it is a list.
     test = listing.is_written
     if not any(map(test, names)):
       test = listing.names_picture
