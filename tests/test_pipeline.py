@@ -461,7 +461,7 @@ def test_vanished_shard_surfaces_from_eval_pairs(tmp_path):
   ("change", "kwargs", "message"),
   [
     ({"data.lanes": 3}, {}, "data.lanes=3: must divide batch_size"),
-    ({"data.lanes": 0}, {}, "config.data.lanes=0"),
+    ({"data.lanes": 0}, {}, "data.lanes=0: must divide batch_size"),
     ({}, {"process_count": 3}, "split over 3 processes"),
     ({"loss.mask_every": 8}, {"process_count": 2}, "mask_every=8 .*the 4 pic"),
     ({"batch_size": 32}, {}, "fewer than config.batch_size=32"),
