@@ -233,11 +233,7 @@ class Checkpoints:
     folder = self._directory / str(step)
     state = named_arrays.restore(folder, abstract_state)
     self.restored = stored_metadata.read(folder)
-    self._thresholds = {
-      name: self.restored[name]
-      for name in stored_metadata.THRESHOLDS
-      if name in self.restored
-    }
+    self._thresholds = stored_metadata.thresholds(self.restored)
     for later in sorted(self._manager.all_steps()):
       if later > step:  # damaged
         self._set_aside(later)

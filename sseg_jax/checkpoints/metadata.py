@@ -15,7 +15,7 @@ from sseg_jax import files
 
 # Written beside the manifest, which does not cover it: it may change later.
 _THRESHOLDS_FILE = "thresholds.json"
-THRESHOLDS = ("thresholds", "thresholds_of")
+_NAMES = ("thresholds", "thresholds_of")
 
 
 def add_thresholds(
@@ -70,5 +70,10 @@ def read(folder: epath.Path) -> dict[str, Any]:
   metadata = json.loads((folder / "metadata" / "metadata").read_text())
   newer = files.read_json(folder / _THRESHOLDS_FILE)
   if isinstance(newer, dict):
-    metadata |= {name: newer[name] for name in THRESHOLDS if name in newer}
+    metadata |= thresholds(newer)
   return metadata
+
+
+def thresholds(metadata: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the part of the metadata that tells background thresholds."""
+  return {name: metadata[name] for name in _NAMES if name in metadata}
