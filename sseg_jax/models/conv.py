@@ -11,10 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sseg_jax.models import remat
-from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
@@ -109,18 +108,14 @@ class ConvNet(nnx.Module):
     return {name: 4 * 2**i for i, name in enumerate(self.levels)}
 
   def __call__(
-    self,
-    image: Float[Array, "b h w 3"],
-    *,
-    train: bool = False,
-    rngs: ExampleRngs | None = None,
-    valid: Bool[Array, "b"] | None = None,
+    self, image: Float[Array, "b h w 3"], **unused: Any
   ) -> dict[str, Array]:
     """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.
 
-    The picture's sides are multiples of the last stride.
+    The picture's sides are multiples of the last stride. Other arguments of
+    backbones, `train`, `rngs` and `valid`, change nothing here.
     """
-    del train, rngs, valid
+    del unused
     outputs = {}
     x = image
     for i, name in enumerate(self.levels):

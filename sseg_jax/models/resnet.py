@@ -13,7 +13,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
-from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 RESNET_SIZES: dict[str, dict[str, Any]] = {
@@ -164,18 +163,18 @@ class ResNet(nnx.Module):
     image: Float[Array, "b h w 3"],
     *,
     train: bool = False,
-    rngs: ExampleRngs | None = None,
     valid: Bool[Array, "b"] | None = None,
+    **unused: Any,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its feature maps, [b,h/s,w/s,c] each.
 
     Args:
       image: sides are multiples of 32.
       train: the norms take the batch's statistics and update their own.
-      rngs: not used.
       valid: the pictures that count for these statistics; None for all.
+      **unused: other arguments of backbones.
     """
-    del rngs
+    del unused
     how: dict[str, Any] = {"train": train, "valid": valid}
     x = nnx.relu(self.stem(image, **how))
     x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import gelu
@@ -90,13 +90,14 @@ class ViTPyramid(nnx.Module):
     *,
     train: bool = False,
     rngs: ExampleRngs | None = None,
-    valid: Bool[Array, "b"] | None = None,
+    **unused: Any,
   ) -> dict[str, Array]:
     """Maps a normalised picture to its levels, [b,h/s,w/s,c] each.
 
-    The picture's sides are multiples of 32. `valid` is not used.
+    The picture's sides are multiples of 32. `valid`, an argument of
+    backbones, changes nothing here.
     """
-    del valid
+    del unused
     b, h, w, _ = image.shape
     tokens = self.vit(image, train=train, rngs=rngs)[:, self.vit.prefix :]
     patch = self.vit.patch
