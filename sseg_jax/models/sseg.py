@@ -27,6 +27,7 @@ from sseg_jax.models import (
 )
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.keys import parameter_keys
 from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays
@@ -295,7 +296,7 @@ def build(
     mesh: TPUs over which batches are split, to use kernels that XLA cannot
       divide among devices by itself; None uses no such kernel.
   """
-  model = nnx.eval_shape(lambda: SSeg(config, rngs=nnx.Rngs(0)))
+  model = nnx.eval_shape(lambda: SSeg(config, rngs=parameter_keys(0)))
   if mesh is not None:
     swin_attention.use_kernels(model, mesh)
   return split(model)
@@ -305,7 +306,7 @@ def init(config: Any, seed: int) -> tuple[Variables, Variables]:
   """Returns random parameters and initial statistics, nested dictionaries."""
 
   def make(key):
-    return split(SSeg(config, rngs=nnx.Rngs(params=key)))[1:]
+    return split(SSeg(config, rngs=parameter_keys(key)))[1:]
 
   return jax.jit(make)(jax.random.key(seed))
 

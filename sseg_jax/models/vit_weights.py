@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
 from sseg_jax.models import published, tensors, weights
+from sseg_jax.models.keys import parameter_keys
 from sseg_jax.models.vit import VIT_SIZES, ViT
 
 _HEAD_DIM = 64  # of every published network
@@ -151,7 +152,9 @@ def build(
   sizes: Mapping[str, Any], dtype: DTypeLike = jnp.float32
 ) -> tuple[nnx.GraphDef, dict]:
   """Returns the structure, and shapes in place of the parameters."""
-  model = nnx.eval_shape(lambda: ViT(**sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+  model = nnx.eval_shape(
+    lambda: ViT(**sizes, dtype=dtype, rngs=parameter_keys(0))
+  )
   graphdef, state = nnx.split(model)
   return graphdef, nnx.to_pure_dict(state)
 
