@@ -2,11 +2,13 @@
 
 import json
 
+import optax
 import pytest
 
+from sseg_jax import optim
 from sseg_jax.bench import __main__ as command
 from sseg_jax.bench import cases, timing
-from sseg_jax.models import swin
+from sseg_jax.models import conv, swin, vit
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch):
@@ -30,8 +32,13 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases.CASES)
 def test_every_case_does_equal_work(name, monkeypatch):
-  # Fewer blocks than Swin-T's: most of the time would go to compiling them.
+  # Fewer blocks: most of the time would go to compiling them.
   monkeypatch.setitem(swin.SWIN_SIZES["swin_t"], "depths", (1, 1, 2, 1))
+  monkeypatch.setitem(conv.CONV_SIZES["conv_small"], "depths", (1, 1, 1, 1))
+  for vit_s in ("dino_vits8", "dino_vits16"):
+    monkeypatch.setitem(vit.VIT_SIZES[vit_s], "depth", 2)
+  # For the same reason an optimiser that has one operation for each array.
+  monkeypatch.setattr(optim, "build", lambda *_: optax.sgd(1e-3))
   if name in ("vit", "contrastive", *cases.FOR_GPUS) or "_vs_" in name:
     pytest.importorskip("torch")
   if name in ("vit", *cases.CHOOSE) or "_vs_" in name:
