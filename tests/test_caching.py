@@ -1,5 +1,6 @@
 """Cached pseudo-masks: the same labels as online, whatever interrupts."""
 
+import functools
 import io
 import pathlib
 
@@ -78,15 +79,14 @@ def test_cached_and_online_are_equal(folder, weights, tmp_path, config, name):
   report = _add(folder, tmp_path / "out", config, batch_size=4)
   assert (report.records, report.written, report.missing) == (COUNT, 6, 0)
   online = train_step.make_setup(config)
+  make = jax.jit(functools.partial(train_step.pseudo_mask_labels, online))
   config.pseudo_masks.mode = "cached"
   batches = pipeline.train_batches(config, folders=[str(tmp_path / "out")])
   seen = set()
   for _ in range(4):
     batch = next(batches)
     assert batch["valid"].all()
-    labels, _ = jax.jit(
-      lambda f, b: train_step.pseudo_mask_labels(online, f, b)
-    )(online.frozen, batch)
+    labels, _ = make(online.frozen, batch)
     np.testing.assert_array_equal(batch["pseudo_labels"], labels)
     seen |= set(batch["id"].tolist())
   assert len(seen) == COUNT

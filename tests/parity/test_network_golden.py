@@ -131,13 +131,14 @@ def test_costs_assignment_and_losses(golden):
   assert relative_error(gradient[0], golden["losses/gradient"]) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_wrong_network_is_told(golden):
   """The comparison can fail: without its shifts Swin gives other maps."""
   module = Swin(**SWIN_SIZES["swin_t"], rngs=nnx.Rngs(0))
   give(golden, "swin_t", module, pretrained.swin)
-  for blocks in module.stages:
-    for block in blocks:
-      block.shift = 0
+  for block in module.stages[0]:
+    block.shift = 0
   image = drawn.normal("swin_t", (1, 3, *golden["swin_t/size"]))
-  outputs = run(module, image.transpose(0, 2, 3, 1))
-  assert error(golden, "swin_t/res2", outputs["res2"]) > 10 * TOLERANCE
+  first = nnx.jit(lambda m, x: m(x)["res2"])  # the rest is not compiled
+  found = first(module, jnp.asarray(image.transpose(0, 2, 3, 1)))
+  assert error(golden, "swin_t/res2", found) > 10 * TOLERANCE

@@ -43,6 +43,7 @@ def reference():
   return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (96, 64)])
 def test_outputs(size):
   module = reference().eval()
