@@ -1,30 +1,42 @@
 """CLIP's byte-pair tokenizer: captions to rows of token ids.
 
-The ids equal those of open_clip (`open_clip/tokenizer.py`). As there, the
-markers `<start_of_text>` and `<end_of_text>` inside a text become single ids,
-and CLIP's own `<|endoftext|>` is ordinary text. The ids differ from open_clip's
-for
+The merges are CLIP's own list, kept in `clip_merges/`; the package
+`tokenizers` applies them. The ids equal those of open_clip
+(`open_clip/tokenizer.py`), which spells the markers `<start_of_text>` and
+`<end_of_text>`: these become single ids inside a text, CLIP's own
+`<|endoftext|>` is ordinary text. The two differ on
 
-*   letters and digits that Unicode added after version 14: this tokenizer takes
-    them for punctuation, and open_clip, with a newer `regex` package, for
-    letters;
-*   the long s (U+017F) after an apostrophe: open_clip reads it as `'s`;
-*   the character U+0345: open_clip drops it.
+*   letters and digits of newer versions of Unicode, which are grouped as
+    punctuation here and as letters by a newer `regex` package there;
+*   U+0345, which `regex` drops as a cased letter without case.
 """
 
+import functools
+import gzip
 import html
 from collections.abc import Sequence
+from importlib import resources
 
 import ftfy
-import instant_clip_tokenizer
 import numpy as np
+import tokenizers
 from jaxtyping import Int32
+from tokenizers import models, pre_tokenizers
 
 from sseg_jax.errors import InputError
 
 START = 49406
 END = 49407  # the largest id, so the text tower finds it by argmax
 VOCAB_SIZE = 49408
+# The markers as they may stand in a text.
+_MARKERS = {"<start_of_text>": START, "<end_of_text>": END}
+# What becomes a row of pieces, of which merges make ids: markers, contractions,
+# words, single digits, and the rest without blanks (open_clip's pattern). The
+# long s is an s where capitals and small letters are not told apart.
+_PIECES = (
+  r"<start_of_text>|<end_of_text>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d"
+  r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
 
 
 def clean(text: str) -> str:
@@ -37,6 +49,38 @@ def clean(text: str) -> str:
   """
   text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return " ".join(text.split()).lower()
+
+
+@functools.cache
+def _bpe() -> tokenizers.Tokenizer:
+  """Builds the pieces and merges, once; safe to use from several threads."""
+  file = resources.files("sseg_jax") / "clip_merges" / "merges.txt.gz"
+  text = gzip.decompress(file.read_bytes()).decode()
+  merges: list[tuple[str, str]] = []
+  for line in text.splitlines():
+    first, second = line.split(" ")
+    merges.append((first, second))
+  # A letter for each byte: the printable ones stand for themselves, the others
+  # for the letters from U+0100 on. Ids count in this order.
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  letters = [chr(byte) for byte in printable]
+  letters += [chr(256 + i) for i in range(256 - len(printable))]
+  names = letters + [f"{letter}</w>" for letter in letters]
+  names += [first + second for first, second in merges]
+  bpe = tokenizers.Tokenizer(
+    models.BPE(
+      vocab={name: i for i, name in enumerate(names)},
+      merges=merges,
+      end_of_word_suffix="</w>",
+    )
+  )
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(_PIECES), "removed", invert=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  return bpe
 
 
 def check_distinct(
@@ -80,11 +124,19 @@ class Tokenizer:
         " for the start and end tokens"
       )
     self.context_length = context_length
-    self._bpe = instant_clip_tokenizer.Tokenizer()
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of one text, without `START`, `END` and padding."""
-    return self._bpe.encode(clean(text))
+    text, bpe = clean(text), _bpe()
+    if not any(marker in text for marker in _MARKERS):
+      return bpe.encode(text, add_special_tokens=False).ids
+    ids: list[int] = []
+    for piece, _ in bpe.pre_tokenizer.pre_tokenize_str(text):
+      if piece in _MARKERS:
+        ids.append(_MARKERS[piece])
+      else:
+        ids += [token.id for token in bpe.model.tokenize(piece)]
+    return ids
 
   def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
     """Returns one row of ids per text, zero padded or truncated.

@@ -1,5 +1,10 @@
 """The tokenizer's ids, rows and errors; parity is in tests/parity."""
 
+import gzip
+import hashlib
+from concurrent import futures
+from importlib import resources
+
 import numpy as np
 import pytest
 
@@ -63,6 +68,23 @@ def test_long_text_is_cut_and_still_ends(tokenizer, words):
   row = Tokenizer(context_length=7)(["cat " * words])[0]
   cats = min(words, 5)
   assert row.tolist() == [START, *[2368] * cats, END, *[0] * (5 - cats)]
+
+
+def test_the_merges_are_whole_and_come_with_their_licence():
+  folder = resources.files("sseg_jax") / "clip_merges"
+  text = gzip.decompress((folder / "merges.txt.gz").read_bytes())
+  digest = hashlib.sha256(text).hexdigest()
+  assert digest == (
+    "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
+  )
+  assert "MIT License" in (folder / "LICENSE").read_text()
+
+
+def test_threads_share_the_tokenizer(tokenizer):
+  texts = [f"a photo of {i} cats & dogs" for i in range(200)]
+  with futures.ThreadPoolExecutor(4) as pool:
+    rows = list(pool.map(lambda text: tokenizer.encode(text), texts))
+  assert rows == [tokenizer.encode(text) for text in texts]
 
 
 def test_end_is_the_largest_id():

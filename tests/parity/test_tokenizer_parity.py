@@ -63,36 +63,42 @@ def test_hard_strings(tokenizer, reference, text):
   np.testing.assert_array_equal(tokenizer([text]), reference([text]).numpy())
 
 
-def test_random_mixtures(tokenizer, reference):
+def hard_strings(count):
+  """Strings of letters of all scripts, signs, markers and broken text."""
   rng = random.Random(0)
 
   def piece():
     if rng.random() < 0.5:
       return rng.choice(HARD[:-3])
     char = chr(rng.randrange(0x2000 if rng.random() < 0.7 else 0x20000))
-    # The documented differences: letters after Unicode 14, folds of `regex`.
-    if unicodedata.category(char) == "Cn" or char in "\u017f\u0345":
+    # The documented differences: newer letters, and U+0345.
+    if unicodedata.category(char) == "Cn" or char == "\u0345":
       return ""
     return char
 
-  texts = [
+  return [
     rng.choice(("", " ")).join(piece() for _ in range(rng.randrange(1, 8)))
-    for _ in range(2000)
+    for _ in range(count)
   ]
-  for text in texts:
+
+
+def test_five_thousand_hard_strings(tokenizer, reference):
+  for text in hard_strings(5000):
     assert tokenizer.encode(text) == reference.encode(text), repr(text)
 
 
-@pytest.mark.parametrize(
-  ("text", "ours", "theirs"),
-  [
-    ("1'ſ", [272, 262, 129, 379], [272, 6, 129, 379]),
-    ("\u0345", [137, 483], []),
-  ],
-)
-def test_documented_differences(tokenizer, reference, text, ours, theirs):
-  assert tokenizer.encode(text) == ours
-  assert reference.encode(text) == theirs
+def test_markers_within_a_text(tokenizer, reference):
+  for text in (
+    "a<start_of_text>b",
+    "!<start_of_text>",  # signs in front take the < with them
+    "<end_of_text><start_of_text>'s 12",
+  ):
+    assert tokenizer.encode(text) == reference.encode(text)
+
+
+def test_documented_difference(tokenizer, reference):
+  assert tokenizer.encode("\u0345") == [137, 483]
+  assert reference.encode("\u0345") == []
 
 
 @pytest.mark.slow
