@@ -184,8 +184,10 @@ def resize_bilinear(
     return values
   rows = _bilinear_matrix(values.shape[-2], size[0])
   columns = _bilinear_matrix(values.shape[-1], size[1])
+  # Letters and no "...", of which onnxruntime guesses wrong sizes.
+  batch = "abcdefg"[: values.ndim - 2]
   return jnp.einsum(
-    "Hh,...hw,Ww->...HW",
+    f"Hh,{batch}hw,Ww->{batch}HW",
     rows,
     values,
     columns,

@@ -183,7 +183,7 @@ def region_shares(
   k = present.shape[1]
   masks = labels[:, None] == jnp.arange(k)[None, :, None, None]
   masks &= present[:, :, None, None]
-  shape = (len(labels), k, size[0], fine[0], size[1], fine[1])
+  shape = (labels.shape[0], k, size[0], fine[0], size[1], fine[1])
   shares = masks.reshape(shape).mean((3, 5), dtype=jnp.float32)
   none = ~present.any(1)
   return shares.at[:, 0].max(none[:, None, None].astype(jnp.float32))

@@ -258,7 +258,8 @@ def merge(clusters: KMeans, distance: float) -> KMeans:
   gap = clusters.centers[:, :, None] - clusters.centers[:, None]
   near = (gap * gap).sum(-1) < distance**2
   near &= clusters.valid[:, :, None] & clusters.valid[:, None]
-  linked = near | jnp.eye(k, dtype=bool)[None]
+  # Not `jnp.eye`: onnxruntime has none of booleans.
+  linked = near | (jnp.arange(k)[:, None] == jnp.arange(k)[None])[None]
   # Squaring the relation doubles the length of the chains that it follows.
   for _ in range(max(1, (k - 1).bit_length())):
     linked = (linked[:, :, :, None] & linked[:, None]).any(2)

@@ -1,6 +1,7 @@
 """Pseudo-masks from colour and position, without a network."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ class Pixels(WithoutNetwork):
   merge_distance: float
   majority_passes: int
   fit_every: int
+  # An export takes `unrolled.kmeans`, which needs no keys.
+  cluster: Callable[..., kmeans.KMeans] = kmeans.kmeans
 
   @classmethod
   def build(cls, config) -> "Pixels":
@@ -56,7 +59,10 @@ class Pixels(WithoutNetwork):
     )
 
   def generate(
-    self, frozen: dict, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+    self,
+    frozen: dict,
+    image: Num[Array, "b h w 3"],
+    keys: Key[Array, "b"] | None,
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns label maps and which labels occur; image values 0..255."""
     del frozen
@@ -76,7 +82,7 @@ class Pixels(WithoutNetwork):
         raise errors.InputError(
           f"pseudo_masks.fit_every={every}: too many for {h} x {w} cells"
         )
-    clusters = kmeans.kmeans(
+    clusters = self.cluster(
       some,
       keys,
       k=self.k,
@@ -140,7 +146,10 @@ def median_3x3(values: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
   the smallest maximum (Smith, "Implementing median filters in XC4000E FPGAs",
   1996). Works on uint8 as well, which is much faster on a CPU.
   """
-  padded = jnp.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+  # Not `jnp.pad`: where the batch's size is unknown, it pads that as well, by
+  # nothing, which a converter to ONNX takes for one picture.
+  padded = jnp.concatenate([values[:, :1], values, values[:, -1:]], 1)
+  padded = jnp.concatenate([padded[:, :, :1], padded, padded[:, :, -1:]], 2)
   low, high = jnp.minimum, jnp.maximum
 
   def middle(a, b, c):
