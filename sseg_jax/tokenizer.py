@@ -21,7 +21,7 @@ import ftfy
 import numpy as np
 import tokenizers
 from jaxtyping import Int32
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from sseg_jax.errors import InputError
 
@@ -81,6 +81,21 @@ def _bpe() -> tokenizers.Tokenizer:
     ]
   )
   return bpe
+
+
+def as_json(context_length: int) -> str:
+  """Returns the tokenizer as a file of the `tokenizers` package.
+
+  Its `encode` gives rows as `Tokenizer`'s, for a text that `clean` returned.
+  """
+  bpe = tokenizers.Tokenizer.from_str(_bpe().to_str())
+  bpe.add_special_tokens([*_MARKERS])  # the next two ids
+  bpe.post_processor = processors.TemplateProcessing(
+    single=" $A ".join(_MARKERS), special_tokens=[*_MARKERS.items()]
+  )
+  bpe.enable_truncation(context_length)
+  bpe.enable_padding(length=context_length, pad_id=0, pad_token="!")
+  return bpe.to_str()
 
 
 def check_distinct(

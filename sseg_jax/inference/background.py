@@ -237,6 +237,39 @@ def same_odds(threshold: float, classes: int, other: int) -> float:
   return odds / (odds + other - 1)
 
 
+def portable(
+  metadata: Mapping[str, Any], combiner: str, given: float | None
+) -> dict[str, float | int | None]:
+  """Returns as numbers what `stored` and `without_labels` do for any words.
+
+  For a reader without this module. `value` is the threshold if `words` is None
+  or the number of words. Otherwise it is r / (r + number of words - 1), where r
+  is `odds`. Where that is None too, or there is a single word, it is found as
+  `calibrate` does.
+
+  Args:
+    metadata: of the checkpoint.
+    combiner: combiner in use.
+    given: a threshold that is used for all words, or None.
+  """
+  rule: dict[str, float | int | None]
+  rule = {"value": given, "words": None, "odds": None}
+  if given is not None:
+    return rule
+  chosen_with = metadata.get("thresholds_of") or {}
+  words = (chosen_with.get("classes") or {}).get("default")
+  known = stored(metadata, "default", words or 2, combiner)
+  if known is None:
+    return rule | {"odds": _ODDS if combiner in _OF_ONE_QUERY else None}
+  value = known.value
+  if not words or (combiner != "sum" and (words < 2 or not 0 < value < 1)):
+    return rule | {"value": value}
+  rule |= {"value": value, "words": int(words)}
+  if combiner != "sum":
+    rule["odds"] = value * (words - 1) / (1 - value)
+  return rule
+
+
 def to_store(
   chosen: Mapping[str, float], classes: Mapping[str, int], combiner: str
 ) -> dict[str, Any]:
