@@ -18,7 +18,15 @@ COMMANDS = sorted(
   ]
   + [path.parent.name for path in (ROOT / "sseg_jax").glob("*/__main__.py")]
 )
-WITH_EXAMPLES = ("ablations", "bench", "curves", "evaluate", "plan", "predict")
+WITH_EXAMPLES = (
+  "ablations",
+  "bench",
+  "curves",
+  "evaluate",
+  "export",
+  "plan",
+  "predict",
+)
 _HELP = """
 import runpy, sys
 sys.argv = ["x", "--help"]

@@ -27,6 +27,7 @@ ORDER = (
     "curves",
   },
   {"study"},
+  {"exporting"},
   {"self_training"},
   {"train"},
   {"evaluator"},

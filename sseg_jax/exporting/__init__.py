@@ -1,0 +1,1 @@
+"""Files that segment pictures without this package."""

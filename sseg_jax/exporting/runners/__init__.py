@@ -1,0 +1,1 @@
+"""Parts of the `run.py` files; `folder.runner` puts them together."""

@@ -1,0 +1,94 @@
+"""ONNX, by jax2onnx."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sseg_jax.exporting.towers import Towers
+
+OPSET = 21
+
+
+def write(towers: Towers, folder: Path, fields: dict) -> None:
+  """Writes both functions with the weights inside."""
+  del fields
+  side, length = towers.image_size, towers.config.text.context_length
+  width = towers.config.model.embed_dim
+  weights = towers.weights
+  _write(
+    folder / "embed_classes.onnx",
+    lambda tokens: towers.embed_classes(weights, tokens),
+    {"tokens": (("words", "templates", length), np.int32)},
+    ["classes"],
+  )
+  _write(
+    folder / "segment.onnx",
+    lambda *x: towers.segment(weights, *x),
+    {
+      "images": (("pictures", side, side, 3), np.float32),
+      "classes": (("words", width), np.float32),
+      "threshold": ((), np.float32),
+    },
+    ["scores", "labels"],
+  )
+
+
+def _write(path: Path, function, inputs: dict, outputs: list[str]) -> None:
+  import jax2onnx
+  import onnx
+
+  with _quiet():
+    model = jax2onnx.to_onnx(
+      function,
+      [jax.ShapeDtypeStruct(*given) for given in inputs.values()],
+      model_name=path.stem,
+      opset=OPSET,
+      input_names=list(inputs),
+      output_names=outputs,
+    )
+  _corrected(model.graph)
+  onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Drops warnings about shapes that only a reader of the file would need."""
+  logger = logging.getLogger("onnx_ir")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
+
+
+def _corrected(graph: Any) -> set[str]:
+  """Corrects what the converter (0.17) writes, so that onnxruntime takes it.
+
+  Before some concatenations it writes a cast to double, where the other input
+  is a float, as all of the network is. Its notes about shapes in between are
+  wrong for a batch of unknown size. It leaves constants that nothing reads.
+
+  Returns:
+    The names that the graph's nodes read.
+  """
+  from onnx import TensorProto
+
+  del graph.value_info[:]
+  read = {value.name for value in graph.output}
+  for node in graph.node:
+    read.update(node.input)
+    for attribute in node.attribute:
+      if node.op_type == "Cast" and attribute.i == TensorProto.DOUBLE:
+        attribute.i = TensorProto.FLOAT
+      if attribute.HasField("g"):  # the body of a loop
+        read |= _corrected(attribute.g)
+  kept = [constant for constant in graph.initializer if constant.name in read]
+  del graph.initializer[:]
+  graph.initializer.extend(kept)
+  return read
