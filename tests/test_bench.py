@@ -47,7 +47,10 @@ def test_every_case_does_equal_work(name, monkeypatch):
   result = timing.measure(case, rounds=1, warmup=0, peak_flops=1e12)
   ways = {"step_parts": 11, "attention": 3}
   ways |= dict.fromkeys(("pseudo_masks_224", "pseudo_masks_448"), 3)
-  assert len(result["ways"]) == ways.get(name, 2)
+  if name == "export":  # as many formats as the machine can write
+    assert "%" in case.agreement
+  else:
+    assert len(result["ways"]) == ways.get(name, 2)
   assert all(way["median_s"] > 0 for way in result["ways"].values())
   if name in cases.FOR_GPUS:
     assert all(0 < way["mfu"] for way in result["ways"].values())

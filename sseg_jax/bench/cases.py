@@ -79,6 +79,10 @@ CASES = {
     "groupvit:segment",
     "a picture and words, against transformers' GroupViT",
   ),
+  "export": Entry(
+    "exports:segment",
+    "a picture and words in each exported format, and by GroupViT",
+  ),
   "attention": Entry(
     "paper_masks:attention",
     "the frozen network's attention: in one kernel, in steps, torch's",

@@ -5,6 +5,7 @@ GroupViT (arXiv:2202.11094) is a ViT-S/16 that groups its tokens. All weights
 are random.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +32,6 @@ _THEIRS: dict[str, Any] = {
 
 def segment(small: bool) -> Case:
   """Finds the best of twenty words for each pixel; encodes the words anew."""
-  torch, transformers = need("torch"), need("transformers")
   side = 224
   c = default_config.get_config()
   c.dtype = "float32"
@@ -49,22 +49,7 @@ def segment(small: bool) -> Case:
     segmenter.set_weights(params, state)  # clears the cached word embeddings
     return segmenter.winners_many(image, words)[1]
 
-  torch.manual_seed(0)
-  module = transformers.GroupViTModel(
-    transformers.GroupViTConfig(**(_THEIRS if small else {}))
-  ).eval()
-  pixels = torch.from_numpy(
-    ((image / 255 - 0.45) / 0.226).transpose(0, 3, 1, 2).astype(np.float32)
-  )
-  tokens = torch.from_numpy(rng.integers(1, 49_000, (len(_WORDS), 77)))
-
-  def theirs():
-    with torch.inference_mode():
-      found = module(
-        input_ids=tokens, pixel_values=pixels, output_segmentation=True
-      )
-    return found.segmentation_logits.argmax(1)
-
+  theirs, module = reference(small, image, len(_WORDS))
   shapes = ours().shape, tuple(theirs().shape)
   assert shapes[0] == shapes[1], shapes
   counts = (
@@ -77,3 +62,31 @@ def segment(small: bool) -> Case:
     {"sseg_jax": ours, "GroupViT, transformers (torch)": theirs},
     f"{counts[0]:,} parameters and {counts[1]:,}",
   )
+
+
+def reference(
+  small: bool, image: np.ndarray, words: int
+) -> tuple[Callable[[], Any], Any]:
+  """Returns GroupViT on pictures [b, h, w, 3] and drawn words, and the network.
+
+  The function encodes the words anew and returns the best of each pixel.
+  """
+  torch, transformers = need("torch"), need("transformers")
+  torch.manual_seed(0)
+  module = transformers.GroupViTModel(
+    transformers.GroupViTConfig(**(_THEIRS if small else {}))
+  ).eval()
+  pixels = torch.from_numpy(
+    ((image / 255 - 0.45) / 0.226).transpose(0, 3, 1, 2).astype(np.float32)
+  )
+  rng = np.random.default_rng(0)
+  tokens = torch.from_numpy(rng.integers(1, 49_000, (words, 77)))
+
+  def run():
+    with torch.inference_mode():
+      found = module(
+        input_ids=tokens, pixel_values=pixels, output_segmentation=True
+      )
+    return found.segmentation_logits.argmax(1)
+
+  return run, module
