@@ -25,6 +25,7 @@ from sseg_jax.exporting import (
   verify,
   write,
 )
+from sseg_jax.images import reader
 from sseg_jax.inference import background
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import kmeans, unrolled
@@ -165,6 +166,15 @@ def test_a_runner_finds_the_same_threshold(
   np.testing.assert_array_equal(
     background.apply_threshold(best, np.zeros(best.shape, int), found), labels
   )
+
+
+@pytest.mark.parametrize("size", [(96, 120), (20, 30), (37, 80), (37, 53)])
+def test_a_runner_resizes_to_the_same_bits(size, rng, tmp_path):
+  # A rounding error may change which query a pixel takes.
+  (tmp_path / "run.py").write_text(folder.runner("stablehlo"))
+  image = rng.integers(0, 256, (37, 53, 3), np.uint8)
+  found = verify.module(tmp_path).resize(image.astype(np.float32), size)
+  np.testing.assert_array_equal(found, reader.resize(image, *size))
 
 
 def test_a_runner_makes_the_same_tokens(plain, tmp_path):

@@ -28,12 +28,13 @@ def token_ids(config, words):  # int32 [words, templates, context length]
 
 
 def resize(values, sizes):  # bilinear, half-pixel centres, no antialias
-  maps = []
-  for old, new in zip(values.shape[:2], sizes, strict=True):
+  for axis, (old, new) in enumerate(zip(values.shape[:2], sizes, strict=True)):
     at = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    apart = np.abs(at[:, None] - np.arange(old))
-    maps.append(np.maximum(0, 1 - apart).astype(np.float32))
-  return np.einsum("yh,hwc,xw->yxc", maps[0], values, maps[1], optimize=True)
+    low, high = at.astype(int), np.minimum(at.astype(int) + 1, old - 1)
+    weight = np.float32(at - low).reshape((-1, 1, 1)[: 3 - axis])
+    step = values.take(high, axis) - values.take(low, axis)
+    values = values.take(low, axis) + step * weight
+  return values
 
 
 def scores(config, segment, classes, image):  # [h, w, words], mean of windows
