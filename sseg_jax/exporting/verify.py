@@ -16,6 +16,9 @@ from sseg_jax.exporting.source import Source
 from sseg_jax.exporting.towers import Towers
 
 LARGEST_DIFFERENCE = 1e-4  # of the largest score
+# Where masks are refined: a rounding error moves a pixel between two clusters,
+# and with it the mean score of both regions. Their labels must be equal still.
+LARGEST_REFINED = 1e-2
 SMALLEST_SHARE = 0.999  # of pixels with an equal label
 # Combiners that choose one query: a rounding error at a mask's edge changes the
 # choice, and so the score, of single pixels.
@@ -122,10 +125,10 @@ def check(
   if fields["dynamic"]:
     _check_batch(segment, classes, towers)
   report = _report(folder, compared, *_times(segment, classes, towers))
-  if not report.difference <= LARGEST_DIFFERENCE:
+  if not report.difference <= _bound(towers):
     raise Failed(
       f"scores differ by {report.difference:.1e} of the largest, more than"
-      f" {LARGEST_DIFFERENCE:.0e}"
+      f" {_bound(towers):.0e}"
     )
   if not report.equal >= SMALLEST_SHARE:
     raise Failed(f"{100 * report.equal:.2f} % of the labels are equal")
@@ -175,6 +178,10 @@ def _report(folder, compared, seconds, seconds_here) -> Report:
   )
 
 
+def _bound(towers: Towers) -> float:
+  return LARGEST_REFINED if towers.refined else LARGEST_DIFFERENCE
+
+
 def _windows(towers: Towers, count: int) -> np.ndarray:
   side = towers.image_size
   drawn = [picture[:side, : side * 7 // 8] for picture in pictures(side)]
@@ -192,7 +199,7 @@ def _check_batch(segment, classes, towers: Towers) -> None:
   apart = np.abs(np.asarray(found[0]) - np.asarray(wanted[0]))
   apart = apart.max(-1) / np.asarray(wanted[0]).max()
   equal = (np.asarray(found[1]) == np.asarray(wanted[1])).mean()
-  if np.quantile(apart, 0.999) > LARGEST_DIFFERENCE or equal < SMALLEST_SHARE:
+  if np.quantile(apart, 0.999) > _bound(towers) or equal < SMALLEST_SHARE:
     raise Failed(
       f"two pictures at once: scores differ by {apart.max():.1e},"
       f" {100 * equal:.2f} % of the labels are equal"
