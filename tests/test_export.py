@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import export
+from sseg_jax import default_config, export
 from sseg_jax.checkpoints import checkpoint, exported
 from sseg_jax.errors import InputError
 from sseg_jax.exporting import (
@@ -22,11 +22,12 @@ from sseg_jax.exporting import (
   source,
   to_jax,
   to_savedmodel,
+  to_transformers,
   verify,
   write,
 )
 from sseg_jax.images import reader
-from sseg_jax.inference import background
+from sseg_jax.inference import background, scoring
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import kmeans, unrolled
 
@@ -37,10 +38,13 @@ BLOCKED += "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 def _like_the_quickstart(c):
+  # But for what chooses a query, the combiner "smallest" and pooling under
+  # masks "pseudo": with random weights all queries are equal, and rounding
+  # would choose.
   c.model.update(
     query_embedding="mask_pooled",
     pool_feature="stem",
-    pool_masks="pseudo",
+    pool_masks="soft",
     pool_outline=True,
     region_hidden=32,
     counted_queries="owners",
@@ -60,7 +64,7 @@ def _like_the_quickstart(c):
     stride=1,
   )
   c.model.pool_stride = 1
-  c.evaluate.update(combiner="smallest", refine="pseudo_masks")
+  c.evaluate.update(combiner="mean", refine="pseudo_masks")
 
 
 def _source(config) -> source.Source:
@@ -203,6 +207,16 @@ def test_unrolled_kmeans_equals_the_loops(init, metric, rng):
   np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-5)
 
 
+@pytest.mark.parametrize("combiner", default_config.COMBINERS)
+def test_scores_are_combined_as_in_the_package(combiner, plain, rng):
+  logits = rng.normal(scale=60, size=(2, 8, 6, 7)).astype(np.float32)
+  p = rng.dirichlet(np.ones(5), size=(2, 8)).astype(np.float32)
+  towers = dataclasses.replace(plain.towers("none"), combiner=combiner)
+  logits, p = jax.numpy.asarray(logits), jax.numpy.asarray(p)
+  wanted = scoring.combine(logits, p, combiner)
+  np.testing.assert_allclose(towers._combine(logits, p), wanted, atol=1e-5)
+
+
 def test_erf_equals_scipys():
   special = pytest.importorskip("scipy.special")
   x = np.linspace(-7, 7, 10_001).astype(np.float32)
@@ -245,7 +259,6 @@ def test_refinement_that_cannot_be_held_is_left_out_and_told(
   _need("safetensors")
   config = make_tiny_config()
   _like_the_quickstart(config)
-  config.evaluate.combiner = "mean"  # random masks would leave many ties
   usual = formats.FORMATS["safetensors"].write
 
   def picky(towers, part, fields):
@@ -261,7 +274,7 @@ def test_refinement_that_cannot_be_held_is_left_out_and_told(
   assert "without refinement" in done.notes[0] and "no loops" in done.notes[0]
   fields = json.loads((done.path / "config.json").read_text())
   assert fields["preprocessing"]["refine"] == "none"
-  assert 0 <= fields["equal_to_refined"] < 1
+  assert 0 <= fields["equal_to_refined"] <= 1
   assert "**Without refinement.**" in (done.path / "README.md").read_text()
 
 
@@ -367,13 +380,22 @@ def test_transformers_loads_the_image_tower(
   pytest.importorskip("torch")
   pytest.importorskip("transformers")
   config = make_tiny_config()
-  config.model.update(backbone=backbone, memory="res5", num_heads=4)
+  config.model.update(backbone=backbone, memory="res5", hidden_dim=256)
+  config.evaluate.image_size = 64  # torch normalises no map of a single cell
   made = _source(config)
   written, failed = write.transformers_alone(
     made, ["transformers"], tmp_path, None, print
   )
-  assert not failed and [w.name for w in written] == ["transformers"]
+  assert not failed, failed
+  assert [w.name for w in written] == ["transformers"]
   assert (tmp_path / "transformers" / "model.safetensors").is_file()
+
+
+def test_transformers_has_no_narrow_decoder(tiny_config):
+  pytest.importorskip("transformers")
+  tiny_config.model.update(backbone="resnet50", memory="res5")
+  with pytest.raises(InputError, match="model.hidden_dim=32"):
+    to_transformers.check(tiny_config)
 
 
 def test_transformers_has_no_other_backbone(stored, tmp_path, capsys):

@@ -42,7 +42,8 @@ def _write(path: Path, function, inputs: dict, outputs: list[str]) -> None:
   import jax2onnx
   import onnx
 
-  with _quiet():
+  # The converter's own layers need JAX's usual rule for ranks.
+  with _quiet(), jax.numpy_rank_promotion("allow"):
     model = jax2onnx.to_onnx(
       function,
       [jax.ShapeDtypeStruct(*given) for given in inputs.values()],

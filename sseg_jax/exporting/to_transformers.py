@@ -22,6 +22,7 @@ from sseg_jax.models.swin import Swin
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _ENCODER = "model.pixel_level_module.encoder."
+_LEAST_WIDTH = 256
 _CONVERTERS: dict[Any, Callable[..., Any]] = {
   Swin: pretrained.swin,
   ResNet: pretrained.resnet,
@@ -45,6 +46,12 @@ def check(config: Any) -> None:
     raise InputError(
       f"to=transformers: model.backbone={c.backbone!r}; MaskFormer there has"
       " Swin and ResNet alone"
+    )
+  if c.hidden_dim < _LEAST_WIDTH:
+    raise InputError(
+      f"to=transformers: model.hidden_dim={c.hidden_dim}; MaskFormer there"
+      f" normalises 32 groups of features, as this package does from"
+      f" {_LEAST_WIDTH} on alone"
     )
   for field, value in (("pixel_decoder", "fpn"), ("memory", "res5")):
     if c[field] != value:
@@ -97,8 +104,9 @@ def tensors(
 ) -> dict[str, np.ndarray]:
   """Returns our values under the names there.
 
-  The reader of such files is run on numbers of elements in place of values, so
-  that each element of ours says which element there it comes from.
+  The reader of such files is run on numbers in place of values, so that each
+  element of ours says which tensor there it comes from, and which element of
+  that. Both are floats, which the reader asks for; below 2^24 these are exact.
 
   Args:
     source: the checkpoint.
@@ -107,31 +115,50 @@ def tensors(
   config, loaded = source.config, source.loaded
   leaves = named_arrays.flat(loaded.params)
   leaves |= named_arrays.flat(loaded.model_state)
-  first, numbered = 0, {}
-  for name, value in arrays.items():
-    numbers = np.arange(first, first + value.size)
-    numbered[name] = numbers.reshape(value.shape)
-    first += value.size
+  tensor = {
+    name: np.full(value.shape, i, np.float32)
+    for i, (name, value) in enumerate(arrays.items())
+  }
+  element = {
+    name: np.arange(value.size, dtype=np.float32).reshape(value.shape)
+    for name, value in arrays.items()
+  }
+  tensor, element = (_read(config, x, leaves) for x in (tensor, element))
+  found = {
+    name: np.full(value.size, np.nan, np.float32)
+    for name, value in arrays.items()
+  }
+  names = list(arrays)
+  for ours, which in tensor.items():
+    where = element[ours].astype(np.int64)
+    values = np.asarray(leaves[ours], np.float32)
+    for number in np.unique(which):  # several where q, k and v are joined
+      part = which == number
+      found[names[int(number)]][where[part]] = values[part]
+  return {
+    name: values.reshape(arrays[name].shape)
+    for name, values in found.items()
+    if values.size and not np.isnan(values).any()
+  }
+
+
+def _read(config, arrays, leaves) -> dict[str, np.ndarray]:
+  """Returns what the reader makes of a file's arrays, by our names."""
   convert = _CONVERTERS[backbones.BACKBONES[config.model.backbone][0]]
   of_backbone = {
-    k.removeprefix(_ENCODER): v
-    for k, v in numbered.items()
-    if k.startswith(_ENCODER)
+    name.removeprefix(_ENCODER): value
+    for name, value in arrays.items()
+    if name.startswith(_ENCODER)
   }
   of_decoders = {
-    k: v
-    for k, v in numbered.items()
-    if not k.startswith((_ENCODER, "class_", "criterion."))
+    name: value
+    for name, value in arrays.items()
+    if not name.startswith((_ENCODER, "class_", "criterion."))
   }
-  places = {
+  return {
     **_prefixed("backbone", convert, of_backbone, leaves),
     **_prefixed("maskformer", pretrained.maskformer, of_decoders, leaves),
   }
-  values = np.full(first, np.nan, np.float32)
-  for name, where in places.items():
-    values[where] = np.asarray(leaves[name], np.float32)
-  found = {k: values[where] for k, where in numbered.items()}
-  return {k: v for k, v in found.items() if v.size and not np.isnan(v).any()}
 
 
 def _prefixed(part, convert, arrays, leaves) -> dict[str, np.ndarray]:

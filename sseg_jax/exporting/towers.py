@@ -118,6 +118,11 @@ class Towers:
       chosen = jnp.argmax(logits, axis=1)
     elif self.combiner == "smallest":
       chosen = in_front(logits)
+    elif self.combiner == "mean":
+      # `jax.nn.log_sigmoid` becomes NaN in ONNX from logits of some 90.
+      small = jnp.log1p(jnp.exp(-jnp.abs(logits)))
+      share = jax.nn.softmax(jnp.minimum(logits, 0) - small, axis=1)
+      return jnp.einsum("bnhw,bnc->bhwc", share, probabilities)
     else:
       return scoring.combine(logits, probabilities, self.combiner)
     queries = jnp.arange(logits.shape[1])[None, :, None, None]
