@@ -27,6 +27,7 @@ from sseg_jax.field_rules import (
   Rule,
   at_least,
   one_of,
+  registered,
 )
 from sseg_jax.inference import scoring, segmenter, sliding_window
 from sseg_jax.models import backbones, positions
@@ -60,7 +61,7 @@ RULES: dict[str, Rule] = {
     f"a multiple of {backbones.LARGEST_STRIDE}, the backbone's largest stride",
   ),
   "pallas": SWITCH,
-  "pseudo_masks.generator": one_of(*generator.GENERATORS),
+  "pseudo_masks.generator": registered(generator.GENERATORS),
   "pseudo_masks.k": at_least(1),
   "pseudo_masks.stride": at_least(1),
   "pseudo_masks.mode": one_of("online", "cached"),

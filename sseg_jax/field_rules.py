@@ -46,6 +46,11 @@ def one_of(*names: str) -> Rule:
   return Rule(lambda x: x in names, f"one of {', '.join(names)}")
 
 
+def registered(registry: Mapping[str, Any]) -> Rule:
+  """Returns the rule for a name in a registry, which may grow later."""
+  return Rule(lambda x: x in registry, f"one of {', '.join(sorted(registry))}")
+
+
 def _is_text(x: str) -> bool:
   try:
     return b"\0" not in x.encode()

@@ -12,6 +12,7 @@ from sseg_jax.field_rules import (
   Rule,
   at_least,
   one_of,
+  registered,
   whole_numbers,
 )
 from sseg_jax.models import backbones, query_embedding, remat
@@ -22,7 +23,7 @@ _POOLED = (*LEVELS, "pixel", "stem")
 
 RULES: dict[str, Rule] = {
   "dtype": one_of("bfloat16", "float32"),
-  "model.backbone": one_of(*sorted(backbones.BACKBONES)),
+  "model.backbone": registered(backbones.BACKBONES),
   "model.weights": TEXT,
   "model.drop_path": RATE,
   "model.pixel_decoder": one_of(*PIXEL_DECODERS),
