@@ -74,7 +74,10 @@ def test_splits_of_a_folder(tmp_path, inside):
     (lambda r: (r / "images" / "a.png").unlink(), "no pictures"),
     (lambda r: (r / "classes.txt").unlink(), "classes.txt"),
     (lambda r: (r / "classes.txt").write_text("a\na\n"), "classes.txt:2"),
-    (lambda r: (r / "classes.txt").write_text("background\n"), "alone"),
+    (
+      lambda r: (r / "classes.txt").write_text("background\n"),
+      "lists only the background",
+    ),
     (
       lambda r: Image.new("RGB", (3, 2)).save(r / "images" / "a.jpg"),
       "rename one",

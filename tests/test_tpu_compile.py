@@ -40,10 +40,10 @@ def test_dino_compiles_for(name, device_of):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "either --config, or --generators"),
-    (["--generators=dino"], "needs --topology"),
+    ([], "give --config, or --generators"),
+    (["--generators=dino"], "give --topology as well"),
     (["--generators=dino", "--topology=v9"], "topology='v9'"),
-    (["--config=c.py", "--k=8"], "k: goes with --generators"),
+    (["--config=c.py", "--k=8"], "k: belongs to --generators"),
     (["--generators=dino", "--topology=v5e", "--k=0"], "k=0: must be at least"),
   ],
 )

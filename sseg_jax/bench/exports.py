@@ -1,7 +1,9 @@
 """Exported files beside the jitted network and transformers' GroupViT."""
 
 import importlib.util
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ _SMALL: dict[str, Any] = {"backbone": "conv_tiny", "num_queries": 12}
 
 def segment(small: bool) -> Case:
   """A picture and words in each exported format, and by GroupViT."""
-  side = 64 if small else 224
+  side = 224  # GroupViT takes no other
   c = default_config.get_config()
   c.dtype = "float32"
   c.evaluate.update(image_size=side, stride=side, refine="none")
@@ -65,16 +67,16 @@ def segment(small: bool) -> Case:
 
 def _by_file(made, towers, name, tokens, image) -> Callable[[], np.ndarray]:
   """Writes a format, and returns its run on the picture."""
-  place = tempfile.TemporaryDirectory()  # removed with the function below
-  part = Path(place.name)
+  part = Path(tempfile.mkdtemp())
   fields = folder.fields(made, "none")
   formats.FORMATS[name].write(towers, part, fields)
   folder.add_runner(part, name, fields["context_length"])
   write.save_fields(part, fields)
   embed, rest = verify.module(part).load(part)
 
-  def run(place=place):
+  def run():
     classes = np.asarray(embed(tokens))
     return np.asarray(rest(image, classes, np.float32(0))[1])
 
+  weakref.finalize(run, shutil.rmtree, part, ignore_errors=True)
   return run

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sseg_jax.checkpoints import exported, named_arrays
@@ -15,7 +16,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(towers: Towers, folder: Path, fields: dict) -> None:
   """Writes both functions with the weights inside."""
   del fields
-  weights = dict(towers.weights)
+  weights = {name: jnp.asarray(x) for name, x in towers.weights.items()}
   tokens, *picture = shapes(towers)
   _write(
     folder / "embed_classes.jax_export",
