@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"format={flags.format} does not go with --to={flags.to}; give one"
     )
   # The code above starts fast; the imports below load JAX.
+  from sseg_jax.checkpoints import exported
   from sseg_jax.exporting import formats, push, source, write
 
   if flags.push:
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not flags.to:
     names, lacking = formats.chosen(flags.format)
   made = source.make(
-    source.read(flags.checkpoint),
+    exported.load_either(flags.checkpoint),
     words=flags.words,
     templates=flags.templates,
     combiner=flags.combiner,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sseg_jax
 from sseg_jax import default_config, export
 from sseg_jax.checkpoints import checkpoint, exported
 from sseg_jax.errors import InputError
@@ -411,4 +412,5 @@ def test_transformers_has_no_other_backbone(stored, tmp_path, capsys):
 
 def test_the_checkpoint_may_be_an_export(stored):
   assert isinstance(stored, pathlib.Path)
-  assert source.read(stored).step == 7
+  assert exported.load_either(stored).step == 7
+  assert sseg_jax.load(stored).step == 7

@@ -12,7 +12,7 @@ from sseg_jax.inference.sliding_window import LONG_SIDE_CAP
 from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD
 from sseg_jax.runtime import provenance
 
-_STUB_ENDS = "  raise NotImplementedError\n"
+_PLACEHOLDER_ENDS = "  raise NotImplementedError\n"
 
 
 def fields(source: Source, refine: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def runner(name: str) -> str:
   common = (place / "common.py").read_text(encoding="utf-8")
   own = (place / f"of_{name}.py").read_text(encoding="utf-8")
   start = common.index("def load(")
-  end = common.index(_STUB_ENDS) + len(_STUB_ENDS)
+  end = common.index(_PLACEHOLDER_ENDS) + len(_PLACEHOLDER_ENDS)
   text = common[:start] + own[own.index("def load(") :] + common[end:]
   # With empty lines between functions alone it stays below a hundred.
   lines = [line for line in text.splitlines() if line]

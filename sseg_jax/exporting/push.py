@@ -8,7 +8,7 @@ from pathlib import Path
 from sseg_jax.errors import InputError, Unavailable
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# The format whose files go to the top, where `sseg_jax.load` looks for them.
+# The format whose files go to the top: `sseg_jax.load` reads them.
 TOP = "safetensors"
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from sseg_jax import default_config, prompts
-from sseg_jax.checkpoints import checkpoint, exported
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import drawing
 from sseg_jax.exporting import towers
 from sseg_jax.inference import api, background
@@ -128,11 +127,3 @@ def make(
   chosen = prompts.templates(templates or config.evaluate.templates)
   names = prompts.parse_words(words, background=True)
   return Source(loaded, config, names, chosen, segmenter)
-
-
-def read(path: str | os.PathLike, step: int | None = None) -> checkpoint.Loaded:
-  """Reads a checkpoint, or the weights of an earlier export."""
-  path = os.path.expanduser(path)
-  if exported.is_exported(path):
-    return exported.load(path)
-  return checkpoint.load(path, step=step)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sseg_jax import default_config, prompts
-from sseg_jax.checkpoints import checkpoint
+from sseg_jax.checkpoints import exported
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 from sseg_jax.inference.background import (
@@ -177,14 +177,15 @@ def load(
   """Loads a checkpoint for use on this machine.
 
   Args:
-    path: work directory, its `checkpoints/`, or one step's folder.
+    path: work directory, its `checkpoints/`, one step's folder, or a folder
+      `safetensors/` that `export` wrote.
     step: None for the latest.
     templates: a key of `prompts.TEMPLATES`, instead of the checkpoint's.
     combiner: one of `default_config.COMBINERS`, instead of the checkpoint's.
     image_size: short side at which pictures are seen, instead of the
       checkpoint's.
   """
-  loaded = checkpoint.load(os.path.expanduser(path), step=step)
+  loaded = exported.load_either(path, step=step)
   config = default_config.completed(loaded.config)
   segmenter = SSegSegmenter(
     loaded.params,
