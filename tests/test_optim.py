@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from sseg_jax import optim
+from sseg_jax.models import flax_versions
 
 
 def _optim(**changes):
@@ -53,7 +54,7 @@ def test_schedule_without_warmup_starts_at_the_peak():
 class _Model(nnx.Module):
   def __init__(self, rngs):
     self.patch_embed = nnx.Conv(3, 8, (4, 4), rngs=rngs)
-    self.blocks = nnx.List([nnx.Linear(8, 8, rngs=rngs)])
+    self.blocks = flax_versions.List([nnx.Linear(8, 8, rngs=rngs)])
     self.norm = nnx.LayerNorm(8, rngs=rngs)
     self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
     self.token_embedding = nnx.Embed(16, 8, rngs=rngs)

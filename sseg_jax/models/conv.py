@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.models import remat
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 CONV_SIZES: dict[str, dict[str, Any]] = {
@@ -71,21 +72,19 @@ class ConvNet(nnx.Module):
     self.widths, self.depths = tuple(widths), tuple(depths)
     patches = (4, 2, 2, 2)[: len(widths)]
     inputs = (3, *widths[:-1])
-    self.embeds = nnx.List(
+    self.embeds = List(
       [
         nnx.Linear(p * p * d, width, dtype=dtype, rngs=rngs)
         for p, d, width in zip(patches, inputs, widths, strict=True)
       ]
     )
-    self.stages = nnx.List(
+    self.stages = List(
       [
-        nnx.List(
-          [ConvBlock(width, dtype=dtype, rngs=rngs) for _ in range(depth)]
-        )
+        List([ConvBlock(width, dtype=dtype, rngs=rngs) for _ in range(depth)])
         for width, depth in zip(widths, depths, strict=True)
       ]
     )
-    self.norms = nnx.List(
+    self.norms = List(
       [
         nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
         for width in widths

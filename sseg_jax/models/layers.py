@@ -11,6 +11,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from sseg_jax.models.flax_versions import List
+
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, ImageNet's, as MaskFormer
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -51,7 +53,7 @@ class MLP(nnx.Module):
     rngs: nnx.Rngs,
   ):
     """Builds len(sizes) - 1 layers, from sizes[0] features to sizes[-1]."""
-    self.layers = nnx.List(
+    self.layers = List(
       [
         nnx.Linear(
           d_in, d_out, kernel_init=torch_uniform, dtype=dtype, rngs=rngs

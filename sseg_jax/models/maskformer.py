@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.layers import MLP, fan_in_uniform
 from sseg_jax.models.pixel_decoder import FPN, Encoder
 from sseg_jax.models.transformer import DecoderLayer, sine_positions
@@ -123,7 +124,7 @@ class MaskFormer(nnx.Module):
     self.query_positions = nnx.Param(
       jax.random.normal(rngs.params(), (s.num_queries, s.hidden_dim))
     )
-    self.layers = nnx.List(
+    self.layers = List(
       [
         DecoderLayer(
           s.hidden_dim,

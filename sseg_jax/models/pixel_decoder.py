@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.kernels.convolution import conv_general_dilated
 from sseg_jax.models.layers import fan_in_uniform
 from sseg_jax.models.transformer import EncoderLayer, sine_positions
@@ -89,13 +90,13 @@ class FPN(nnx.Module):
     names = list(channels)[::-1]  # deepest first
     self.names = tuple(names)
     self.remat = remat
-    self.laterals = nnx.List(
+    self.laterals = List(
       [
         ConvNorm(channels[n], dim, 1, activate=False, dtype=dtype, rngs=rngs)
         for n in names[1:]
       ]
     )
-    self.outputs = nnx.List(
+    self.outputs = List(
       [
         ConvNorm(
           dim if i else channels[n],
@@ -148,7 +149,7 @@ class Encoder(nnx.Module):
     self.input_proj = nnx.Linear(
       d_in, dim, kernel_init=fan_in_uniform, dtype=dtype, rngs=rngs
     )
-    self.layers = nnx.List(
+    self.layers = List(
       [
         EncoderLayer(dim, num_heads, ffn_dim, dropout, dtype=dtype, rngs=rngs)
         for _ in range(layers)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models import remat
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.kernels.convolution import conv_general_dilated
 
 RESNET_SIZES: dict[str, dict[str, Any]] = {
@@ -143,8 +144,8 @@ class ResNet(nnx.Module):
           Bottleneck(d_in, width * 2**i, stride=stride, dtype=dtype, rngs=rngs)
         )
         d_in = _EXPANSION * width * 2**i
-      stages.append(nnx.List(blocks))
-    self.stages = nnx.List(stages)
+      stages.append(List(blocks))
+    self.stages = List(stages)
 
   @property
   def channels(self) -> dict[str, int]:

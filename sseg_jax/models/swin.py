@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat, windows
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.layers import gelu
 from sseg_jax.models.swin_attention import WindowAttention, linear
 
@@ -174,8 +175,8 @@ class Swin(nnx.Module):
     )
     self.patch_norm = _layer_norm(embed_dim, dtype, rngs)
     rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
-    self.stages = nnx.List(
-      nnx.List(
+    self.stages = List(
+      List(
         SwinBlock(
           dim,
           heads,
@@ -190,10 +191,10 @@ class Swin(nnx.Module):
       )
       for dim, depth, heads in zip(dims, depths, num_heads, strict=True)
     )
-    self.merges = nnx.List(
+    self.merges = List(
       PatchMerging(dim, dtype=dtype, rngs=rngs) for dim in dims[:-1]
     )
-    self.norms = nnx.List(_layer_norm(dim, dtype, rngs) for dim in dims)
+    self.norms = List(_layer_norm(dim, dtype, rngs) for dim in dims)
 
   @property
   def channels(self) -> dict[str, int]:

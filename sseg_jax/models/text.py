@@ -16,6 +16,7 @@ from sseg_jax import tokenizer
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
+from sseg_jax.models.flax_versions import List
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
 
@@ -177,7 +178,7 @@ class TextTower(nnx.Module):
     self.position_embedding = nnx.Param(
       nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
     )
-    self.blocks = nnx.List(
+    self.blocks = List(
       TextBlock(
         width, num_heads, layers, dropout=dropout, dtype=dtype, rngs=rngs
       )

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sseg_jax.models.dropout import Dropout, ExampleRngs
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.layers import xavier_uniform
 
 # torch's xavier_uniform_ sees the three input projections as one [3d, d]
@@ -118,7 +119,7 @@ class _Layer(nnx.Module):
       setattr(self, name, attention)
     self.fc1 = _linear(dim, ffn_dim, dtype, rngs)
     self.fc2 = _linear(ffn_dim, dim, dtype, rngs)
-    self.norms = nnx.List(
+    self.norms = List(
       _layer_norm(dim, dtype, rngs) for _ in (*self.attentions, "feed-forward")
     )
     self.dropout = Dropout(dropout)

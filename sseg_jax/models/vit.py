@@ -21,6 +21,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.models import positions, remat
 from sseg_jax.models.attention import attend
 from sseg_jax.models.dropout import DropPath, ExampleRngs
+from sseg_jax.models.flax_versions import List
 from sseg_jax.models.kernels import flash
 from sseg_jax.models.layers import gelu
 from sseg_jax.models.vit_sizes import VIT_SIZES, Sizes
@@ -171,7 +172,7 @@ class ViT(nnx.Module):
     # and of the grid, row by row.
     self.tokens = nnx.Param(_normal(rngs.params(), (1 + s.registers, s.width)))
     self.positions = nnx.Param(_normal(rngs.params(), (1 + s.grid**2, s.width)))
-    self.blocks = nnx.List(
+    self.blocks = List(
       Block(
         s.width,
         s.num_heads,
