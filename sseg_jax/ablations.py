@@ -35,8 +35,9 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add(
     "--config",
-    default="configs/quickstart.py",
-    help="file of the config that all rows change; default: %(default)s",
+    default="quickstart",
+    help="name or file of the config that all rows change; default:"
+    " %(default)s",
   )
   add(
     "--out",

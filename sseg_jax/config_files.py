@@ -22,20 +22,27 @@ from sseg_jax import default_config, files
 from sseg_jax.errors import InputError
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
-_CONFIGS = Path(__file__).parents[1] / "configs"
+# The published configs: inside the package where it was installed from a wheel,
+# beside it in a clone.
+_FOLDERS = (
+  Path(__file__).parent / "configs",
+  Path(__file__).parents[1] / "configs",
+)
+_CONFIGS = next((f for f in _FOLDERS if f.is_dir()), _FOLDERS[0])
 
 
 def load(path: str | os.PathLike) -> ConfigDict:
   """Returns the config that a Python file's `get_config()` returns, locked.
 
   Args:
-    path: path of the file; a leading `~` is the home folder.
+    path: of the file; a leading `~` is the home folder. A bare name, such as
+      "quickstart", is one of the configs that come with the package.
 
   Raises:
     InputError: if there is no such file, if it is not Python, if it has no
       `get_config`, or if `get_config` raises or returns something else.
   """
-  given, file = f"config={os.fspath(path)}", Path(files.expand(path))
+  given, file = f"config={os.fspath(path)}", _file(path)
   if not file.is_file():
     raise InputError(f"{given}: {_missing(file)}")
   spec = importlib.util.spec_from_file_location("sseg_jax_config", file)
@@ -49,7 +56,7 @@ def load(path: str | os.PathLike) -> ConfigDict:
     make = getattr(module, "get_config", None)
     if not callable(make):
       raise InputError(
-        f"{given}: has no function get_config; see configs/ for examples"
+        f"{given}: has no function get_config; configs/ has examples"
       )
     config = make()
   except InputError:
@@ -71,26 +78,33 @@ def load(path: str | os.PathLike) -> ConfigDict:
   return config.lock()
 
 
+def published() -> list[str]:
+  """Returns the names of the configs that come with the package."""
+  return sorted(path.stem for path in _CONFIGS.glob("[!_]*.py"))
+
+
+def _file(path: str | os.PathLike) -> Path:
+  name, file = os.fspath(path), Path(files.expand(path))
+  if name in published() and not file.is_file():
+    return _CONFIGS / f"{name}.py"
+  return file
+
+
 def _missing(file: Path) -> str:
   if file.is_dir():
     return "is a folder; give a file of it"
-  for folder in (file.parent, _CONFIGS):
-    if folder.is_dir():
-      names = sorted(p.name for p in folder.glob("*.py"))
-      # If the suffix is missing, compare with it.
-      wanted = file.name if file.suffix else f"{file.name}.py"
-      if close := difflib.get_close_matches(wanted, names, 1):
-        # A folder that the user gave is shown as given.
-        place = folder if folder == file.parent else _relative(folder)
-        return f"no such file; did you mean {place / close[0]}?"
-  return "no such file; see configs/ for examples"
-
-
-def _relative(folder: Path) -> Path:
-  try:
-    return folder.relative_to(Path.cwd())
-  except ValueError:
-    return folder
+  # One without the suffix is meant by its whole name.
+  wanted = file.name if file.suffix else f"{file.name}.py"
+  if file.parent.is_dir():
+    names = sorted(p.name for p in file.parent.glob("*.py"))
+    if close := difflib.get_close_matches(wanted, names, 1):
+      return f"no such file; did you mean {file.parent / close[0]}?"
+  if close := difflib.get_close_matches(Path(wanted).stem, published(), 1):
+    return f"no such file; did you mean --config={close[0]}?"
+  return (
+    "no such file; give one of your own, or one of the names"
+    f" {', '.join(published())}"
+  )
 
 
 def _raised(error: BaseException, file: Path) -> str:

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--config", help="config file: one in configs/, or your own")
+  add("--config", help="a name in configs/, as quickstart, or a file")
   add(
     "--config.FIELD",
     metavar="VALUE",

@@ -26,14 +26,25 @@ def test_a_file_gives_its_config(tmp_path, monkeypatch):
     assert config.total_steps == 9 and config.is_locked
 
 
+def test_a_bare_name_is_a_published_config(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "quickstart").mkdir()  # of a run
+  assert config_files.load("quickstart") == config_files.load(
+    CONFIGS / "quickstart.py"
+  )
+  assert config_files.published() == sorted(
+    p.stem for p in CONFIGS.glob("*.py")
+  )
+
+
 @pytest.mark.parametrize(
   ("name", "text", "message"),
   [
     ("min.py", None, "no such file; did you mean .*/mine.py"),
     ("mine", None, "no such file; did you mean .*/mine.py"),
-    ("quikstart.py", None, "did you mean .*configs/quickstart.py"),
-    ("absent/cc62m.py", None, "did you mean .*configs/cc26m.py"),
-    ("zzz.py", None, "no such file; see configs/"),
+    ("quikstart.py", None, "did you mean --config=quickstart"),
+    ("absent/cc62m.py", None, "did you mean --config=cc26m"),
+    ("zzz.py", None, "no such file; .* cc12m, .*quickstart"),
     (".", None, "is a folder"),
     ("a.yaml", "seed: 1", "not a Python file"),
     ("a.py", "seed: = 1", "not Python, line 1"),
