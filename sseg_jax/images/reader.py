@@ -77,7 +77,8 @@ _LARGEST_FILE = 2**31  # bytes
 _NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 
 _ORIENTATION = 0x0112  # EXIF
-_UPRIGHT = {
+# What makes a picture of each EXIF orientation upright.
+UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
   4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -86,7 +87,7 @@ _UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-_QUARTER_TURNS = tuple(_UPRIGHT[i] for i in (5, 6, 7, 8))
+_QUARTER_TURNS = tuple(UPRIGHT[i] for i in (5, 6, 7, 8))
 _log = logging.getLogger(__name__)
 
 
@@ -239,7 +240,7 @@ class _Loaded:
 def _decode(data: bytes, name: object, short_side: int) -> Picture:
   loaded = _completed(data, name, short_side)
   image, full_size = loaded.image, loaded.full_size
-  turn = _UPRIGHT.get(orientation(image))
+  turn = UPRIGHT.get(orientation(image))
   rgb = to_rgb(image, loaded.factor)
   if short_side and min(rgb.size) > short_side:
     short = min(full_size)
