@@ -93,6 +93,7 @@ class GlobalWords:
       embedding[:, None],
       self._segmenter.encode_classes(class_set),
       self._params["logit_scale"],
+      class_set.members(),
       max_logit_scale=float(self._config.loss.max_logit_scale),
     )[:, 0]
     probabilities, segments, valid = jax.device_get(

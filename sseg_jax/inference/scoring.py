@@ -7,7 +7,8 @@ are background.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from sseg_jax.default_config import COMBINERS
 from sseg_jax.errors import InputError
@@ -31,13 +32,22 @@ def class_probabilities(
   query_embeddings: Float[Array, "b n e"],
   class_embeddings: Float[Array, "c e"],
   logit_scale: Float[Array, ""],
+  members: Int[Array | np.ndarray, "g m"] | None = None,
   *,
   max_logit_scale: float,
-) -> Float[Array, "b n c"]:
+) -> Float[Array, "b n _"]:
   """Softmax over classes of the scaled cosine, for each query (paper, Fig. 6).
 
-  `logit_scale` is the logarithm of the scale, which is clamped here, where it
-  is used, as GroupViT does. There is no "no object" class.
+  There is no "no object" class.
+
+  Args:
+    query_embeddings: of each picture's or window's queries.
+    class_embeddings: unit length.
+    logit_scale: logarithm of the scale, which is clamped here, where it is
+      used, as GroupViT does.
+    members: where classes have synonyms, the indices of the embeddings of each;
+      the nearest of them counts. The result then has g columns instead of c.
+    max_logit_scale: largest scale.
   """
   scale = clamped_scale(logit_scale, max_logit_scale)
   cosine = jnp.einsum(
@@ -46,6 +56,8 @@ def class_probabilities(
     class_embeddings,
     precision=jax.lax.Precision.HIGHEST,
   )
+  if members is not None:
+    cosine = cosine[..., jnp.asarray(members)].max(-1)
   return jax.nn.softmax(scale * cosine, axis=-1)
 
 

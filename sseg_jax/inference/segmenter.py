@@ -6,6 +6,7 @@ a network to both. `evaluate`, `predict` and the baselines use it.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 REFINEMENTS = ("none", "pseudo_masks")
+_CLASS_SETS = 16  # of which the embeddings are kept
 _TEXT_CHUNK = 256  # prompts encoded at once
 _CLASS_CHUNK = 64  # classes scored at once
 _WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
@@ -38,13 +40,28 @@ _SCORE_VALUES = 2**26  # of class scores on the device at once
 
 @dataclasses.dataclass(frozen=True)
 class ClassSet:
-  """The classes to find: names, without background, and prompt templates."""
+  """The classes to find.
+
+  Attributes:
+    names: one a class, without background.
+    templates: of prompts.
+    synonyms: for each class the words that stand for it, the best of which
+      counts in each query; () where these are the names themselves.
+  """
 
   names: tuple[str, ...]
   templates: tuple[str, ...] = ("a photo of a {}.",)
+  synonyms: tuple[tuple[str, ...], ...] = ()
 
   def __post_init__(self):
     """Checks the fields."""
+    if self.synonyms and len(self.synonyms) != len(self.names):
+      raise InputError(
+        f"{len(self.synonyms)} lists of synonyms for {len(self.names)} names;"
+        " give one list a name"
+      )
+    if not all(self.synonyms):
+      raise InputError("a list of synonyms is empty; give at least one word")
     if not self.names or not all(name.strip() for name in self.names):
       raise InputError(f"class names {self.names!r}: give non-empty names")
     for template in self.templates:
@@ -56,9 +73,29 @@ class ClassSet:
       raise InputError("templates is empty; give at least one, e.g. '{}'")
 
   @property
+  def words(self) -> tuple[str, ...]:
+    """What the text tower reads: all synonyms, or the names."""
+    return tuple(itertools.chain(*self.synonyms)) or self.names
+
+  @property
   def prompts(self) -> list[str]:
-    """Every name in every template, names outermost."""
-    return [t.replace("{}", n) for n in self.names for t in self.templates]
+    """Every word in every template, words outermost."""
+    return [t.replace("{}", n) for n in self.words for t in self.templates]
+
+  def members(self) -> Int[np.ndarray, "c m"] | None:
+    """Returns indices into `words` for each class; None without synonyms.
+
+    Classes with fewer synonyms than others repeat their first.
+    """
+    if not self.synonyms:
+      return None
+    most = max(len(words) for words in self.synonyms)
+    rows, first = [], 0
+    for words in self.synonyms:
+      own = list(range(first, first + len(words)))
+      rows.append(own + [first] * (most - len(words)))
+      first += len(words)
+    return np.array(rows, np.int32)
 
 
 @runtime_checkable
@@ -170,7 +207,8 @@ class SSegSegmenter:
     """Takes other weights of the same network, without compiling again."""
     self._params = jax.tree.map(jnp.asarray, params)
     self._model_state = jax.tree.map(jnp.asarray, model_state)
-    self._embeddings: dict[ClassSet, Array] = {}
+    # The last few alone: a server meets ever new words.
+    self._embeddings = functools.lru_cache(_CLASS_SETS)(self._embed_classes)
 
   @functools.cached_property
   def _frozen(self) -> Any:
@@ -192,26 +230,37 @@ class SSegSegmenter:
     return self._encode_text(self._params, self._model_state, tokens)
 
   def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
-    """Returns the tokenizer's ids of every class in every template."""
+    """Returns the tokenizer's ids of every word in every template."""
     tokens = self._tokenizer(class_set.prompts)
-    return tokens.reshape(len(class_set.names), -1, tokens.shape[-1])
+    return tokens.reshape(len(class_set.words), -1, tokens.shape[-1])
+
+  def is_cut(self, prompt: str) -> bool:
+    """Returns whether the text tower does not read a prompt to its end."""
+    # Room for the start and end tokens.
+    room = self._tokenizer.context_length - 2
+    return len(self._tokenizer.encode(prompt)) > room
 
   def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
-    """Returns the class embeddings, computed once for each class set."""
-    if class_set not in self._embeddings:
-      tokens = self._tokenizer(class_set.prompts)
-      check_distinct(class_set.names, tokens)
-      tokens = padding.without_padding(tokens)
-      parts = []
-      for first in range(0, len(tokens), _TEXT_CHUNK):
-        chunk = tokens[first : first + _TEXT_CHUNK]
-        padded = padding.pad_rows(chunk)
-        encoded = self._encode_text(self._params, self._model_state, padded)
-        parts.append(encoded[: len(chunk)])
-      self._embeddings[class_set] = _class_embeddings(
-        jnp.concatenate(parts), len(class_set.names)
-      )
-    return self._embeddings[class_set]
+    """Returns an embedding of each word, computed once for a class set."""
+    return self._embeddings(class_set)
+
+  def _embed_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
+    tokens = self._tokenizer(class_set.prompts)
+    check_distinct(class_set.words, tokens)
+    tokens = padding.without_padding(tokens)
+    parts = []
+    for first in range(0, len(tokens), _TEXT_CHUNK):
+      chunk = tokens[first : first + _TEXT_CHUNK]
+      padded = padding.pad_rows(chunk)
+      encoded = self._encode_text(self._params, self._model_state, padded)
+      parts.append(encoded[: len(chunk)])
+    return _class_embeddings(jnp.concatenate(parts), len(class_set.words))
+
+  def encode(
+    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
+  ) -> Encoded:
+    """Returns the masks and classes of one picture's queries."""
+    return next(self._groups(image[None], class_set))
 
   def scores(
     self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
@@ -275,6 +324,7 @@ class SSegSegmenter:
         queries,
         embeddings,
         self._params["logit_scale"],
+        class_set.members(),
         max_logit_scale=float(self.config.loss.max_logit_scale),
       )
       yield Encoded(masks, probabilities, layout, places, len(some), chunk)
