@@ -1,22 +1,28 @@
-"""Segments pictures with words: the command. `inference/api.py` is its core."""
+"""Segments pictures with words.
+
+`python -m sseg_jax.predict --checkpoint=DIR --image=cat.jpg --words="cat, sky"`
+"""
 
 import argparse
+import csv
 import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from sseg_jax import command_line, files, prompts
+from sseg_jax import command_line, files
 from sseg_jax.errors import InputError, reported
-from sseg_jax.images import result_files
-from sseg_jax.inference import background
+from sseg_jax.images import input_files, result_files
+from sseg_jax.inference import background, words
 from sseg_jax.runtime import progress_bar
 
-_FEW = 3  # pictures that need no progress bar
 _WINDOW_STEP = 32  # `sliding_window.PAD`, which would load JAX
+_FEW = 3  # pictures that need no progress bar
+_TABLE = "image,threshold,"  # how the first line of areas.csv starts
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,10 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     " its masks and a legend, and the label map as a PNG; prints the share of"
     " each word.",
     (
-      '--checkpoint=runs/photos --image=cat.jpg \\\n    --words="cat, sky,'
-      ' grass"',
-      "--checkpoint=runs/photos --image photos/*.jpg \\\n"
-      '    --words="cat, dog" --no_background --out=masks',
+      '--checkpoint=runs/quickstart --image=cat.jpg --words="cat, sky"',
+      "--checkpoint=org/name --image photos 'more/*.jpg' \\\n"
+      "    --words_file=words.txt --out=results --heatmaps",
     ),
   )
   add = parser.add_argument
@@ -37,17 +42,24 @@ def _parser() -> argparse.ArgumentParser:
     "--checkpoint",
     required=True,
     type=files.expand,
-    help="work directory or a step's folder",
+    help="work directory, a step's folder, a folder that `export` wrote, or a"
+    " repository org/name of the Hugging Face hub",
   )
+  add("--revision", help="commit, branch or tag of a repository")
   add(
     "--image",
     required=True,
     nargs="+",
     action="extend",
-    type=files.path,
-    help="one or more files",
+    help="one or more files, folders, or patterns such as 'photos/**/*.jpg'",
   )
-  add("--words", required=True, help='comma-separated, e.g. "cat, sky"')
+  named = parser.add_mutually_exclusive_group(required=True)
+  named.add_argument("--words", help='comma-separated, e.g. "cat, sky"')
+  named.add_argument(
+    "--words_file",
+    help="text file with one word a line; further words of a line, after"
+    " commas, are synonyms of the first",
+  )
   rule = parser.add_mutually_exclusive_group()
   rule.add_argument(
     "--background_threshold",
@@ -66,9 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     help="folder for the results, or for one picture a file such as result.png;"
     " default: here",
   )
+  add(
+    "--heatmaps",
+    action="store_true",
+    help="write a picture of each word's scores as well",
+  )
   command_line.add_templates_and_combiner(parser)
   add("--image_size", type=int, help="short side at which the picture is seen")
-  add("--json", action="store_true", help="print the result as JSON")
+  add(
+    "--json",
+    action="store_true",
+    help="print one JSON object a line for each picture",
+  )
+  add(
+    "--no_compile_cache",
+    action="store_true",
+    help="do not keep compiled programs in ~/.cache/sseg_jax (or below"
+    " XDG_CACHE_HOME) for the next call",
+  )
   return parser
 
 
@@ -78,86 +105,90 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = _parser().parse_args(argv)
   has_background = not flags.no_background
   # Flags are checked before JAX is loaded, so that errors appear early.
-  words = prompts.parse_words(flags.words, background=has_background)
+  given: words.Words = flags.words
+  if flags.words_file is not None:
+    given = words.read(flags.words_file)
+  named = words.parse(given, background=has_background)
   background.check_flag(flags.background_threshold)
-  size = flags.image_size
+  _check_size(flags.image_size)
+
+  paths = input_files.expand(flags.image)
+  heatmaps = named.names if flags.heatmaps else ()
+  outputs = result_files.choose(paths, flags.out, heatmaps)
+  _note_count(len(named.names), has_background)
+  names = [*(["background"] if has_background else []), *named.names]
+  report = _Report(flags.json, len(paths), flags.out, names)
+  show = len(paths) > _FEW
+  with (
+    report,
+    progress_bar.progress_bar(len(paths), "pictures", show=show) as bar,
+  ):
+    images = _read(paths, report, bar)
+    first = next(images, None)
+    if first is None:
+      return report.end()
+    model = _load(flags)
+    class_set = model.class_set(given, background=has_background)
+    for word in model.truncated(class_set):
+      _note(f"{word!r} is too long: the model does not read its end")
+    for index, image in itertools.chain([first], images):
+      path, output = paths[index], outputs[index]
+      try:
+        found = model.segment(
+          image, given, flags.background_threshold, background=has_background
+        )
+        _write(found, output)
+      except InputError as error:
+        report.fail(path, error)
+      else:
+        report.add(path, output, found)
+      bar.update()
+  return report.end()
+
+
+def _check_size(size: int | None) -> None:
   if size is not None and (size < _WINDOW_STEP or size % _WINDOW_STEP):
     raise InputError(
       f"image_size={size} is not a multiple of {_WINDOW_STEP}; use"
       f" {max(1, round(size / _WINDOW_STEP)) * _WINDOW_STEP}"
     )
-  outputs = result_files.choose(flags.image, flags.out)
-  if len(words) + has_background > 255:
-    _say(
-      f"{len(words)} words do not fit the 8 bits of a palette: labels are"
-      " written as grey PNGs of 16 bits, without colours"
+
+
+def _note_count(count: int, has_background: bool) -> None:
+  if count + has_background > 255:
+    _note(
+      f"{count} words do not fit the 8 bits of a palette: labels are written as"
+      " grey PNGs of 16 bits, without colours"
     )
-  results: list[dict] = []
-  images = _read(flags.image, results)
-  first = next(images, None)
-  if first is None:
-    return _end(results, flags.json)
-  if has_background and len(words) == 1:
-    _say(
+  if has_background and count == 1:
+    _note(
       "a single word is compared with no other and takes every pixel; add words"
       " for what else is in the picture"
     )
 
-  from sseg_jax.images import drawing
-  from sseg_jax.inference import api
 
-  model = api.load(
+def _load(flags: argparse.Namespace) -> Any:
+  """Loads the model, and JAX with it."""
+  from sseg_jax.inference import api
+  from sseg_jax.runtime import compile_cache
+
+  if not flags.no_compile_cache:
+    compile_cache.use()
+  return api.load(
     flags.checkpoint,
     templates=flags.templates,
     combiner=flags.combiner,
-    image_size=size,
+    image_size=flags.image_size,
+    revision=flags.revision,
   )
-  model.class_set(words, background=has_background)
-  for index, image in progress_bar.tracked(
-    itertools.chain([first], images),
-    "pictures",
-    total=len(flags.image),
-    show=len(flags.image) > _FEW,
-  ):
-    path, (overlay_path, labels_path) = flags.image[index], outputs[index]
-    try:
-      found = model.segment(
-        image, words, flags.background_threshold, background=has_background
-      )
-      colours = drawing.palette(len(found.names), has_background=has_background)
-      picture = drawing.annotated(
-        image,
-        found.labels,
-        found.names,
-        colours,
-        has_background=has_background,
-      )
-      drawing.save(overlay_path, picture)
-      drawing.save_labels(labels_path, found.labels, colours)
-    except InputError as error:
-      _fail(results, path, error)
-      continue
-    results.append(
-      {
-        "image": str(path),
-        "overlay": str(overlay_path),
-        "labels": str(labels_path),
-        "threshold": found.threshold,
-        "threshold_source": found.threshold_source,
-        "areas": found.areas,
-      }
-    )
-    if not flags.json:
-      _print(path, found, overlay_path, labels_path)
-  return _end(results, flags.json)
 
 
-def _say(message: str) -> None:
+def _note(message: str) -> None:
   progress_bar.print_above(f"note: {message}")
 
 
 def _read(
-  paths: Sequence[Path], results: list[dict]
+  paths: Sequence[Path], report: "_Report", bar: Any
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Yields index and pixels of each picture; reports and skips bad ones.
 
@@ -169,40 +200,125 @@ def _read(
     try:
       image = reader.read_image(path)
     except InputError as error:
-      _fail(results, path, error)
+      report.fail(path, error)
+      bar.update()
       continue
     yield index, image
     del image
 
 
-def _fail(results: list[dict], path: Path, error: InputError) -> None:
-  progress_bar.print_above(f"error: {error}")
-  results.append({"image": str(path), "error": str(error)})
+def _write(found: Any, output: Any) -> None:
+  """Writes the files of one picture."""
+  from sseg_jax.images import writer
+
+  found.save(output.overlay)
+  found.save_labels(output.labels)
+  for word, path in zip(found.words, output.heatmaps, strict=False):
+    writer.save(path, np.asarray(found.heatmap(word)))
 
 
-def _end(results: Sequence[dict], as_json: bool) -> int:
-  failed = sum("error" in result for result in results)
-  if as_json:
-    print(json.dumps(results))
-  if failed and len(results) > 1:
-    print(f"error: {failed} of {len(results)} pictures failed", file=sys.stderr)
-  if not failed:
-    return 0
-  return 2 if failed == len(results) else 1
+class _Report:
+  """Prints what was found, and writes `areas.csv` for several pictures."""
+
+  def __init__(
+    self,
+    as_json: bool,
+    count: int,
+    out: str,
+    names: Sequence[str],
+  ):
+    self._as_json = as_json
+    self._count = count
+    self._failed = 0
+    self._out = out
+    self._names = names
+    self._file: IO[str] | None = None
+
+  def __enter__(self) -> "_Report":
+    return self
+
+  def __exit__(self, *error) -> None:
+    if self._file:
+      self._file.close()
+
+  def _row(self, values: Sequence[Any]) -> None:
+    """Adds a row to the table, which is made with its first row."""
+    if self._count < 2:
+      return
+    rows = [values]
+    if self._file is None:
+      path = result_files.table(self._out, _TABLE)
+      try:
+        # A file's name that is no text is written as the bytes that it is.
+        self._file = path.open(
+          "w", encoding="utf-8", errors="surrogateescape", newline=""
+        )
+      except OSError as error:
+        raise InputError(
+          f"{path}: cannot be written ({error.strerror}); give another --out"
+        ) from error
+      rows.insert(0, ["image", "threshold", *self._names, "error"])
+    csv.writer(self._file).writerows(rows)
+    self._file.flush()
+
+  def add(self, path: Path, output: Any, found: Any) -> None:
+    """Takes a picture that was segmented."""
+    areas = [f"{found.areas[name]:.6f}" for name in self._names]
+    self._row([path, found.threshold, *areas, ""])
+    if not self._as_json:
+      _say("\n".join(_lines(path, output, found)))
+      return
+    result = {
+      "image": str(path),
+      "overlay": str(output.overlay),
+      "labels": str(output.labels),
+      "threshold": found.threshold,
+      "threshold_source": found.threshold_source,
+      "areas": found.areas,
+    }
+    if output.heatmaps:
+      files = map(str, output.heatmaps)
+      result["heatmaps"] = dict(zip(found.words, files, strict=True))
+    _say(json.dumps(result))
+
+  def fail(self, path: Path, error: InputError) -> None:
+    """Takes a picture that could not be segmented."""
+    self._failed += 1
+    text = " ".join(str(error).split())
+    progress_bar.print_above(f"error: {text}")
+    self._row([path, "", *[""] * len(self._names), text])
+    if self._as_json:
+      _say(json.dumps({"image": str(path), "error": text}))
+
+  def end(self) -> int:
+    """Sums up; returns the exit code."""
+    if self._failed and self._count > 1:
+      print(
+        f"error: {self._failed} of {self._count} pictures failed",
+        file=sys.stderr,
+      )
+    if self._file and not self._as_json:
+      _say(f"shares of all pictures: {self._file.name}")
+    if not self._failed:
+      return 0
+    return 2 if self._failed == self._count else 1
 
 
-def _print(path: Path, found, overlay_path: Path, labels_path: Path) -> None:
+def _say(text: str) -> None:
+  progress_bar.print_above(text, sys.stdout)
+
+
+def _lines(path: Path, output: Any, found: Any) -> Iterator[str]:
   rule = (
     "no background"
     if found.threshold is None
     else f"background threshold {found.threshold:.3g},"
     f" from {found.threshold_source}"
   )
-  lines = [f"{path} ({rule})"]
+  yield f"{path} ({rule})"
   for index, name in enumerate(found.names):
-    lines.append(f"  {index:3d}  {100 * found.areas[name]:6.2f} %  {name}")
-  lines.append(f"  overlay {overlay_path}, labels {labels_path}")
-  progress_bar.print_above("\n".join(lines), sys.stdout)
+    yield f"  {index:3d}  {100 * found.areas[name]:6.2f} %  {name}"
+  yield f"  overlay {output.overlay}, labels {output.labels}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -69,13 +71,13 @@ def test_window_step():
 def test_output_names_never_collide(tmp_path):
   a, b = tmp_path / "a" / "x.jpg", tmp_path / "b" / "X.jpg"
   outputs = result_files.choose([a, b, a], tmp_path / "out")
-  names = [path.name for pair in outputs for path in pair]
+  names = [path.name for pair in outputs for path in pair[:2]]
   assert len({name.lower() for name in names}) == 6
   assert names[0] == "x_overlay.png"
   with pytest.raises(InputError, match="one file for 2 pictures"):
     result_files.choose([a, b], tmp_path / "out.png")
   long = tmp_path / ("é" * 124 + ".jpg")
-  (overlay, labels) = result_files.choose([long], tmp_path)[0]
+  overlay, labels, _ = result_files.choose([long], tmp_path)[0]
   overlay.touch()
   labels.touch()
 
@@ -89,7 +91,8 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
     Image.fromarray(grey).save(path)
 
   def names(images, out=tmp_path):
-    return [p.name for pair in result_files.choose(images, out) for p in pair]
+    chosen = result_files.choose(images, out)
+    return [p.name for pair in chosen for p in pair[:2]]
 
   assert names([image]) == ["a_2_overlay.png", "a_2_labels.png"]
   error = capsys.readouterr().err
@@ -116,7 +119,7 @@ def test_own_pictures_are_never_written_to(tmp_path, capsys):
 
 @pytest.mark.parametrize("out", ["r.jpg", "r.JPEG", "r.webp", "r.tif", "r.bmp"])
 def test_a_picture_name_is_a_file(tmp_path, out):
-  ((overlay, labels),) = result_files.choose(
+  ((overlay, labels, _),) = result_files.choose(
     [tmp_path / "a.png"], tmp_path / out
   )
   drawing.save(overlay, np.full((9, 9, 3), 77, np.uint8))
@@ -136,16 +139,21 @@ class Drawn:
   def class_set(self, words, *, background):
     return words
 
+  def truncated(self, class_set):
+    return ()
+
   def segment(self, image, words, threshold, *, background):
     from sseg_jax.inference.api import Segmentation
 
     self.seen.append(image.shape)
-    names = (*(["background"] if background else []), *words)
+    named = tuple(words.split(",")) if isinstance(words, str) else (*words,)
+    names = (*(["background"] if background else []), *named)
     labels = np.arange(len(image))[:, None].repeat(image.shape[1], 1)
     labels = (labels % len(names)).astype(np.int32)
     areas = dict.fromkeys(names, 0.0)
     scores = np.ones(labels.shape, np.float32)
-    return Segmentation(labels, names, scores, areas, None)
+    threshold = 0.5 if background else None
+    return Segmentation(labels, names, scores, areas, threshold, "x", image)
 
 
 @pytest.fixture
@@ -176,7 +184,7 @@ def test_one_bad_picture_stops_no_other(tmp_path, capsys, drawn, monkeypatch):
   images = ["--image", files[0], files[1], "--image", files[2], files[3]]
   assert predict.main([*flags, *images]) == 1
   told = capsys.readouterr()
-  results = json.loads(told.out)
+  results = [json.loads(line) for line in told.out.splitlines()]
   assert [("error" in r, r["image"]) for r in results] == [
     (i == 1, files[i]) for i in range(4)
   ]
@@ -184,6 +192,80 @@ def test_one_bad_picture_stops_no_other(tmp_path, capsys, drawn, monkeypatch):
   assert [shape[0] for shape in drawn] == [8, 10, 11]
   opened.clear()
   assert predict.main([*flags, "--image", files[1]]) == 2
+
+
+def test_folders_patterns_and_a_table(tmp_path, capsys, drawn, monkeypatch):
+  from sseg_jax.inference import result
+
+  photos = tmp_path / "photos"
+  (photos / "below").mkdir(parents=True)
+  for name in ("b.png", "a.JPG", "below/c.png"):
+    Image.new("RGB", (8, 8)).save(photos / name, "png")
+  (photos / "notes.txt").write_text("no picture")
+  drawing.save(photos / "a_overlay.png", np.zeros((8, 8, 3), np.uint8))
+  (photos / "bad.png").write_bytes(b"nothing")
+  flags = ["--checkpoint=x", "--words=x y,b", f"--out={photos}"]
+  both = ["--image", str(photos), f"{photos}/**/*.png", "--heatmaps"]
+  heat = Image.new("RGB", (8, 8))
+  monkeypatch.setattr(result.Segmentation, "heatmap", lambda self, word: heat)
+  assert predict.main([*flags, *both]) == 1
+  told = capsys.readouterr()
+  assert "1 of 4 pictures failed" in told.err
+  assert f"shares of all pictures: {photos}/areas.csv" in told.out
+  with (photos / "areas.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  names = [pathlib.Path(row["image"]).name for row in rows]
+  assert names == ["a.JPG", "b.png", "bad.png", "c.png"]
+  assert "cannot be read" in rows[2]["error"] and not rows[2]["b"]
+  assert float(rows[0]["x y"]) == 0 and not rows[0]["error"]
+  assert (photos / "a_heat_1_x_y.png").is_file()
+  # Once more: the results of before are no pictures, and are replaced.
+  before = sorted(os.listdir(photos))
+  assert predict.main([*flags, *both]) == 1
+  assert sorted(os.listdir(photos)) == before
+  # A table of somebody else stays.
+  (photos / "areas.csv").write_text("image,size\n")
+  assert predict.main([*flags, *both]) == 1
+  assert (photos / "areas.csv").read_text() == "image,size\n"
+  assert (photos / "areas_2.csv").is_file()
+
+
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    ("{}", "is a folder without pictures"),
+    ("{}/*.jpg", "no picture's name matches"),
+    ("{}/[a].png", "no picture's name matches"),
+    ("{}/a.png", "no such picture"),
+  ],
+)
+def test_no_pictures_are_told(tmp_path, capsys, image, message):
+  flags = ["--checkpoint=x", "--words=a", f"--out={tmp_path}/out"]
+  assert predict.main([*flags, "--image", image.format(tmp_path)]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1
+
+
+def test_a_name_with_brackets_is_a_file(tmp_path, drawn):
+  Image.new("RGB", (8, 8)).save(tmp_path / "[a].png")
+  flags = ["--checkpoint=x", "--words=a,b", f"--out={tmp_path}/out"]
+  assert predict.main([*flags, f"--image={tmp_path}/[a].png"]) == 0
+
+
+def test_words_of_a_file_and_long_ones(tmp_path, capsys, drawn, monkeypatch):
+  Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+  Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+  (tmp_path / "words.txt").write_text("sofa, couch\nsky\n")
+  monkeypatch.setattr(Drawn, "truncated", lambda self, given: ("couch",))
+  flags = ["--checkpoint=x", f"--out={tmp_path}", "--json", "--no_background"]
+  file = f"--words_file={tmp_path}/words.txt"
+  assert predict.main([*flags, "--image", str(tmp_path), file]) == 0
+  told = capsys.readouterr()
+  lines = [json.loads(line) for line in told.out.splitlines()]
+  assert [list(line["areas"]) for line in lines] == [["sofa", "sky"]] * 2
+  assert told.err.count("'couch' is too long") == 1
+  with pytest.raises(SystemExit):
+    predict.main([*flags, "--image=a.png", file, "--words=a"])
 
 
 def test_three_hundred_words(tmp_path, capsys, drawn):
@@ -215,9 +297,14 @@ def test_words_cut_to_the_same_prompt():
       rows = Tokenizer(context_length=8)(class_set.prompts)
       return rows.reshape(len(class_set.names), -1, 8)
 
+    def is_cut(self, prompt):
+      return len(Tokenizer().encode(prompt)) > 6
+
   model = api.Model.__new__(api.Model)
   model.segmenter, model.templates = Tokens(), ("{}",)
   assert model.class_set("cat, dog").names == ("cat", "dog")
+  lengths = [f"{'a ' * n}cat" for n in (4, 5, 6)]  # of 5, 6 and 7 tokens
+  assert model.truncated(model.class_set(lengths)) == (lengths[2],)
   long = "a very long word for a thing"
   with pytest.raises(InputError, match="cat' are the same to this model"):
     model.class_set([f"{long} dog", "bird", f"{long} cat"])
@@ -241,7 +328,7 @@ def test_command(tmp_path, tiny_config, capsys, monkeypatch):
   single = ["--image", str(tmp_path / "a.png"), f"--out={out / 'one.png'}"]
   rest = ["--no_background", "--json", "--templates=subset"]
   assert predict.main([*flags, *single, *rest]) == 0
-  (result,) = json.loads(capsys.readouterr().out)
+  result = json.loads(capsys.readouterr().out)
   assert list(result["areas"]) == ["cat", "potted plant"]
   assert sum(result["areas"].values()) == pytest.approx(1)
   assert result["threshold"] is None
@@ -266,7 +353,9 @@ def test_api(tmp_path, tiny_config):
   without = model.segment(image, ["cat", "dog"], background=False)
   scores = model.scores(image, ["cat", "dog"])
   np.testing.assert_array_equal(without.labels, scores.argmax(-1))
-  with pytest.raises(InputError, match="float64"):
-    model.segment(image / 255, "cat")
+  floats = model.segment(image / 255, "cat, dog")
+  np.testing.assert_array_equal(floats.labels, found.labels)
+  with pytest.raises(InputError, match="floats are taken as 0..1"):
+    model.segment(image.astype(float), "cat")
   with pytest.raises(InputError, match="no pixels"):
     model.segment(image[:0], "cat")

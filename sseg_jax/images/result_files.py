@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sseg_jax import files
 from sseg_jax.errors import InputError
@@ -11,12 +12,22 @@ from sseg_jax.runtime import progress_bar
 
 # Formats in which the overlay can be written: those with 24-bit colours.
 _WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-_LONGEST_STEM = 200  # bytes; with its endings a name may have 255
+_LONGEST_STEM = 180  # bytes; with its endings a name may have 255
+
+
+class Results(NamedTuple):
+  """The files of one picture: overlay, label map, and heat maps if any."""
+
+  overlay: Path
+  labels: Path
+  heatmaps: tuple[Path, ...]
 
 
 def choose(
-  images: Sequence[Path], out: str | os.PathLike
-) -> list[tuple[Path, Path]]:
+  images: Sequence[Path],
+  out: str | os.PathLike,
+  heatmaps: Sequence[str] = (),
+) -> list[Results]:
   """Chooses the files for the results of each picture, and makes the folder.
 
   No result replaces one of the pictures, and no name is given twice. An older
@@ -26,9 +37,10 @@ def choose(
   Args:
     images: the pictures.
     out: a folder, or for one picture the name of a file.
+    heatmaps: words of which each picture gets a heat map.
 
   Returns:
-    For each picture the path of the overlay and of the label map.
+    The files of each picture.
 
   Raises:
     InputError: if `out` is no place to write these files to.
@@ -50,15 +62,49 @@ def choose(
       raise InputError(f"out={out} is the picture itself; give another name")
   folder = given.parent if is_file else given
   taken = {_key(given)} if is_file else set()
-  pairs = []
+  heat_kinds = [
+    f"heat_{number}_{_plain(word)}" for number, word in enumerate(heatmaps, 1)
+  ]
+  chosen = []
   for image in images:
     stem = _short(given.stem if is_file else image.stem)
-    kinds = ("labels",) if is_file else ("overlay", "labels")
+    kinds = ["labels", *heat_kinds, *([] if is_file else ["overlay"])]
     paths = _free(folder, stem, kinds, inputs, taken)
     taken |= {_key(path) for path in paths}
-    pairs.append((given, paths[0]) if is_file else (paths[0], paths[1]))
+    overlay = given if is_file else paths[-1]
+    heats = tuple(paths[1 : 1 + len(heat_kinds)])
+    chosen.append(Results(overlay, paths[0], heats))
   files.make_folder("out", folder)
-  return pairs
+  return chosen
+
+
+def table(out: str | os.PathLike, start: str) -> Path:
+  """Returns where a table is written: `areas.csv`, or one with a number.
+
+  Args:
+    out: the folder, which exists.
+    start: what the first line of our own tables starts with; a file whose first
+      line does not is left alone.
+  """
+  for number in itertools.count(1):
+    path = Path(out) / ("areas.csv" if number == 1 else f"areas_{number}.csv")
+    try:
+      with path.open("rb") as file:
+        is_ours = file.read(len(start)) == start.encode()
+    except FileNotFoundError:
+      is_ours = not os.path.lexists(path)
+    except OSError:
+      is_ours = False
+    if is_ours:
+      return path
+  raise AssertionError("unreachable")
+
+
+def _plain(word: str) -> str:
+  """Returns a word as a part of a file's name, on any system."""
+  plain = "".join(c if c.isalnum() else "_" for c in word)
+  # Bytes: a name may have 255 of them.
+  return plain.encode()[:30].decode(errors="ignore")
 
 
 def _is_file_name(out: str | os.PathLike) -> bool:

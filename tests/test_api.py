@@ -1,0 +1,172 @@
+"""The Python API on a network of three colours; see test_segmenter."""
+
+import itertools
+from concurrent import futures
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_segmenter import COLOURS, PARAMS, config, fake_network, stripes
+
+from sseg_jax.errors import InputError
+from sseg_jax.inference import segmenter
+from sseg_jax.inference.api import Model, Segmentation
+from sseg_jax.inference.segmenter import SSegSegmenter
+
+
+@pytest.fixture
+def model(monkeypatch):
+  monkeypatch.setattr(segmenter, "sseg", fake_network())
+  return Model(
+    SSegSegmenter(PARAMS, {}, config()),
+    templates=("{}",),
+    threshold=None,
+    step=1,
+    metadata={},
+  )
+
+
+def same(one: Segmentation, other: Segmentation) -> None:
+  np.testing.assert_array_equal(one.labels, other.labels)
+  np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+  assert one.names == other.names and one.threshold == other.threshold
+
+
+def test_the_best_synonym_counts(model):
+  image, labels = stripes(32, 48)
+  found = model.segment(
+    image, {"warm": ["red", "green"], "cold": "blue"}, background=False
+  )
+  assert found.names == ("warm", "cold")
+  # Away from the edges.
+  inner = np.abs(np.diff(labels, axis=1, prepend=labels[:, :1])) == 0
+  assert (found.labels == (labels == 2))[inner].mean() > 0.9
+  # The synonyms of a word do not take scores from each other.
+  alone = model.segment(
+    image, {"warm": ["red"], "cold": "blue"}, background=False
+  )
+  np.testing.assert_allclose(
+    found.scores[:, :8], alone.scores[:, :8], atol=1e-3
+  )
+  assert found.source.class_set.words == ("red", "green", "blue")
+
+
+def test_many_pictures_are_as_one_by_one(model):
+  sizes = [(32, 48), (32, 32), (32, 48), (40, 32), (32, 48), (32, 48)]
+  images = [np.roll(stripes(*size)[0], i, 1) for i, size in enumerate(sizes)]
+  texts = []
+  encode = model.segmenter._encode_text
+  model.segmenter._encode_text = lambda *a: texts.append(1) or encode(*a)
+  many = model.segment_many(images, COLOURS, batch_size=3)
+  assert len(texts) == 1  # the words are encoded once
+  for image, found in zip(images, many, strict=True):
+    same(found, model.segment(image, list(COLOURS)))
+    np.testing.assert_array_equal(found.image, image)
+  assert model.segment_many([], COLOURS) == []
+  with pytest.raises(InputError, match="batch_size=0"):
+    model.segment_many(images, COLOURS, batch_size=0)
+
+
+def test_frames_come_as_they_are_asked_for(model):
+  image, _ = stripes(32, 32)
+  asked = []
+
+  def video():
+    for i in itertools.count():
+      asked.append(i)
+      yield np.roll(image, i, 1)
+
+  found = list(
+    itertools.islice(model.segment_frames(video(), COLOURS, batch_size=4), 5)
+  )
+  assert len(asked) <= 9  # two batches and one that opens the third
+  for i, result in enumerate(found):
+    same(result, model.segment(np.roll(image, i, 1), COLOURS))
+  asked.clear()
+  one = model.segment_frames(video(), COLOURS, batch_size=1)
+  next(one)
+  assert asked == [0]
+  mixed = [image, image, stripes(32, 48)[0], image]
+  shapes = [r.labels.shape for r in model.segment_frames(mixed, COLOURS)]
+  assert shapes == [(32, 32), (32, 32), (32, 48), (32, 32)]
+  with pytest.raises(InputError, match="words is empty"):
+    model.segment_frames(video(), "")
+
+
+def test_scores_of_one_word_and_its_heat_map(model):
+  image, _ = stripes(40, 90)
+  found = model.segment(image, COLOURS)
+  scores = model.scores(image, COLOURS)
+  for index, word in enumerate(COLOURS):
+    np.testing.assert_allclose(
+      found.word_scores(word), scores[..., index], atol=1e-6
+    )
+  heat = np.asarray(found.heatmap("green")).astype(int).sum(-1)
+  assert heat.shape == (40, 90)
+  assert heat[:, 40:50].mean() > 2 * heat[:, :20].mean()
+  with pytest.raises(InputError, match="'teal' is none of the words: red"):
+    found.heatmap("teal")
+  with pytest.raises(InputError, match="none of the words"):
+    found.heatmap("background")
+
+
+def test_masks_of_queries_and_their_words(model):
+  image, labels = stripes(32, 96)  # several windows
+  found = model.segment(image, COLOURS)
+  assert found.masks and all(query.probability > 0.9 for query in found.masks)
+  whole = np.zeros((3, 32, 96), bool)
+  for query in found.masks:
+    assert query.mask.shape == (32, 96)
+    assert query.mask.mean() == pytest.approx(query.area, abs=0.1)
+    whole[COLOURS.index(query.name)] |= query.mask
+  for index in range(3):
+    assert (whole[index] == (labels == index)).mean() > 0.9
+  areas = [query.area for query in found.masks]
+  assert areas == sorted(areas, reverse=True)
+
+
+def test_a_result_is_a_picture(model, tmp_path):
+  image, _ = stripes(32, 48)
+  found = model.segment(Image.fromarray(image), "red, green, blue")
+  assert found.overlay(legend=False).size == (48, 32)
+  shown = found.show()
+  assert isinstance(shown, Image.Image) and shown.width > 48
+  assert found._repr_png_().startswith(b"\x89PNG")
+  found.save(tmp_path / "a.png")
+  assert Image.open(tmp_path / "a.png").size == shown.size
+  found.save_labels(tmp_path / "b.png")
+  with Image.open(tmp_path / "b.png") as labels:
+    np.testing.assert_array_equal(np.asarray(labels), found.labels)
+  with pytest.raises(InputError, match="cannot be written"):
+    found.save(tmp_path / "absent" / "a.png")
+
+
+def test_threads_get_what_one_gets(model):
+  image, _ = stripes(32, 48)
+  words = [[*COLOURS, f"word {i}"] for i in range(24)]
+  expected = [model.segment(image, some) for some in words]
+  other = Model(
+    SSegSegmenter(PARAMS, {}, config()),
+    templates=("{}",),
+    threshold=None,
+    step=1,
+    metadata={},
+  )
+  with futures.ThreadPoolExecutor(6) as pool:
+    found = list(pool.map(lambda some: other.segment(image, some), words))
+  for one, two in zip(expected, found, strict=True):
+    same(one, two)
+
+
+def test_thousands_of_words_are_encoded_in_parts(model):
+  image, labels = stripes(32, 32)
+  words = [*COLOURS, *(f"thing {i}" for i in range(1000))]
+  found = model.segment(image, words, background=False)
+  assert (found.labels == labels).mean() > 0.8
+
+
+def test_only_some_sets_of_words_are_kept(model):
+  image, _ = stripes(32, 32)
+  for i in range(40):
+    model.segment(image, [*COLOURS, f"word {i}"])
+  assert model.segmenter._embeddings.cache_info().currsize <= 16

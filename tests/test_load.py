@@ -1,0 +1,144 @@
+"""`sseg_jax.load` from each kind of source, and from damaged ones."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from test_evaluate import save_checkpoint
+
+import sseg_jax
+from sseg_jax.checkpoints import exported, hub
+from sseg_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, make_tiny_config):
+  """A work directory and an export of the same network."""
+  folder, config = tmp_path_factory.mktemp("run"), make_tiny_config()
+  save_checkpoint(folder, config)
+  from sseg_jax.checkpoints import checkpoint
+
+  loaded = checkpoint.load(folder)
+  out = folder / "exported" / "safetensors"
+  out.mkdir(parents=True)
+  fields = {
+    "config": loaded.config,
+    "words": ["cat"],
+    "templates": ["a drawing of a {}."],
+    "thresholds": {
+      "values": {"default": 0.7},
+      "combiner": config.evaluate.combiner,
+      "classes": {"default": 2},
+    },
+    "preprocessing": {},
+    "step": loaded.step,
+    "commit": None,
+  }
+  tree = {"params": loaded.params, "model_state": loaded.model_state}
+  exported.save(out, tree, fields)
+  return folder, out
+
+
+def test_an_export_gives_what_its_run_gives(run, rng):
+  folder, out = run
+  image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+  model = sseg_jax.load(folder)
+  of_export = [sseg_jax.load(path) for path in (out, out.parent)]
+  assert of_export[0].templates == ("a drawing of a {}.",)
+  model.templates = of_export[0].templates
+  expected = model.scores(image, "cat, dog")
+  for other in of_export:
+    np.testing.assert_array_equal(other.scores(image, "cat, dog"), expected)
+    assert other.segment(image, "cat, dog").threshold == 0.7
+  named = sseg_jax.load(out, templates="identity")
+  assert named.templates == ("{}",)
+
+
+def test_a_repository_is_downloaded(run, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  asked = []
+
+  def download(name, *, revision):
+    asked.append((name, revision))
+    return str(run[1]), f"hf://{name}@{'0' * 40}"
+
+  monkeypatch.setattr(hub, "download", download)
+  model = sseg_jax.load("org/name", revision="v1")
+  assert asked == [("org/name", "v1")]
+  assert model.metadata["source"].startswith("hf://org/name@0000")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"revision": "v1"}, "revision=v1 is for a repository"),
+    ({"step": 3}, "step=3: .* which has one step"),
+    ({"sha256": "0" * 64}, "not 0000"),
+  ],
+)
+def test_arguments_that_do_not_fit(run, arguments, message):
+  with pytest.raises(InputError, match=message):
+    sseg_jax.load(run[1], **arguments)
+
+
+CHANGES = (
+  ("model", 3),
+  ("model.hidden_dim", 10**9),
+  ("model.hidden_dim", -1),
+  ("model.hidden_dim", "32"),
+  ("model.num_queries", 9),
+  ("model.backbone", "../../etc"),
+  ("model.decoder_layers", 0),
+  ("model.dropout", float("nan")),
+  ("text.context_length", 10**6),
+  ("text.layers", 1),
+  ("dtype", "object"),
+  ("evaluate", None),
+  ("evaluate.image_size", 33),
+  ("evaluate.combiner", "best"),
+  ("evaluate.refine", "x"),
+  ("evaluate.background_threshold", "x"),
+)
+
+
+@pytest.mark.parametrize(("field", "value"), CHANGES)
+def test_a_changed_config_is_told_in_one_line(run, tmp_path, field, value):
+  fields = copy.deepcopy(json.loads((run[1] / "config.json").read_text()))
+  node = fields["config"]
+  *path, last = field.split(".")
+  for part in path:
+    node = node[part]
+  assert last in node
+  node[last] = value
+  (tmp_path / "config.json").write_text(json.dumps(fields))
+  weights = (run[1] / "weights.safetensors").read_bytes()
+  (tmp_path / "weights.safetensors").write_bytes(weights)
+  with pytest.raises(InputError) as raised:
+    sseg_jax.load(tmp_path)
+  assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_weights_of_another_network(run, tmp_path):
+  weights = exported.read_weights(run[1])
+  text = (run[1] / "config.json").read_text()
+  (tmp_path / "config.json").write_text(text)
+
+  def load(leaves):
+    import safetensors.numpy
+
+    safetensors.numpy.save_file(leaves, tmp_path / "weights.safetensors")
+    with pytest.raises(
+      InputError, match="another network|not numbers"
+    ) as error:
+      sseg_jax.load(tmp_path)
+    return str(error.value)
+
+  name = "params/logit_scale"
+  assert f"{name} is missing" in load(
+    {k: v for k, v in weights.items() if k != name}
+  )
+  assert f"{name} is [2]" in load(weights | {name: np.zeros(2, np.float32)})
+  more = weights | {"params/more": np.zeros(2, np.float32)}
+  assert "must be missing" in load(more)
+  assert "not numbers" in load(weights | {name: np.array(True)})
