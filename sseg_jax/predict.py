@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     " its masks and a legend, and the label map as a PNG; prints the share of"
     " each word.",
     (
-      '--checkpoint=runs/quickstart --image=cat.jpg --words="cat, sky"',
+      '--checkpoint=runs/quickstart --image=cat.jpg \\\n    --words="cat, sky"',
       "--checkpoint=org/name --image photos 'more/*.jpg' \\\n"
       "    --words_file=words.txt --out=results --heatmaps",
     ),
@@ -115,7 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   paths = input_files.expand(flags.image)
   heatmaps = named.names if flags.heatmaps else ()
   outputs = result_files.choose(paths, flags.out, heatmaps)
-  _note_count(len(named.names), has_background)
   names = [*(["background"] if has_background else []), *named.names]
   report = _Report(flags.json, len(paths), flags.out, names)
   show = len(paths) > _FEW
@@ -127,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = next(images, None)
     if first is None:
       return report.end()
+    _note_count(len(named.names), has_background)
     model = _load(flags)
     class_set = model.class_set(given, background=has_background)
     for word in model.truncated(class_set):

@@ -133,7 +133,8 @@ def test_a_result_is_a_picture(model, tmp_path):
   assert isinstance(shown, Image.Image) and shown.width > 48
   assert found._repr_png_().startswith(b"\x89PNG")
   found.save(tmp_path / "a.png")
-  assert Image.open(tmp_path / "a.png").size == shown.size
+  with Image.open(tmp_path / "a.png") as saved:
+    assert saved.size == shown.size
   found.save_labels(tmp_path / "b.png")
   with Image.open(tmp_path / "b.png") as labels:
     np.testing.assert_array_equal(np.asarray(labels), found.labels)

@@ -86,7 +86,7 @@ CHANGES = (
   ("model", 3),
   ("model.hidden_dim", 10**9),
   ("model.hidden_dim", -1),
-  ("model.hidden_dim", "32"),
+  ("model.hidden_dim", "many"),
   ("model.num_queries", 9),
   ("model.backbone", "../../etc"),
   ("model.decoder_layers", 0),

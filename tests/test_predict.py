@@ -324,7 +324,7 @@ def test_command(tmp_path, tiny_config, capsys, monkeypatch):
   assert predict.main([*flags, *images, f"--out={out}"]) == 0
   printed = capsys.readouterr().out
   assert "potted plant" in printed and "background" in printed
-  assert len(os.listdir(out)) == 4
+  assert len(os.listdir(out)) == 5  # areas.csv as well
   single = ["--image", str(tmp_path / "a.png"), f"--out={out / 'one.png'}"]
   rest = ["--no_background", "--json", "--templates=subset"]
   assert predict.main([*flags, *single, *rest]) == 0

@@ -37,7 +37,7 @@ def test_words_and_synonyms(given, named):
     ({"cat": 3}, "the value of 'cat' is 3"),
     ({"cat": ["a", ""]}, "'cat': .*word 2 is empty"),
     ({"a": ["cat", "x"], "b": ["Cat"]}, "'Cat' stands for 'a' and for 'b'"),
-    ({"Background": ["sky"]}, "as pixels of no word are called"),
+    ({"Background": ["sky"]}, "the name of pixels that fit no word"),
   ],
 )
 def test_bad_words_are_told(given, message, unchecked_types):

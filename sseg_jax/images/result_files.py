@@ -68,12 +68,11 @@ def choose(
   chosen = []
   for image in images:
     stem = _short(given.stem if is_file else image.stem)
-    kinds = ["labels", *heat_kinds, *([] if is_file else ["overlay"])]
+    kinds = [*([] if is_file else ["overlay"]), "labels", *heat_kinds]
     paths = _free(folder, stem, kinds, inputs, taken)
     taken |= {_key(path) for path in paths}
-    overlay = given if is_file else paths[-1]
-    heats = tuple(paths[1 : 1 + len(heat_kinds)])
-    chosen.append(Results(overlay, paths[0], heats))
+    overlay = given if is_file else paths.pop(0)
+    chosen.append(Results(overlay, paths[0], tuple(paths[1:])))
   files.make_folder("out", folder)
   return chosen
 
