@@ -19,7 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   folder = tempfile.mkdtemp(prefix="sseg_jax_compiled_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import jaxtyping
@@ -30,6 +30,18 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def flags_of_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Removes, for one test, the flags that would end libtpu and the process.
+
+  libtpu reads `XLA_FLAGS` when a process loads it. That of the CPU was loaded
+  before, with all flags.
+  """
+  jax.devices()
+  flags = xla_flags.without_cpu_only(os.environ.get("XLA_FLAGS", ""))
+  monkeypatch.setenv("XLA_FLAGS", flags)
 
 
 @pytest.fixture(scope="session")

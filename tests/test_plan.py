@@ -32,6 +32,8 @@ from sseg_jax.plan import (
   traffic,
 )
 
+pytestmark = pytest.mark.usefixtures("flags_of_libtpu")
+
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 

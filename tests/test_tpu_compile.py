@@ -6,6 +6,8 @@ from sseg_jax.errors import InputError
 from sseg_jax.plan import __main__ as command
 from sseg_jax.plan import chips, generators, step
 
+pytestmark = pytest.mark.usefixtures("flags_of_libtpu")
+
 # Multiply-adds of ViT-S/8 at 224 px, 785 tokens.
 MACS = 22.4e9
 
