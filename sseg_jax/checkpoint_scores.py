@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from sseg_jax import benchmarks, default_config, evaluation, files
+from sseg_jax import benchmarks, evaluation, files
 from sseg_jax.benchmarks import report
 from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError
-from sseg_jax.inference import background
+from sseg_jax.inference import background, sources
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime.progress_bar import counter
 
@@ -71,11 +71,12 @@ def run(
 ) -> dict[str, dict[str, Any]]:
   """Scores a checkpoint, and stores the thresholds that were chosen with it.
 
-  Thresholds are stored only where the checkpoint is used as its config says,
-  with its own combiner, size and templates.
+  Thresholds are stored only in a run's checkpoint that is used as its config
+  says, with its own combiner, size and templates.
 
   Args:
-    path: work directory, or the folder of a step.
+    path: work directory, a step's folder, an exported folder, or a repository
+      of the hub; see `inference.api.load`.
     specs: benchmarks, see `benchmarks.open_benchmark`.
     settings: see `Settings`.
 
@@ -87,8 +88,8 @@ def run(
   out = settings.out
   if out:
     files.make_folder("out", out)
-  loaded = checkpoint.load(path)
-  config = default_config.completed(loaded.config)
+  loaded = sources.read(path)
+  config = loaded.config
   segmenter = SSegSegmenter(
     loaded.params,
     loaded.model_state,

@@ -21,12 +21,16 @@ COMBINERS = ("mean", "sum", "hard", "smallest")
 _OLD_THRESHOLD = 0.95
 
 
-def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def completed(
+  stored: Mapping[str, Any] | ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
   """Returns a stored configuration, completed with fields added since then.
 
   These fields get their defaults, which do not change the stored network. A
   background threshold that equals the old default is removed.
   """
+  if isinstance(stored, ml_collections.ConfigDict):
+    stored = stored.to_dict()
 
   def merge(default, stored):
     return {

@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
   add = group.add_argument
-  add("--checkpoint", help="work directory or a step's folder")
+  add(
+    "--checkpoint",
+    help="work directory, a step's or an exported folder, org/name",
+  )
   add(
     "--classes",
     help="prompt with these names: a file with one a line, in label order, or"

@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"format={flags.format} does not go with --to={flags.to}; give one"
     )
   # The code above starts fast; the imports below load JAX.
-  from sseg_jax.checkpoints import exported
   from sseg_jax.exporting import formats, push, source, write
+  from sseg_jax.inference import sources
 
   if flags.push:
     push.check(flags.push)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not flags.to:
     names, lacking = formats.chosen(flags.format)
   made = source.make(
-    exported.load_either(flags.checkpoint),
+    sources.read(flags.checkpoint),
     words=flags.words,
     templates=flags.templates,
     combiner=flags.combiner,

@@ -12,7 +12,7 @@ from configs import cc12m, cc15m, cc26m, quickstart
 from sseg_jax import evaluate, predict, prompts, train
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.default_config import COMBINERS, completed
-from sseg_jax.inference import background, segmenter
+from sseg_jax.inference import background, segmenter, sources
 from sseg_jax.tokenizer import Tokenizer
 
 CLASSES = prompts.CLASS_NAMES["voc"]
@@ -44,10 +44,16 @@ def perfect_network():
     return (given[:, None] == known).all(-1).astype(jnp.float32)
 
   return types.SimpleNamespace(
-    build=lambda config: ("graph", None, None),
+    build=lambda config: ("graph", {"logit_scale": jnp.zeros(())}, {}),
     apply_image=apply_image,
     apply_text=apply_text,
   )
+
+
+def use(network, monkeypatch):
+  """Lets this network stand for those of all checkpoints."""
+  monkeypatch.setattr(segmenter, "sseg", network)
+  monkeypatch.setattr(sources, "sseg", network)
 
 
 def picture(seed, side):
@@ -121,7 +127,7 @@ def test_a_perfect_network_scores_100_under_the_papers_configs(
   for other in (cc12m, cc15m):
     assert other.get_config().evaluate == config.evaluate
     assert other.get_config().model == config.model
-  monkeypatch.setattr(segmenter, "sseg", perfect_network())
+  use(perfect_network(), monkeypatch)
   workdir = save(tmp_path, config)
   argv = [
     f"--checkpoint={workdir}",
@@ -144,7 +150,7 @@ def test_a_perfect_network_scores_100_under_the_papers_configs(
     "--json",
   ]
   assert predict.main(argv) == 0
-  (result,) = json.loads(capsys.readouterr().out)
+  result = json.loads(capsys.readouterr().out)
   assert result["threshold_source"] == "checkpoint (default)"
   with Image.open(result["labels"]) as found:
     np.testing.assert_array_equal(np.asarray(found), labels)
@@ -155,7 +161,7 @@ def test_every_combiner_has_its_threshold(
   combiner, voc, tmp_path, capsys, monkeypatch
 ):
   """Also the commands take each of them, and choose anew for another one."""
-  monkeypatch.setattr(segmenter, "sseg", perfect_network())
+  use(perfect_network(), monkeypatch)
   workdir = save(tmp_path, small(), thresholds={"voc": 0.07})
   argv = [
     f"--checkpoint={workdir}",
@@ -176,7 +182,7 @@ def test_every_combiner_has_its_threshold(
 def test_no_threshold_from_the_pictures_that_are_scored(
   split, voc, tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(segmenter, "sseg", perfect_network())
+  use(perfect_network(), monkeypatch)
   workdir = save(tmp_path, small())
   lists = voc / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
   (lists / "val2012.txt").write_text((lists / "val.txt").read_text())
@@ -194,7 +200,7 @@ def test_no_threshold_from_the_pictures_that_are_scored(
 def test_a_folder_without_splits_has_no_training_pictures(
   tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(segmenter, "sseg", perfect_network())
+  use(perfect_network(), monkeypatch)
   folder = tmp_path / "mine"
   for part in ("images", "labels"):
     (folder / part).mkdir(parents=True)

@@ -6,8 +6,11 @@ from PIL import Image
 
 from sseg_jax import evaluate, evaluation
 from sseg_jax.benchmarks.sample import Sample
+from sseg_jax.checkpoints import exported
 from sseg_jax.errors import InputError
-from sseg_jax.inference import background, segmenter
+from sseg_jax.exporting import folder as folder_of_export
+from sseg_jax.exporting import source
+from sseg_jax.inference import background, segmenter, sources
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import sseg
 
@@ -232,7 +235,22 @@ def test_command(tmp_path, folder, tiny_config, capsys):
   assert result["step"] == 3
   assert (out / "predictions_pets.png").is_file()
   assert evaluate.main([*argv, "--json", "--max_images=2"]) == 0
-  assert json.loads(capsys.readouterr().out)["pets"]["images"] == 2
+  fewer = json.loads(capsys.readouterr().out)["pets"]
+  assert fewer["images"] == 2
+  # An exported folder has the same scores.
+  made = source.make(sources.read(tmp_path))
+  (tmp_path / "exported").mkdir()
+  exported.save(
+    tmp_path / "exported",
+    {"params": made.loaded.params, "model_state": made.loaded.model_state},
+    folder_of_export.fields(made, "none"),
+  )
+  argv[0] = f"--checkpoint={tmp_path / 'exported'}"
+  assert evaluate.main([*argv, "--json", "--max_images=2"]) == 0
+  same = json.loads(capsys.readouterr().out)["pets"]
+  for name in ("checkpoint", "seconds", "images_per_second"):
+    del same[name], fewer[name]
+  assert same == fewer
 
 
 def test_bad_flags(tmp_path, folder, capsys):

@@ -172,7 +172,7 @@ def test_predict_reads_the_checkpoint(trained, tmp_path, capsys):
   image = workdir / "data" / "plain" / "images" / "00000.png"
   argv = [f"--checkpoint={workdir}", f"--image={image}", f"--out={tmp_path}"]
   assert predict.main([*argv, "--words=ball, grass", "--json"]) == 0
-  (result,) = json.loads(capsys.readouterr().out)
+  result = json.loads(capsys.readouterr().out)
   assert set(result["areas"]) == {"background", "ball", "grass"}
   assert sum(result["areas"].values()) == pytest.approx(1)
   assert pathlib.Path(result["overlay"]).is_file()

@@ -36,9 +36,18 @@ _CLOCK_EVERY_STEPS = 20
 
 
 class Loaded(NamedTuple):
-  """The inference half of a checkpoint; every array is a NumPy array."""
+  """The inference half of a checkpoint; every array is a NumPy array.
 
-  config: dict[str, Any]
+  Attributes:
+    config: of the run: a dict as it was stored, or a `ConfigDict`.
+    params: nested dict of arrays.
+    model_state: nested dict of running statistics.
+    step: of training.
+    metadata: thresholds and whatever else was stored.
+    folder: of the step; None for what is no checkpoint of a run.
+  """
+
+  config: Any
   params: dict
   model_state: dict
   step: int

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from sseg_jax import files
-from sseg_jax.checkpoints import checkpoint, named_arrays
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.checkpoints.checkpoint import Loaded
 from sseg_jax.errors import InputError
 
@@ -39,12 +39,6 @@ def is_exported(path: str | os.PathLike) -> bool:
   """Whether a folder has the two files of an export."""
   folder = Path(files.expand(path))
   return all((folder / name).is_file() for name in (WEIGHTS, CONFIG))
-
-
-def load_either(path: str | os.PathLike, step: int | None = None) -> Loaded:
-  """Reads an exported folder (`load`), or a checkpoint (`checkpoint.load`)."""
-  path = files.expand(path)
-  return load(path) if is_exported(path) else checkpoint.load(path, step=step)
 
 
 def load(path: str | os.PathLike) -> Loaded:

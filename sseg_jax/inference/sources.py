@@ -6,36 +6,19 @@ else is JSON. The network is built by this package, and the arrays must fit it.
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from sseg_jax import config_files, default_config, files
 from sseg_jax.checkpoints import checkpoint, exported, hub, named_arrays
+from sseg_jax.checkpoints.checkpoint import Loaded
 from sseg_jax.errors import InputError
 from sseg_jax.models import fields, sseg
 
 # Below an exported folder, where it has one folder for each format.
 _FORMAT = "safetensors"
-
-
-class Read(NamedTuple):
-  """A model as it was stored.
-
-  Attributes:
-    config: of the run, complete and locked.
-    params: nested dict of arrays.
-    model_state: nested dict of running statistics.
-    step: of training.
-    metadata: as `checkpoint.load` returns it.
-  """
-
-  config: ConfigDict
-  params: dict
-  model_state: dict
-  step: int
-  metadata: dict[str, Any]
 
 
 def read(
@@ -44,8 +27,13 @@ def read(
   step: int | None = None,
   revision: str | None = None,
   sha256: str | None = None,
-) -> Read:
-  """Reads a model from any of the places; the arguments as for `api.load`."""
+) -> Loaded:
+  """Reads a model from any of the places; the arguments as for `api.load`.
+
+  Returns:
+    As `checkpoint.load` does, with the config complete and locked, and with the
+    place in `metadata["source"]`. `folder` is None for exported weights.
+  """
   place = files.expand(source)
   origin = place
   repository = hub.repository(place)
@@ -71,12 +59,8 @@ def read(
     loaded = exported.load(folder)
   config = _config(loaded.config, origin)
   _check_arrays(loaded, config, origin)
-  return Read(
-    config,
-    loaded.params,
-    loaded.model_state,
-    loaded.step,
-    {**loaded.metadata, "source": origin},
+  return loaded._replace(
+    config=config, metadata={**loaded.metadata, "source": origin}
   )
 
 
