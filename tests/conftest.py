@@ -32,6 +32,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+# The files that take longest. Their tests start several processes.
+_FIRST = ("test_multihost.py", "test_kill_trials.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Starts the longest first: else one worker waits for another at the end."""
+  items.sort(key=lambda item: item.path.name not in _FIRST)
+
+
 @pytest.fixture
 def flags_of_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
   """Removes, for one test, the flags that would end libtpu and the process.
