@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import Int
 
 from sseg_jax.benchmarks.miou import Confusion, rounded, speed
 from sseg_jax.benchmarks.sample import Benchmark, Sample, spread
@@ -21,6 +20,9 @@ from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 from sseg_jax.inference.padding import pad_rows
 from sseg_jax.pseudo_masks.generator import PseudoMasks
+from sseg_jax.pseudo_masks.sizes import resized, segment_size
+
+__all__ = ["oracle_labels", "score", "segment_size"]
 
 # Place in the benchmark, resized image, sample.
 _Batch = list[tuple[int, np.ndarray, Sample]]
@@ -160,20 +162,6 @@ def _segmented(
   return segment
 
 
-def segment_size(
-  h: int, w: int, *, image_size: int, stride: int
-) -> tuple[int, int]:
-  """Size at which a picture is segmented: multiples of the stride.
-
-  The short side becomes `image_size`, both sides are rounded half up.
-  """
-  factor = image_size / min(h, w) / stride
-  return (
-    stride * max(1, int(h * factor + 0.5)),
-    stride * max(1, int(w * factor + 0.5)),
-  )
-
-
 def _batches(
   benchmark: Benchmark,
   indices: list[int],
@@ -193,20 +181,7 @@ def _batches(
     shape = (1, 1) if square else sample.labels.shape
     size = segment_size(*shape, image_size=image_size, stride=stride)
     group = waiting.setdefault(size, [])
-    group.append((i, _resize(sample.image, *size), sample))
+    group.append((i, resized(sample.image, *size), sample))
     if len(group) == batch_size:
       yield waiting.pop(size)
   yield from waiting.values()
-
-
-def _resize(
-  image: UInt8[np.ndarray, "h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-  """Resizes as pictures are resized for training, with antialiasing.
-
-  Without it the oracle score of clustered pixels falls by a point.
-  """
-  resized = Image.fromarray(image).resize(
-    (width, height), Image.Resampling.BILINEAR
-  )
-  return np.asarray(resized)
