@@ -125,6 +125,21 @@ def test_masks_of_queries_and_their_words(model):
   assert areas == sorted(areas, reverse=True)
 
 
+@pytest.mark.parametrize("size", [(32, 48), (70, 200), (5, 7), (1, 3000)])
+def test_pseudo_masks_are_the_regions_of_a_picture(model, size):
+  fields = {"generator": "pixels", "k": 3, "stride": 4, "init": "farthest"}
+  model.segmenter.config.pseudo_masks.update(fields)
+  image, labels = stripes(*size)
+  found = model.pseudo_masks(image)
+  assert found.shape == size and found.min() >= 0 and found.max() < 3
+  if min(size) < 32:
+    return  # the stripes are not as wide as cells
+  for number in range(3):
+    inside = labels == number
+    one = np.bincount(found[inside], minlength=3)
+    assert one.max() > 0.8 * inside.sum()  # away from the edges
+
+
 def test_a_result_is_a_picture(model, tmp_path):
   image, _ = stripes(32, 48)
   found = model.segment(Image.fromarray(image), "red, green, blue")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from sseg_jax import prompts
 from sseg_jax.errors import InputError
@@ -20,6 +20,7 @@ from sseg_jax.inference.background import (
   stored,
   without_labels,
 )
+from sseg_jax.inference.clusters import Clusters
 from sseg_jax.inference.result import QueryMask, Segmentation, Source
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter, winners
 from sseg_jax.inference.sources import read
@@ -244,6 +245,18 @@ class Model:
   def scores(self, image: Any, words: Words) -> Float[np.ndarray, "h w c"]:
     """Scores of every word at every pixel; the arguments as for `segment`."""
     return self.segmenter.scores(given.pixels(image), self.class_set(words))
+
+  def pseudo_masks(self, image: Any) -> Int[np.ndarray, "h w"]:
+    """Returns the pseudo-masks that training would learn from.
+
+    Their numbers 0..k-1 have no meaning. The image as for `segment`. InputError
+    for a bad picture, and for weights that cannot be downloaded.
+    """
+    return self._clusters(given.pixels(image))
+
+  @functools.cached_property
+  def _clusters(self) -> Clusters:
+    return Clusters(self.segmenter.config)
 
   def class_set(self, words: Words, *, background: bool = False) -> ClassSet:
     """Returns words as this model takes them.
