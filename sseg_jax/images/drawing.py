@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from sseg_jax.images import lettering
 from sseg_jax.images.label_maps import ignored_label
 from sseg_jax.images.line_chart import curve
 from sseg_jax.images.palette import palette
@@ -28,9 +29,6 @@ __all__ = [
   "save_labels",
 ]
 
-_INK = (32, 32, 36)
-_PALE = (120, 120, 128)
-_PAPER = (255, 255, 255)
 _BAND_PIXELS = 2**20
 
 
@@ -97,19 +95,6 @@ def _edges(labels: np.ndarray, width: int) -> np.ndarray:
   return edge
 
 
-def _font(
-  size: int, text: str = ""
-) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-  if not text.isascii():
-    # Pillow's own font has only Latin letters.
-    for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial.ttf"):
-      try:
-        return ImageFont.truetype(name, size)
-      except OSError:
-        continue
-  return ImageFont.load_default(size)
-
-
 def legend(
   entries: Sequence[tuple[tuple[int, int, int], str, str]],
   *,
@@ -131,9 +116,9 @@ def legend(
   columns = [entries[i : i + rows] for i in range(0, len(entries), rows)]
   plans = []
   for column in columns:
-    names = [_fitted(name, size, max_width) for _, name, _ in column]
-    wide = max(_font(size, n).getlength(n) for n in names)
-    value = max(_font(size, v).getlength(v) for _, _, v in column)
+    names = [lettering.fitted(name, size, max_width) for _, name, _ in column]
+    wide = max(lettering.font(size, n).getlength(n) for n in names)
+    value = max(lettering.font(size, v).getlength(v) for _, _, v in column)
     plans.append((column, names, round(wide), round(value)))
   width = gap + sum(
     line + wide + value + (gap if value else 0) + gap
@@ -141,7 +126,7 @@ def legend(
   )
   longest = max((len(column) for column in columns), default=0)
   canvas = Image.new(
-    "RGB", (width, max(height, 2 * gap + longest * line)), _PAPER
+    "RGB", (width, max(height, 2 * gap + longest * line)), lettering.PAPER
   )
   draw = ImageDraw.Draw(canvas)
   x = gap
@@ -151,24 +136,15 @@ def legend(
     ):
       y = gap + i * line
       box = (x, y + 2, x + size, y + 2 + size)
-      draw.rectangle(box, colour, outline=_PALE)
+      draw.rectangle(box, colour, outline=lettering.PALE)
       middle = y + 2 + size // 2
-      font = _font(size, name)
-      draw.text((x + line, middle), name, _INK, font, anchor="lm")
+      font = lettering.font(size, name)
+      draw.text((x + line, middle), name, lettering.INK, font, anchor="lm")
       if text:
         right = x + line + wide + gap + value
-        draw.text((right, middle), text, _PALE, font, anchor="rm")
+        draw.text((right, middle), text, lettering.PALE, font, anchor="rm")
     x += line + wide + value + (gap if value else 0) + gap
   return np.asarray(canvas)
-
-
-def _fitted(text: str, size: int, width: int) -> str:
-  font = _font(size, text)
-  if font.getlength(text) <= width:
-    return text
-  while text and font.getlength(text + "...") > width:
-    text = text[:-1]
-  return text + "..."
 
 
 def beside(*parts: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -257,7 +233,7 @@ def grid(
       2 * gap + pairs * wide + (pairs - 1) * 3 * gap,
       head + sum(heights) + gap * len(lines),
     ),
-    _PAPER,
+    lettering.PAPER,
   )
   draw = ImageDraw.Draw(canvas)
   y = head
@@ -274,7 +250,7 @@ def grid(
         x = gap + i * (wide + 3 * gap) + j * (cell + gap)
         if y == head:
           at = (x + cell // 2, head // 2)
-          draw.text(at, title, _INK, _font(16), anchor="mm")
+          draw.text(at, title, lettering.INK, lettering.font(16), anchor="mm")
         small = Image.fromarray(part).resize((w, h), method)
         canvas.paste(small, (x + (cell - w) // 2, y + (height - h) // 2))
     y += height + gap
