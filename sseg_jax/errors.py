@@ -13,6 +13,10 @@ class InputError(ValueError):
   remedy.
   """
 
+  def _render_traceback_(self) -> list[str]:
+    """Is what notebooks print in place of a traceback."""
+    return [f"error: {self}"]
+
 
 class Unavailable(RuntimeError):  # noqa: N818, says what it is
   """Something outside of this process was not available in time.

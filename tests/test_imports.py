@@ -32,7 +32,7 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
-  {"checkpoint_scores"},
+  {"checkpoint_scores", "figures"},
   {"evaluation"},
   {
     "config_check",

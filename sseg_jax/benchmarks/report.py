@@ -107,7 +107,7 @@ def draw(
         title=f"{name}: mIoU against the background threshold",
         x="background threshold",
         y="mIoU",
-        mark=(t, result["mIoU"], f"{result['mIoU']:.2f} at {t:g}"),
+        mark=(t, result["mIoU"], f"{result['mIoU']:.2f} at {t:.3g}"),
       )
     except (InputError, OSError) as error:
       print(f"no curve of {name}: {error}", file=sys.stderr)

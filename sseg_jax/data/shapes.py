@@ -277,6 +277,38 @@ def _write_benchmark(
     (folder / "labels" / f"{i:05d}.png").write_bytes(labels)
 
 
+def write_things(
+  folder: str | os.PathLike, *, train_size: int = 32, val_size: int = 32
+) -> Path:
+  """Writes plain pictures as a benchmark in which grounds are background.
+
+  Its classes are `THINGS`. It has the splits "train", on which a background
+  threshold can be chosen, and "val". See `benchmarks.folder.Folder`.
+
+  Args:
+    folder: made where missing; files of the same name are replaced.
+    train_size: number of pictures of "train".
+    val_size: number of pictures of "val".
+
+  Returns:
+    The folder.
+  """
+  root = files.path(str(folder))
+  sizes = {"train": train_size, "val": val_size}
+  for split in SPLITS:
+    for part in ("images", "labels"):
+      (root / part / split).mkdir(parents=True, exist_ok=True)
+    for i in range(sizes[split]):
+      scene, name = render("plain", split, i), f"{split}/{i:05d}.png"
+      numbers = scene.labels + np.uint8(1)
+      things = np.where(numbers <= len(THINGS), numbers, np.uint8(0))
+      (root / "images" / name).write_bytes(png(scene.image))
+      (root / "labels" / name).write_bytes(png(things))
+  names = ("background", *THINGS)
+  (root / "classes.txt").write_text("\n".join(names) + "\n")
+  return root
+
+
 @errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes the data set from the command line."""

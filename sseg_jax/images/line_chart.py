@@ -2,9 +2,34 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from sseg_jax.errors import InputError
 from sseg_jax.images.palette import palette
+
+
+def axes(size: tuple[float, float], dpi: int) -> tuple[Any, Any]:
+  """Returns an empty figure of matplotlib, whose canvas draws pixels, and axes.
+
+  Args:
+    size: width and height in inches.
+    dpi: pixels an inch.
+
+  Raises:
+    InputError: matplotlib is not installed.
+  """
+  try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+  except ImportError as error:
+    raise InputError(
+      "matplotlib is not installed; curves need it: pip install matplotlib"
+    ) from error
+  figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+  FigureCanvasAgg(figure)
+  plot = figure.add_subplot()
+  plot.spines[["top", "right"]].set_visible(False)
+  return figure, plot
 
 
 def curve(
@@ -20,28 +45,26 @@ def curve(
 
   Needs matplotlib; InputError says so where it is missing.
   """
-  try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise InputError(
-      "matplotlib is not installed; curves need it: pip install matplotlib"
-    ) from error
-  figure = Figure(figsize=(6, 3.8), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
+  figure, plot = axes((6, 3.8), dpi=150)
   colours = palette(len(lines), has_background=False)
   for i, (name, (abscissae, ordinates)) in enumerate(lines.items()):
     colour = colours[i] / 255
-    axes.plot(abscissae, ordinates, color=colour, label=name, linewidth=1.8)
+    plot.plot(abscissae, ordinates, color=colour, label=name, linewidth=1.8)
   if mark:
-    axes.plot(*mark[:2], "o", color="black", markersize=6)
-    axes.annotate(
-      mark[2], mark[:2], (8, -14), textcoords="offset points", fontsize=9
+    plot.plot(*mark[:2], "o", color="black", markersize=6)
+    low, high = plot.get_xlim()
+    right = mark[0] > (low + high) / 2  # text to the left has more room
+    plot.annotate(
+      mark[2],
+      mark[:2],
+      (-8 if right else 8, -14),
+      textcoords="offset points",
+      ha="right" if right else "left",
+      fontsize=9,
+      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
-  axes.set(title=title, xlabel=x, ylabel=y)
-  axes.grid(alpha=0.25)
-  axes.spines[["top", "right"]].set_visible(False)
+  plot.set(title=title, xlabel=x, ylabel=y)
+  plot.grid(alpha=0.25)
   if len(lines) > 1:
-    axes.legend(frameon=False)
+    plot.legend(frameon=False)
   figure.savefig(path)
