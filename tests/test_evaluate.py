@@ -197,11 +197,11 @@ def folder(tmp_path_factory):
   return root
 
 
-def save_checkpoint(workdir, config, **metadata):
+def save_checkpoint(workdir, config, seed=0, **metadata):
   from sseg_jax import train_step
   from sseg_jax.checkpoints.checkpoint import Checkpoints
 
-  params, model_state = sseg.init(config, 0)
+  params, model_state = sseg.init(config, seed)
   state = train_step.TrainState(
     step=np.int32(3), params=params, model_state=model_state, opt_state=()
   )
