@@ -119,11 +119,12 @@ def run(tmp_path, tiny_config):
       for source in added
     ]
     os.makedirs(tmp_path / "here", exist_ok=True)
+    places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     nbclient.NotebookClient(
       notebook,
       timeout=300,
       resources={"metadata": {"path": str(tmp_path / "here")}},
-    ).execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+    ).execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(places)})
     return [c for c in notebook.cells if c.cell_type == "code"]
 
   return run
