@@ -7,7 +7,9 @@ import os
 import pathlib
 import re
 import shlex
+import sys
 import tomllib
+import types
 
 import numpy as np
 import pytest
@@ -42,6 +44,8 @@ def replaced(settings, values):
 
 
 def test_outputs_are_not_stored():
+  # jupyter nbconvert --clear-output --ClearMetadataPreprocessor.enabled=True
+  # --inplace launch/evaluate_colab.ipynb
   for cell in NOTEBOOK["cells"]:
     if cell["cell_type"] == "code":
       assert cell["outputs"] == [] and cell["execution_count"] is None
@@ -93,6 +97,28 @@ def test_the_quickstart_is_trained_by_a_command_that_exists():
   flags, config = main.parse(shlex.split(line.replace("{CHECKPOINT}", where)))
   assert flags.workdir == where and config.data.source == "shapes"
   config_check.check(config)
+
+
+def test_drive_and_an_upload_are_asked_for_in_colab_alone(monkeypatch):
+  asked = []
+  colab = types.ModuleType("google.colab")
+  colab.drive = types.SimpleNamespace(mount=asked.append)
+  colab.files = types.SimpleNamespace(upload=lambda: {"mine.jpg": b""})
+  (drive,) = [source for source in sources() if "drive.mount" in source]
+  (picture,) = [source for source in sources() if "files.upload" in source]
+  names = {"sys": sys, "CHECKPOINT": "/content/drive/MyDrive/run", "OUT": "out"}
+  exec(drive, dict(names))
+  assert asked == []
+  monkeypatch.setitem(sys.modules, "google.colab", colab)
+  exec(drive, {**names, "CHECKPOINT": "org/name"})
+  assert asked == []
+  exec(drive, dict(names))
+  assert asked == ["/content/drive"]
+  model = types.SimpleNamespace(segment=lambda image, *_, **__: image)
+  for given, wanted in {"upload": "mine.jpg", "a.png": "a.png"}.items():
+    names = {"model": model, "IMAGE": given, "WORDS": "", "BACKGROUND": True}
+    exec(picture, names)
+    assert names["result"] == wanted
 
 
 @pytest.fixture

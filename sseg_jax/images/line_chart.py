@@ -57,7 +57,7 @@ def curve(
     plot.annotate(
       mark[2],
       mark[:2],
-      (-8 if right else 8, -14),
+      (-8 if right else 8, -24),
       textcoords="offset points",
       ha="right" if right else "left",
       fontsize=9,
