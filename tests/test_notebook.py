@@ -44,11 +44,10 @@ def replaced(settings, values):
 
 
 def test_outputs_are_not_stored():
-  # jupyter nbconvert --clear-output --ClearMetadataPreprocessor.enabled=True
-  # --inplace launch/evaluate_colab.ipynb
   for cell in NOTEBOOK["cells"]:
     if cell["cell_type"] == "code":
-      assert cell["outputs"] == [] and cell["execution_count"] is None
+      stored = cell["outputs"], cell["execution_count"]
+      assert stored == ([], None), "clear all outputs before you save it"
     assert cell["metadata"] == {}, "remove what a program for notebooks added"
   assert "widgets" not in NOTEBOOK["metadata"]
 

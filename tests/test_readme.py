@@ -17,13 +17,13 @@ from PIL import Image
 from test_evaluate import save_checkpoint
 from test_train_end_to_end import ENVIRONMENT, TINY
 
-from sseg_jax.data import shapes
+from sseg_jax.data import drawing, shapes
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Flags that are added where a command would take long.
 SHORTER = {
   "predict": ["--no_compile_cache"],
-  "export": ["--format=safetensors"],
+  "export": ["--format=safetensors", "--images=picture.png"],
   "prepare": ["--workers=0"],
 }
 TRAINED = {
@@ -107,8 +107,12 @@ def folder(tmp_path, tiny_config, monkeypatch):
       row = {"file_name": f"{i}.png", "caption": f"a photo of colour {i}"}
       file.write(json.dumps(row) + "\n")
   voc(tmp_path / "DATA" / "VOCdevkit" / "VOC2012")
-  annotations = [{"segmentation": box(1, 1, 4, 3)}]
-  write_coco(tmp_path / "DATA" / "coco", coco_data(annotations))
+  # Of the size of the others, so that one program serves all.
+  size = (drawing.SIDE, drawing.SIDE)
+  annotations = [{"segmentation": box(1, 1, 40, 30)}]
+  write_coco(
+    tmp_path / "DATA" / "coco", coco_data(annotations, size=size), size=size
+  )
   return tmp_path
 
 
