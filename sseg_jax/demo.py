@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from sseg_jax import command_line, files
+from sseg_jax import command_line
 from sseg_jax.errors import InputError, reported
 from sseg_jax.page.limits import Limits
 
@@ -23,15 +23,8 @@ def _parser() -> argparse.ArgumentParser:
       "--checkpoint=org/name --host=0.0.0.0 --port=8080 \\\n    --max_words=20",
     ),
   )
+  command_line.add_checkpoint(parser)
   add = parser.add_argument
-  add(
-    "--checkpoint",
-    required=True,
-    type=files.expand,
-    help="work directory, a step's folder, a folder that `export` wrote, or a"
-    " repository org/name of the Hugging Face hub",
-  )
-  add("--revision", help="commit, branch or tag of a repository")
   add(
     "--host",
     default="127.0.0.1",

@@ -78,6 +78,14 @@ def test_the_slider_runs_no_network(handlers, path):
     handlers.move(float("nan"), "me")
 
 
+def test_a_visitor_has_one_file_to_download(handlers, path):
+  first = handlers.find(path, WORDS, "me").file
+  other = handlers.find(path, WORDS, "other").file
+  second = handlers.move(10, "me").file
+  assert second.exists() and other.exists() and not first.exists()
+  assert second != first  # browsers keep files by their names
+
+
 def test_threshold_0_gives_every_pixel_a_word(handlers, path):
   handlers.find(path, WORDS, "me")
   view = handlers.move(0, "me")

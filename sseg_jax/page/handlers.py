@@ -4,9 +4,11 @@ Nothing here knows of Gradio, so all of it can be called from a test.
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 import secrets
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,7 @@ class Handlers:
     self.limits = limits or Limits()
     self.kept = Kept(self.limits.kept * 10**6)
     self.folder = Path(folder) / RESULTS
+    self._secret = secrets.token_hex()
 
   def find(
     self, path: str | os.PathLike | None, text: str | None, session: str | None
@@ -114,7 +117,7 @@ class Handlers:
       notes.append(f"The picture was scaled down to {w} x {h} pixels.")
     if session:
       self.kept.put(session, found)
-    return self._view(found, notes, Path(path).stem)
+    return self._view(found, notes, Path(path).stem, session)
 
   def move(self, percent: float, session: str | None) -> View:
     """Applies another threshold to the visitor's result.
@@ -129,7 +132,7 @@ class Handlers:
     if not 0 <= percent <= 100:
       raise InputError(f"The threshold is {percent} %; choose 0 to 100.")
     threshold = percent / 100 * float(found.scores.max())
-    return self._view(found.with_threshold(threshold), [], "picture")
+    return self._view(found.with_threshold(threshold), [], "picture", session)
 
   def heat(self, word: str, session: str | None) -> Image.Image:
     """Draws where in the visitor's picture a word scores high.
@@ -181,7 +184,13 @@ class Handlers:
       raise InputError("The result is no longer here. Press “Find” again.")
     return found
 
-  def _view(self, found: Segmentation, notes: list[str], stem: str) -> View:
+  def _view(
+    self,
+    found: Segmentation,
+    notes: list[str],
+    stem: str,
+    session: str | None,
+  ) -> View:
     assert found.image is not None and found.threshold is not None
     colours = found.colours
     regions, missing = [], []
@@ -206,12 +215,17 @@ class Handlers:
       notes=tuple(notes),
       percent=round(percent, 1),
       threshold=found.threshold,
-      file=self._write(found, stem),
+      file=self._write(found, stem, session),
     )
 
-  def _write(self, found: Segmentation, stem: str) -> Path:
-    # A name that nobody can guess: whoever knows it may download the file.
-    folder = self.folder / secrets.token_urlsafe(16)
+  def _write(self, found: Segmentation, stem: str, session: str | None) -> Path:
+    """Writes the file to download, instead of the visitor's last one."""
+    # Names that nobody can guess: who knows them may download the file.
+    key = f"{self._secret}{session or secrets.token_hex()}"
+    own = self.folder / hashlib.sha256(key.encode()).hexdigest()
+    shutil.rmtree(own, ignore_errors=True)
+    # A new name each time: browsers keep files by their names.
+    folder = own / secrets.token_hex(8)
     folder.mkdir(parents=True)
     path = folder / f"{stem[:80]}_regions.png"
     found.save(path)

@@ -57,62 +57,35 @@ def build(
     )
     with gr.Row(equal_height=False):
       with gr.Column(scale=5, min_width=320):
-        picture = Picture(
-          label="Picture",
-          sources=["upload", "webcam", "clipboard"],
-          type="filepath",
-          image_mode=None,
-          height=340,
-          buttons=[],
-          elem_id="picture",
-        )
-        words = gr.Textbox(
-          label="What to look for",
-          placeholder="cat, sky, grass",
-          info="Words with commas between them",
-          lines=1,
-          max_lines=4,
-          elem_id="words",
-        )
-        button = gr.Button("Find", variant="primary", elem_id="find")
-        note = gr.HTML(elem_id="note", visible=False, padding=False)
-        if examples:
-          samples = gr.Examples(
-            [list(example) for example in examples],
-            [picture, words],
-            cache_examples=False,
-            visible_columns=[0],
-            label="Or try one of these",
-            elem_id="examples",
-            api_visibility="private",
-          )
+        given = _given(examples)
       with gr.Column(scale=6, min_width=320):
         empty = gr.HTML(_EMPTY, padding=False)
         shown = _result()
-    outputs = [
-      empty,
-      note,
-      shown.box,
-      shown.regions,
-      shown.slider,
-      shown.heat_word,
-      shown.heat_map,
-      shown.download,
-    ]
     asked: dict[str, Any] = {
       "fn": _find(handlers),
-      "inputs": [picture, words],
-      "outputs": outputs,
+      "inputs": [given.picture, given.words],
+      "outputs": [
+        empty,
+        given.note,
+        shown.box,
+        shown.regions,
+        shown.slider,
+        shown.heat_word,
+        shown.heat_map,
+        shown.download,
+      ],
       # One at a time: a second picture would only take the processor from it.
       "concurrency_limit": 1,
       "concurrency_id": "network",
       "show_progress_on": [shown.regions, empty],
       "api_visibility": "undocumented",
     }
-    gr.on([button.click, words.submit], **asked, api_name="find")
-    if examples:
-      samples.load_input_event.then(**asked, api_name="find_example")
-    _connect(handlers, shown, note)
+    pressed = [given.button.click, given.words.submit]
+    gr.on(pressed, **asked, api_name="find")
+    if given.samples:
+      chosen = given.samples.load_input_event
+      chosen.then(**asked, api_name="find_example")
+    _connect(handlers, shown, given.note)
     page.unload(_forget(handlers))
     gr.HTML(
       f"<p>Pictures up to {limits.megapixels} megapixels, up to"
@@ -122,6 +95,50 @@ def build(
     )
   page.queue(max_size=limits.waiting, default_concurrency_limit=_LOOKING)
   return page
+
+
+class _Given:
+  """The parts in which a visitor gives something."""
+
+  picture: Picture
+  words: gr.Textbox
+  button: gr.Button
+  note: gr.HTML
+  samples: gr.Examples | None = None
+
+
+def _given(examples: Sequence[tuple[str, str]]) -> _Given:
+  given = _Given()
+  given.picture = Picture(
+    label="Picture",
+    sources=["upload", "webcam", "clipboard"],
+    type="filepath",
+    image_mode=None,
+    height=340,
+    buttons=[],
+    elem_id="picture",
+  )
+  given.words = gr.Textbox(
+    label="What to look for",
+    placeholder="cat, sky, grass",
+    info="Words with commas between them",
+    lines=1,
+    max_lines=4,
+    elem_id="words",
+  )
+  given.button = gr.Button("Find", variant="primary", elem_id="find")
+  given.note = gr.HTML(elem_id="note", visible=False, padding=False)
+  if examples:
+    given.samples = gr.Examples(
+      [list(example) for example in examples],
+      [given.picture, given.words],
+      cache_examples=False,
+      visible_columns=[0],
+      label="Or try one of these",
+      elem_id="examples",
+      api_visibility="private",
+    )
+  return given
 
 
 class _Result:

@@ -4,6 +4,7 @@ Import this module only where Gradio is installed.
 """
 
 import contextlib
+import hashlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,10 +63,10 @@ with _no_stubs():
       """Writes the files of a view."""
       if not isinstance(value, View):
         return None
-      folder = Path(self.GRADIO_CACHE) / secrets.token_urlsafe(16)
+      cache = Path(self.GRADIO_CACHE)
+      folder = cache / secrets.token_hex(16)
       folder.mkdir(parents=True)
-      picture = folder / "picture.jpg"
-      Image.fromarray(value.image).save(picture, quality=90)
+      picture = _write_picture(value.image, cache)
       annotations = []
       for number, region in enumerate(value.regions):
         path = folder / f"{number}.png"
@@ -76,6 +77,21 @@ with _no_stubs():
       return AnnotatedImageData(
         image=FileData(path=str(picture)), annotations=annotations
       )
+
+
+def _write_picture(image: np.ndarray, cache: Path) -> Path:
+  """Writes a picture once, whatever the number of its views."""
+  digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes())
+  path = cache / digest.hexdigest() / "picture.jpg"
+  if path.exists():
+    path.touch()  # it is in use, so it is not deleted yet
+    return path
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Another visitor may ask for the same picture meanwhile.
+  part = path.with_name(f"{secrets.token_hex(8)}.jpg")
+  Image.fromarray(image).save(part, quality=90)
+  part.replace(path)
+  return path
 
 
 def _write_mask(mask: np.ndarray, colour: str, path: Path) -> None:

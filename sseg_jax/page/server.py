@@ -153,7 +153,7 @@ def _free_port(host: str, port: int) -> int:
       listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
       listener.bind(address)
       return listener.getsockname()[1]
-  except socket.gaierror as error:
+  except (socket.gaierror, UnicodeError) as error:
     raise InputError(
       f"host={host}: is no address of this machine; use 127.0.0.1, or 0.0.0.0"
       " for all its addresses"
