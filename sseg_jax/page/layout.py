@@ -104,7 +104,7 @@ class _Given:
   words: gr.Textbox
   button: gr.Button
   note: gr.HTML
-  samples: gr.Examples | None = None
+  samples: Any = None  # gr.Examples
 
 
 def _given(examples: Sequence[tuple[str, str]]) -> _Given:
