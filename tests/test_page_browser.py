@@ -1,5 +1,6 @@
 """The page in Chromium, as a visitor uses it."""
 
+import gc
 import pathlib
 import shutil
 import time
@@ -68,6 +69,7 @@ def visit(browser, monkeypatch, tmp_path):
   for context in contexts:
     context.close()
   layout.gr.close_all(verbose=False)
+  gc.collect()  # sockets that libraries left open, while nobody minds
   assert not foreign, "the page asks other servers"
   assert not errors
 
