@@ -1,5 +1,7 @@
 """The page's server on a free port of this machine, asked as a browser does."""
 
+import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -52,6 +54,10 @@ def page(monkeypatch, tmp_path):
   )
   yield address, handlers
   layout.gr.close_all(verbose=False)
+  # Gradio has made one for this thread, and leaves it open.
+  with contextlib.suppress(RuntimeError):
+    asyncio.get_event_loop().close()
+  asyncio.set_event_loop(None)
   gc.collect()  # sockets that libraries left open, while nobody minds
 
 
