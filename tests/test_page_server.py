@@ -296,6 +296,7 @@ def test_the_space_starts(checkpoint, tmp_path):
     "CHECKPOINT": str(checkpoint),
     "GRADIO_SERVER_PORT": "0",
     "GRADIO_SERVER_NAME": "127.0.0.1",
+    "TMPDIR": str(tmp_path),
   }
   process = subprocess.Popen(
     [sys.executable, "app.py"],
