@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from sseg_jax import default_config, prompts
+from sseg_jax import default_config, files, prompts
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,6 +28,20 @@ class Parser(argparse.ArgumentParser):
     """Returns the usual help, and the examples below it."""
     lines = [f"  {self.prog} {example}" for example in self._examples]
     return "\n".join([super().format_help(), "examples:", *lines, ""])
+
+
+def add_checkpoint(parser: argparse._ActionsContainer) -> None:
+  """Adds `--checkpoint` and `--revision`, which name what `load` reads."""
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    type=files.expand,
+    help="work directory, a step's folder, a folder that `export` wrote, or a"
+    " repository org/name of the Hugging Face hub",
+  )
+  parser.add_argument(
+    "--revision", help="commit, branch or tag of a repository"
+  )
 
 
 def add_templates_and_combiner(parser: argparse._ActionsContainer) -> None:

@@ -37,15 +37,8 @@ def _parser() -> argparse.ArgumentParser:
       "    --words_file=words.txt --out=results --heatmaps",
     ),
   )
+  command_line.add_checkpoint(parser)
   add = parser.add_argument
-  add(
-    "--checkpoint",
-    required=True,
-    type=files.expand,
-    help="work directory, a step's folder, a folder that `export` wrote, or a"
-    " repository org/name of the Hugging Face hub",
-  )
-  add("--revision", help="commit, branch or tag of a repository")
   add(
     "--image",
     required=True,

@@ -11,6 +11,7 @@ from test_segmenter import COLOURS, PARAMS, config, fake_network, stripes
 from sseg_jax.errors import InputError
 from sseg_jax.inference import segmenter
 from sseg_jax.inference.api import Model, Segmentation
+from sseg_jax.inference.background import with_background
 from sseg_jax.inference.segmenter import SSegSegmenter
 
 
@@ -108,6 +109,40 @@ def test_scores_of_one_word_and_its_heat_map(model):
     found.heatmap("teal")
   with pytest.raises(InputError, match="none of the words"):
     found.heatmap("background")
+
+
+def test_another_threshold_needs_no_network(model):
+  image, _ = stripes(40, 90)
+  image[:, 40:50] //= 2  # scores that differ
+  found = model.segment(image, COLOURS, background=False)
+  calls = []
+  model.segmenter._encode_windows = lambda *a: calls.append(a)
+  for threshold in (0.0, 0.5, float(np.median(found.scores)), 2.0):
+    other = found.with_threshold(threshold)
+    np.testing.assert_array_equal(
+      other.labels,
+      with_background(
+        np.eye(3)[found.labels] * found.scores[..., None], threshold
+      ),
+    )
+    assert other.names == ("background", *COLOURS)
+    assert other.threshold == threshold
+    assert other.areas["background"] == (other.labels == 0).mean()
+    # And from there to a third one.
+    same(other.with_threshold(0.3), found.with_threshold(0.3))
+  assert not calls
+  for bad in (-1.0, float("nan")):
+    with pytest.raises(InputError, match="background_threshold"):
+      found.with_threshold(bad)
+
+
+def test_bytes_of_a_result_count_what_it_keeps(model):
+  image, _ = stripes(32, 48)
+  found = model.segment(image, COLOURS)
+  before = found.nbytes
+  assert before == 32 * 48 * (3 + 4 + 4 + 4)
+  found.heatmap("red")
+  assert found.nbytes > before
 
 
 def test_masks_of_queries_and_their_words(model):

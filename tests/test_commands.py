@@ -22,6 +22,7 @@ WITH_EXAMPLES = (
   "ablations",
   "bench",
   "curves",
+  "demo",
   "evaluate",
   "export",
   "plan",

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from sseg_jax import config_check, main
+from sseg_jax import config_check, demo, main
 from sseg_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -83,11 +83,24 @@ def test_all_places_have_a_command():
   found = [param.id.rpartition("-")[0] for param in commands()]
   assert len(found) == 11
   named = {name for name, _ in blocks()} - set(found)
-  # These two hand a file over that is looked at itself.
-  assert {n.partition(", ")[2] for n in named} == {
-    "JobSet",
-    "spot GPUs of any cloud",
+  # Two hand a file over that is looked at itself; the page trains nothing.
+  assert named == {
+    "README: GKE, JobSet",
+    "README: SkyPilot, spot GPUs of any cloud",
+    "README: A page",
   }
+
+
+def test_the_page_is_started_with_real_flags():
+  shown = [block for name, block in blocks() if name == "README: A page"]
+  lines = [
+    line.removeprefix("python -m sseg_jax.demo ")
+    for line in "".join(shown).splitlines()
+    if "sseg_jax.demo" in line
+  ]
+  assert lines
+  for line in lines:
+    assert demo._parser().parse_args(shlex.split(line)).checkpoint
 
 
 @pytest.mark.parametrize("wrong", ["--wrkdir=x", "--config.optim.peek_lr=1"])

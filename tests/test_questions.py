@@ -1,4 +1,4 @@
-"""Twenty questions of a newcomer, and the file whose name answers each.
+"""Twenty-one questions of a newcomer, and the file whose name answers each.
 
 A question is answered if the file exists and defines the symbol. Who moves a
 symbol changes the line here, and asks whether the new file's name still answers
@@ -55,6 +55,11 @@ QUESTIONS = (
     "How does a large picture get its windows?",
     "inference/sliding_window.py",
     "Layout",
+  ),
+  (
+    "What does a press of the page's button do?",
+    "page/handlers.py",
+    "Handlers",
   ),
   ("Which variants does the ablation have?", "study/rows.py", "ROWS"),
 )

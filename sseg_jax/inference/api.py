@@ -21,7 +21,12 @@ from sseg_jax.inference.background import (
   without_labels,
 )
 from sseg_jax.inference.clusters import Clusters
-from sseg_jax.inference.result import QueryMask, Segmentation, Source
+from sseg_jax.inference.result import (
+  QueryMask,
+  Segmentation,
+  Source,
+  shares,
+)
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter, winners
 from sseg_jax.inference.sources import read
 from sseg_jax.inference.words import Words
@@ -213,20 +218,17 @@ class Model:
         threshold, source = found.value, found.source
         names = ("background", *names)
         labels = apply_threshold(best, index, threshold)
-      counts = np.bincount(labels.ravel(), minlength=len(names))
-      areas = {
-        n: float(k) / labels.size for n, k in zip(names, counts, strict=True)
-      }
       results.append(
         Segmentation(
           labels,
           names,
           best,
-          areas,
+          shares(labels, names),
           threshold,
           source,
           image,
           Source(self.segmenter, class_set),
+          index,
         )
       )
     return results

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from sseg_jax.errors import InputError
 from sseg_jax.images import drawing, heat, writer
 from sseg_jax.images.palette import palette
+from sseg_jax.inference import background
 from sseg_jax.inference.encoded import Encoded
 from sseg_jax.inference.segmenter import ClassSet
 from sseg_jax.inference.sliding_window import Layout
@@ -68,6 +70,14 @@ class Source:
   class_set: ClassSet
 
 
+def shares(
+  labels: Int[np.ndarray, "h w"], names: Sequence[str]
+) -> dict[str, float]:
+  """Returns the share of the picture that each name has."""
+  counts = np.bincount(labels.ravel(), minlength=len(names))
+  return {n: float(k) / labels.size for n, k in zip(names, counts, strict=True)}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
   """What was found in one picture.
@@ -83,6 +93,8 @@ class Segmentation:
     image: the pixels that were segmented, upright. A picture of more than
       `images.reader.MAX_PIXELS` is segmented, and returned, scaled down.
     source: where `heatmap` and `masks` come from.
+    winners: the best word at each pixel, whether or not it passed the
+      threshold: an index into `words`.
   """
 
   labels: Int[np.ndarray, "h w"]
@@ -95,6 +107,9 @@ class Segmentation:
     default=None, repr=False
   )
   source: Source | None = dataclasses.field(default=None, repr=False)
+  winners: Int[np.ndarray, "h w"] | None = dataclasses.field(
+    default=None, repr=False
+  )
 
   @property
   def has_background(self) -> bool:
@@ -110,6 +125,38 @@ class Segmentation:
   def colours(self) -> UInt8[np.ndarray, "c 3"]:
     """The colour of each name in `overlay`."""
     return palette(len(self.names), has_background=self.has_background)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of memory that the pixels, labels and scores take."""
+    arrays: list[Any] = [self.labels, self.scores, self.image, self.winners]
+    # What `heatmap` and `masks` keep, once either was asked for.
+    if encoded := vars(self).get("_encoded"):
+      arrays += [encoded.masks, encoded.probabilities]
+    return sum(array.nbytes for array in arrays if array is not None)
+
+  def with_threshold(self, threshold: float) -> "Segmentation":
+    """Returns this result with another background threshold.
+
+    The network does not run again.
+
+    Args:
+      threshold: pixels whose best score is below it are background; 0 for none.
+        InputError if it is negative or not a number.
+    """
+    background.check_flag(threshold)
+    if self.winners is None:
+      raise InputError("this result keeps no scores; use Model.segment")
+    labels = background.apply_threshold(self.scores, self.winners, threshold)
+    names = ("background", *self.words)
+    return dataclasses.replace(
+      self,
+      labels=labels,
+      names=names,
+      areas=shares(labels, names),
+      threshold=float(threshold),
+      threshold_source="given",
+    )
 
   def overlay(self, *, legend: bool = True) -> Image.Image:
     """Returns the picture with its regions in colours.
