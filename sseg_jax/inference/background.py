@@ -186,6 +186,31 @@ def check_flag(value: float | None) -> None:
     )
 
 
+def check_stored(metadata: Mapping[str, Any]) -> None:
+  """Raises InputError unless `stored` can read a checkpoint's thresholds."""
+  values = metadata.get("thresholds") or {}
+  chosen_with = metadata.get("thresholds_of") or {}
+  good = isinstance(values, Mapping) and isinstance(chosen_with, Mapping)
+  if good:
+    counts = chosen_with.get("classes") or {}
+    good = (
+      isinstance(counts, Mapping)
+      and all(_is_number(value) for value in values.values())
+      and all(_is_number(count) for count in counts.values())
+      and isinstance(chosen_with.get("combiner", ""), str)
+    )
+  if not good:
+    raise InputError(
+      "the stored background thresholds are damaged: they must be numbers of 0"
+      " or more; load another copy of the checkpoint"
+    )
+
+
+def _is_number(value: Any) -> bool:
+  is_one = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_one and 0 <= value < 1e9
+
+
 def stored(
   metadata: Mapping[str, Any], name: str, classes: int, combiner: str
 ) -> Threshold | None:
@@ -205,6 +230,7 @@ def stored(
   Returns:
     The threshold; None if no threshold that fits is stored.
   """
+  check_stored(metadata)
   values = metadata.get("thresholds") or {}
   chosen_with = metadata.get("thresholds_of") or {}
   if chosen_with.get("combiner", combiner) != combiner:
@@ -256,6 +282,7 @@ def portable(
   rule = {"value": given, "words": None, "odds": None}
   if given is not None:
     return rule
+  check_stored(metadata)
   chosen_with = metadata.get("thresholds_of") or {}
   words = (chosen_with.get("classes") or {}).get("default")
   known = stored(metadata, "default", words or 2, combiner)
