@@ -24,7 +24,7 @@ from PIL import Image
 import sseg_jax
 from sseg_jax import predict, tokenizer
 from sseg_jax.exporting import folder as exporting
-from sseg_jax.images import writer
+from sseg_jax.images import result_files, writer
 from sseg_jax.inference import api
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -192,3 +192,19 @@ def test_runner(sandbox, capsys, monkeypatch, data):
     hostile.check_line(code)
     code, text = 1, code
   hostile.check_command("runner", code, text)
+
+
+def test_results_do_not_pass_through_links_and_pipes(sandbox):
+  own, out = sandbox.root / "home" / "own.png", sandbox.out
+  writer.save(own, np.zeros((4, 4, 3), np.uint8))
+  (out / "a_overlay.png").symlink_to(own)
+  os.mkfifo(out / "b_overlay.png")
+  (sandbox.root / "home" / "areas.csv").write_text("image,threshold,x\n")
+  (out / "areas.csv").symlink_to(sandbox.root / "home" / "areas.csv")
+  os.mkfifo(out / "areas_2.csv")
+  with hostile.bounded(5):
+    chosen = result_files.choose([pathlib.Path("a"), pathlib.Path("b")], out)
+    table = result_files.table(out, "image,threshold,")
+  names = [results.overlay.name for results in chosen]
+  assert names == ["a_2_overlay.png", "b_2_overlay.png"]
+  assert table.name == "areas_3.csv"

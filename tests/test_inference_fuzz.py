@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sseg_jax
+from sseg_jax.errors import InputError
 from sseg_jax.images import given as given_
 from sseg_jax.inference import words as words_
 
@@ -198,3 +199,35 @@ def test_bombs():
   assert done.returncode == 0 and not done.stderr, done.stderr + done.stdout
   assert len(lines) == 18
   assert int(lines[-1].split()[1]) < 2500, lines  # MB
+
+
+# ---------------------------------------------- what the fuzz found, one by one
+
+
+@pytest.mark.parametrize(
+  ("picture", "message"),
+  [
+    (np.broadcast_to(np.uint8(0), (2**20, 2**20, 3)), "more than 268435456"),
+    ("/dev/zero", "/dev/zero: is a device"),
+    ("a\nb.png", "a b.png: no such picture"),
+    ("n" * 9000, "nnn … nnn"),
+  ],
+)
+def test_pictures_that_were_no_line(sandbox, picture, message):
+  with hostile.bounded(5), pytest.raises(InputError, match=message) as raised:
+    given_.pixels(picture)
+  hostile.check_line(str(raised.value))
+
+
+def test_both_byte_orders_are_the_same_picture():
+  values = np.arange(12, dtype=np.uint16).reshape(3, 4) * 20
+  found = [given_.pixels(values.astype(order + "u2")) for order in "<>"]
+  np.testing.assert_array_equal(*found)
+  assert found[0].max() == 1  # 220 of 65,535
+
+
+def test_too_many_or_too_long_words():
+  with pytest.raises(InputError, match="70000 words, more than the 65535"):
+    words_.parse([f"w{i}" for i in range(70_000)])
+  with pytest.raises(InputError, match="word 2 has 10001 letters"):
+    words_.parse(["a", "x" * 10_001])

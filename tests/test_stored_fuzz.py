@@ -14,11 +14,13 @@ import fuzz
 import hostile
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sseg_jax
-from sseg_jax.checkpoints import integrity
+from sseg_jax.checkpoints import exported, integrity
+from sseg_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -218,3 +220,102 @@ def test_checkpoint_folders(stored_network, sandbox, data):
       except OSError:
         pass
   load_and_segment("checkpoint folders", sandbox, run)
+
+
+# ---------------------------------------------- what the fuzz found, one by one
+
+
+def _wide(name):
+  return {name: np.zeros(0, np.float32)}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"thresholds": {"values": {"default": "x"}}}, "thresholds are damaged"),
+    ({"thresholds": {"values": 5}}, "thresholds are damaged"),
+    ({"thresholds": {"values": {}, "classes": {"a": []}}}, "are damaged"),
+    ({"templates": ["{}"] * 2000}, "templates="),
+    ({"templates": []}, "templates="),
+    ({"text.layers": 10**8}, "text.layers=100000000 is not from 0"),
+    ({"model.stem_depths": [10**8]}, "model.stem_depths"),
+    ({"evaluate.image_size": 2**25}, "evaluate.image_size=33554432 is not"),
+    ({"pseudo_masks.iterations": 2**30}, "pseudo_masks.iterations"),
+    (_wide("params/²"), "must be missing"),
+    (_wide("params/" + "9" * 200), "must be missing"),
+    (_wide("params/7"), "another network"),  # beside names
+    (_wide("params" + "/a" * 5000), "has 10006 letters"),
+    ({"params/logit_scale": np.zeros((), np.int32)}, "holds int32"),
+    ({"params/logit_scale": np.zeros((), np.complex64)}, "complex64"),
+  ],
+)
+def test_exports_that_were_no_line(stored_network, tmp_path, change, message):
+  export = stored_network / "export"
+  fields = json.loads((export / "config.json").read_text())
+  leaves = exported.read_weights(export)
+  for name, value in change.items():
+    if isinstance(value, np.ndarray):
+      leaves[name] = value
+    elif name in fields:
+      fields[name] = value
+    else:
+      part, last = name.split(".")
+      fields["config"][part][last] = value
+  (tmp_path / "config.json").write_text(json.dumps(fields))
+  safetensors.numpy.save_file(leaves, tmp_path / "weights.safetensors")
+  with hostile.bounded(20), pytest.raises(InputError, match=message) as raised:
+    sseg_jax.load(tmp_path)
+  hostile.check_line(str(raised.value))
+
+
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_weights_that_are_no_numbers(stored_network, tmp_path, value):
+  export = stored_network / "export"
+  leaves = exported.read_weights(export)
+  leaves = {k: np.full_like(v, value) for k, v in leaves.items()}
+  shutil.copy(export / "config.json", tmp_path)
+  safetensors.numpy.save_file(leaves, tmp_path / "weights.safetensors")
+  model = sseg_jax.load(tmp_path)
+  for use in (model.segment, model.scores):
+    with pytest.raises(InputError, match="weights are damaged"):
+      use(np.zeros((32, 40, 3), np.uint8), "a, b")
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("manifest.json", '{"sha256": [1]}', "is whole"),
+    ("manifest.json", '{"sha256": {}}', "is whole"),
+    ("manifest.json", '{"sha256": ' + "[" * 10**5, "is whole"),
+    ("manifest.json", None, "is whole"),
+    ("metadata/metadata", "[]", "metadata cannot be read"),
+    ("metadata/metadata", "{", "metadata cannot be read"),
+    ("state/_METADATA", "{}", "is no checkpoint"),
+    ("state/manifest.ocdbt", "", "is no checkpoint"),
+  ],
+)
+def test_checkpoints_that_were_no_line(
+  stored_network, tmp_path, name, content, message
+):
+  shutil.copytree(stored_network / "run", tmp_path / "run")
+  step = tmp_path / "run" / "checkpoints" / "3"
+  (step / name).unlink()
+  if content is None:
+    os.mkfifo(step / name)
+  else:
+    (step / name).write_text(content)
+  (step / "state" / "loop").symlink_to(step)
+  (step / "state" / "loop_2").symlink_to(step)
+  with hostile.bounded(20):
+    if name != "manifest.json":
+      integrity.write_manifest(step)
+    with pytest.raises(InputError, match=message) as raised:
+      sseg_jax.load(tmp_path / "run")
+  hostile.check_line(str(raised.value))
+
+
+@pytest.mark.parametrize("path", ["n" * 5000, "s3://x/y", "x://y", "a\0b", ""])
+def test_places_that_are_none(path, sandbox):
+  with hostile.bounded(20), pytest.raises(InputError) as raised:
+    sseg_jax.load(path)
+  hostile.check_line(str(raised.value))

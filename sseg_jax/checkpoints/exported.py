@@ -90,6 +90,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         f"{path}: {path.stat().st_size} bytes are too many; export again"
       )
     fields = json.loads(path.read_text(encoding="utf-8"))
+  except InputError:  # is a ValueError
+    raise
   except OSError as error:
     raise InputError(
       f"{path}: cannot be read ({error.strerror}); give a folder that"

@@ -50,6 +50,8 @@ def read_file(path: str | os.PathLike) -> bytes:
           f"{path}: has more than {_LARGEST_FILE} bytes; give a picture"
         )
       return data
+  except InputError:  # is a ValueError
+    raise
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such picture") from error
   except IsADirectoryError as error:
