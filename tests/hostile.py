@@ -174,6 +174,11 @@ def check_result(found, shape=None, words=None):
   assert words is None or found.words == words
 
 
+def often(good, other):
+  """Draws the good value in half of the cases, so that more is reached."""
+  return st.booleans().flatmap(lambda is_good: good if is_good else other)
+
+
 # Values that no field expects.
 junk = st.one_of(
   st.sampled_from(

@@ -160,12 +160,19 @@ def test_files_of_words(sandbox, text, encoding, name):
       hostile.handed("files of words", lambda: words_.parse(found), 20)
 
 
-@fuzz.some(15, 0.15)
+@pytest.mark.slow
+@fuzz.some(10, 0.15)
 @given(
   size=st.sampled_from(hostile.SIZES),
   mode=st.sampled_from(hostile.MODES),
-  words=_words.filter(lambda words: not isinstance(words, type(iter([])))),
-  threshold=st.sampled_from([None, 0.5, 0, 1e9]) | hostile.junk,
+  words=hostile.often(
+    st.sampled_from(
+      ["cat, sky", ["קָט", "🐈‍⬛"], {"a": ["b", "c"], "d": "e"}]
+      + [[f"w{i}" for i in range(1000)]]
+    ),
+    _words,
+  ),
+  threshold=hostile.often(st.sampled_from([None, 0.5, 0, 1e9]), hostile.junk),
   background=st.booleans(),
 )
 def test_whole_results(
@@ -231,3 +238,10 @@ def test_too_many_or_too_long_words():
     words_.parse([f"w{i}" for i in range(70_000)])
   with pytest.raises(InputError, match="word 2 has 10001 letters"):
     words_.parse(["a", "x" * 10_001])
+
+
+@pytest.mark.parametrize("threshold", ["", [1], 10**400, -1, 1j, np.nan])
+def test_thresholds_that_are_none(model, threshold):
+  picture = np.zeros((32, 32, 3), np.uint8)
+  with pytest.raises(InputError, match="give a score of 0 or more"):
+    model.segment(picture, "cat, sky", threshold)

@@ -180,9 +180,18 @@ def _sample(best: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
 def check_flag(value: float | None) -> None:
   """Raises InputError for a threshold that is negative or not a number."""
-  if value is not None and not 0 <= value < float("inf"):
+  if value is None:
+    return
+  is_number = isinstance(value, int | float | np.number)
+  # Above, a whole number may be none that a float holds.
+  if (
+    not is_number
+    or isinstance(value, np.complexfloating)
+    or (not 0 <= value < 1e30)
+  ):
     raise InputError(
-      f"background_threshold={value}: give a score of 0 or more, e.g. 0.5"
+      f"background_threshold={str(value)[:80]}: give a score of 0 or more,"
+      " e.g. 0.5"
     )
 
 

@@ -39,6 +39,7 @@ _LIMITS = {
   "pseudo_masks.majority_passes": (0, 100),
   "pseudo_masks.colour_steps": (0, 1000),
 }
+_USUAL_LAYERS = 100  # so many are built in a moment
 _LAYERS = (
   "text.layers",
   "model.decoder_layers",
@@ -165,7 +166,7 @@ def _check_limits(config: ConfigDict, loaded: Any) -> None:
     raise InputError(
       f"the weights are of another network ({brief(error)}); load another copy"
     ) from error
-  limits |= {name: (0, arrays) for name in _LAYERS}
+  limits |= {name: (0, max(arrays, _USUAL_LAYERS)) for name in _LAYERS}
   for name, (low, high) in limits.items():
     *path, last = name.split(".")
     node = config
