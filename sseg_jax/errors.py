@@ -5,13 +5,23 @@ import io
 import sys
 from collections.abc import Callable
 
+_LONGEST = 4000  # letters of a message
+
 
 class InputError(ValueError):
   """Something the user gave is wrong.
 
   The message is one line that names the field or file, its value and the
-  remedy.
+  remedy. Line breaks in what a user gave are taken out here, and what is
+  long is cut.
   """
+
+  def __init__(self, message: str):
+    """Takes the message; it is made one line of bounded length."""
+    text = " ".join(message.splitlines())
+    if len(text) > _LONGEST:
+      text = f"{text[: _LONGEST - 400]} … {text[-400:]}"
+    super().__init__(text)
 
   def _render_traceback_(self) -> list[str]:
     """Is what notebooks print in place of a traceback."""
@@ -23,6 +33,12 @@ class Unavailable(RuntimeError):  # noqa: N818, says what it is
 
   The message is one line, as an `InputError`'s; but starting again may help.
   """
+
+
+def brief(error: BaseException) -> str:
+  """Returns kind and text of any error, short and without line breaks."""
+  text = " ".join(str(error).split())[:160]
+  return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def reported(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -71,10 +71,12 @@ def write_text(path: Any, text: str) -> None:
 def read_json(path: Any) -> Any | None:
   """Returns a file's content; None if it is missing or, with a warning, bad."""
   try:
+    if path.exists() and not path.is_file():  # a pipe would wait
+      raise ValueError("it is no file")
     return json.loads(path.read_text())
   except FileNotFoundError:
     return None
-  except ValueError as error:
+  except (OSError, ValueError, RecursionError) as error:
     logging.getLogger(__name__).warning(
       "%s is not readable (%s): taken as missing", path, error
     )

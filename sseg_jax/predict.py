@@ -21,6 +21,7 @@ from sseg_jax.inference import background, words
 from sseg_jax.runtime import progress_bar
 
 _WINDOW_STEP = 32  # `sliding_window.PAD`, which would load JAX
+_LARGEST_SIZE = 4096  # `sliding_window.LARGEST_SIZE`, likewise
 _FEW = 3  # pictures that need no progress bar
 _TABLE = "image,threshold,"  # how the first line of areas.csv starts
 
@@ -144,6 +145,10 @@ def _check_size(size: int | None) -> None:
     raise InputError(
       f"image_size={size} is not a multiple of {_WINDOW_STEP}; use"
       f" {max(1, round(size / _WINDOW_STEP)) * _WINDOW_STEP}"
+    )
+  if size is not None and size > _LARGEST_SIZE:
+    raise InputError(
+      f"image_size={size} is more than {_LARGEST_SIZE}; give less"
     )
 
 

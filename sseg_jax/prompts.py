@@ -11,6 +11,10 @@ from pathlib import Path
 
 from sseg_jax.errors import InputError
 
+# With background 16 bits, as in the largest label map (`images.writer`).
+MOST_WORDS = 2**16 - 1
+_LONGEST_WORD = 10_000  # letters; the text tower reads some hundred
+
 _PHOTO_OF_ADJECTIVE = (
   "clean",
   "cool",
@@ -181,13 +185,24 @@ def parse_words(
 
   Raises:
     InputError: a word is empty, occurs twice (capitals do not count), contains
-      characters that are not text, or is "background" with `background`.
+      characters that are not text, has more than 10,000 of them, or is
+      "background" with `background`; or there are more than `MOST_WORDS`.
   """
   if isinstance(words, str):
     words = words.split(",")
+  if len(words) > MOST_WORDS:
+    raise InputError(
+      f"words has {len(words)} words, more than the {MOST_WORDS} of a label"
+      " map; give fewer"
+    )
   for number, word in enumerate(words, 1):
     if not isinstance(word, str):
       raise InputError(f"words: word {number} is {word!r}, not a text")
+    if len(word) > _LONGEST_WORD:
+      raise InputError(
+        f"words: word {number} has {len(word)} letters, more than"
+        f" {_LONGEST_WORD}; a comma may be missing"
+      )
   names = tuple(_trimmed(word) for word in words)
   if not any(names):
     raise InputError("words is empty; give at least one, e.g. 'cat, sky'")

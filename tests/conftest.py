@@ -87,6 +87,50 @@ def tiny_config() -> ml_collections.ConfigDict:
 
 
 @pytest.fixture(scope="session")
+def stored_network(
+  tmp_path_factory: pytest.TempPathFactory,
+) -> pathlib.Path:
+  """A folder with a tiny network: a work directory `run`, and an `export`."""
+  from test_evaluate import save_checkpoint
+
+  from sseg_jax.checkpoints import checkpoint, exported
+
+  folder, config = tmp_path_factory.mktemp("stored"), _tiny_config()
+  save_checkpoint(folder / "run", config)
+  loaded = checkpoint.load(folder / "run")
+  (folder / "export").mkdir()
+  fields = {
+    "config": loaded.config,
+    "words": ["cat"],
+    "templates": ["a {}."],
+    "thresholds": {
+      "values": {"default": 0.7},
+      "combiner": config.evaluate.combiner,
+      "classes": {"default": 2},
+    },
+    "preprocessing": {},
+    "step": loaded.step,
+    "commit": None,
+  }
+  tree = {"params": loaded.params, "model_state": loaded.model_state}
+  exported.save(folder / "export", tree, fields)
+  return folder
+
+
+@pytest.fixture
+def sandbox(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> object:
+  """A `hostile.Sandbox`, its home folder too; the hub is not asked."""
+  import hostile
+
+  for name in ("out", "home", "here"):
+    (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+  return hostile.Sandbox(tmp_path)
+
+
+@pytest.fixture(scope="session")
 def make_tiny_config() -> Callable[[], ml_collections.ConfigDict]:
   """Makes what `tiny_config` is, for fixtures of a wider scope."""
   return _tiny_config

@@ -20,3 +20,15 @@ examples = settings(
     HealthCheck.function_scoped_fixture,  # tmp_path: each example overwrites
   ],
 )
+
+
+def some(short: int, share: float) -> settings:
+  """Returns the settings of a test whose examples take long.
+
+  Args:
+    short: examples in the suite.
+    share: of `SSEG_FUZZ`, where it is set.
+  """
+  is_set = "SSEG_FUZZ" in os.environ
+  count = max(1, int(COUNT * share)) if is_set else short
+  return settings(examples, max_examples=count)

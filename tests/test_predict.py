@@ -66,6 +66,7 @@ def test_window_step():
   from sseg_jax.inference import sliding_window
 
   assert predict._WINDOW_STEP == sliding_window.PAD
+  assert predict._LARGEST_SIZE == sliding_window.LARGEST_SIZE
 
 
 def test_output_names_never_collide(tmp_path):

@@ -306,9 +306,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
     InputError: if there is no checkpoint, or none of those asked for is whole.
   """
   path = files.expand(path)
-  if "://" not in path:
-    path = os.path.abspath(path)
-  found = folders.find(epath.Path(path))
+  found = folders.find(path)
   steps = list(found)
   if step is not None:
     if step not in steps:
@@ -319,12 +317,8 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
     raise InputError(folders.none_whole(path, steps))
   folder = found[whole]
   metadata = stored_metadata.read(folder)
-  wanted = {
-    name: stored
-    for name, stored in named_arrays.stored(folder).items()
-    if name.split("/")[0] in ("params", "model_state")
-  }
-  tree = named_arrays.nested(named_arrays.read(folder, wanted), int_keys=True)
+  leaves = named_arrays.read_parts(folder, ("params", "model_state"))
+  tree = named_arrays.nested(leaves, int_keys=True)
   return Loaded(
     config=metadata.get("config", {}),
     params=tree.get("params", {}),

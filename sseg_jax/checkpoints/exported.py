@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from sseg_jax import files
@@ -32,6 +31,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "commit": (str, type(None)),
 }
 _PARTS = ("params", "model_state")
+_LONGEST_NAME = 256  # letters; each "/" is a level of nesting
 _LARGEST_CONFIG = 2**24  # bytes; a config.json has some thousands
 
 
@@ -84,6 +84,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         f"{path}: {path.stat().st_size} bytes are too many; export again"
       )
     fields = json.loads(path.read_text(encoding="utf-8"))
+  except InputError:  # is a ValueError
+    raise
   except OSError as error:
     raise InputError(
       f"{path}: cannot be read ({error.strerror}); give a folder that"
@@ -114,8 +116,9 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
   path = folder / WEIGHTS
   try:
     leaves = safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-    reason = str(error).split("\n")[0] or type(error).__name__
+  # Its shapes and types may be any: KeyError, OverflowError among others.
+  except Exception as error:
+    reason = str(error).split("\n")[0][:200] or type(error).__name__
     raise InputError(
       f"{path}: cannot be read as weights ({reason}); export again, or copy the"
       " file again"
@@ -123,6 +126,10 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
   leaves = {k: v for k, v in leaves.items() if k.split("/")[0] in _PARTS}
   names = set(leaves)
   for name in names:
+    if len(name) > _LONGEST_NAME:
+      raise InputError(
+        f"{path}: an array's name has {len(name)} letters; export again"
+      )
     # A leaf cannot be a folder as well: "params/a" beside "params/a/b".
     above = name.split("/")
     if any("/".join(above[:i]) in names for i in range(1, len(above))):

@@ -1,15 +1,16 @@
 """Finds checkpoint folders, and the newest one that is whole."""
 
+import os
 from collections.abc import Mapping
 
 from absl import logging
 from etils import epath
 
 from sseg_jax.checkpoints import best, integrity, named_arrays
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, brief
 
 
-def find(path: epath.Path) -> dict[int, epath.Path]:
+def find(path: str) -> dict[int, epath.Path]:
   """Returns the checkpoint folders at `path`, by step.
 
   Args:
@@ -19,10 +20,25 @@ def find(path: epath.Path) -> dict[int, epath.Path]:
   Raises:
     InputError: if there is no checkpoint.
   """
+  try:
+    if "://" not in path:
+      path = os.path.abspath(path)
+    return _find(epath.Path(path))
+  except InputError:
+    raise
+  # A name that is too long, a scheme without a client, no permission: each
+  # kind of storage raises errors of its own.
+  except Exception as error:
+    raise InputError(
+      f"{path!r} cannot be read ({brief(error)}); give a run's work directory"
+    ) from error
+
+
+def _find(path: epath.Path) -> dict[int, epath.Path]:
   if any((path / item).is_dir() for item in integrity.ITEMS):
     return {_step_of(path): path}
   if path.name == "best" and not path.exists():
-    folders = find(path.parent)
+    folders = _find(path.parent)
     found = best.ranked(best.read(_common(folders)), folders)
     if not found:
       raise InputError(

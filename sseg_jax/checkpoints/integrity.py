@@ -7,6 +7,8 @@ checkpoint without a manifest is incomplete.
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 
 from etils import epath
@@ -25,13 +27,21 @@ def write_manifest(folder: epath.Path) -> None:
 
 def damage(folder: epath.Path) -> str | None:
   """Returns what is wrong with the checkpoint, or None if it is whole."""
+  file = folder / MANIFEST
   try:
-    expected = json.loads((folder / MANIFEST).read_text())["sha256"]
+    if file.exists() and not _is_file(file):  # a pipe would wait
+      return f"{MANIFEST} is no file"
+    expected = json.loads(file.read_text())["sha256"]
   except FileNotFoundError:
     return f"{MANIFEST} is missing: it was not saved to the end"
-  except (ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return f"{MANIFEST} is not readable"
-  found = _digests(folder)
+  if not expected or not isinstance(expected, dict):
+    return f"{MANIFEST} lists no files"
+  try:
+    found = _digests(folder)
+  except (OSError, ValueError) as error:
+    return f"cannot be read ({error})"
   for name, digest in expected.items():
     if name not in found:
       return f"{name} is missing"
@@ -47,6 +57,8 @@ def _digests(folder: epath.Path) -> dict[str, str]:
     # Orbax adds its own mark of completion after ours.
     if path.name == "commit_success.txt":
       continue
+    if not _is_file(path):
+      raise ValueError(f"{path.relative_to(folder)} is no file")
     digest = hashlib.sha256()
     with path.open("rb") as file:
       while chunk := file.read(1 << 22):
@@ -55,6 +67,18 @@ def _digests(folder: epath.Path) -> dict[str, str]:
   return digests
 
 
+def _is_file(path: epath.Path) -> bool:
+  """Whether this is a file; links to devices and pipes are none."""
+  local = os.fspath(path)
+  if "://" in local:
+    return True
+  return stat.S_ISREG(os.stat(local).st_mode)
+
+
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  """Yields all files below a folder; links to folders are not followed."""
   for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-    yield from _files(path) if path.is_dir() else [path]
+    if not path.is_dir():
+      yield path
+    elif not os.path.islink(os.fspath(path)):  # it might lead back up here
+      yield from _files(path)

@@ -12,6 +12,7 @@ from absl import logging
 from etils import epath
 
 from sseg_jax import files
+from sseg_jax.errors import InputError, brief
 
 # Written beside the manifest, which does not cover it: it may change later.
 _THRESHOLDS_FILE = "thresholds.json"
@@ -67,7 +68,15 @@ def write_thresholds(folder: epath.Path, thresholds: Mapping[str, Any]) -> None:
 
 def read(folder: epath.Path) -> dict[str, Any]:
   """Returns the metadata of a checkpoint, with its newest thresholds."""
-  metadata = json.loads((folder / "metadata" / "metadata").read_text())
+  try:
+    metadata = json.loads((folder / "metadata" / "metadata").read_text())
+    if not isinstance(metadata, dict):
+      raise ValueError("no JSON object")
+  except (OSError, ValueError, RecursionError) as error:
+    raise InputError(
+      f"{folder}: its metadata cannot be read ({brief(error)}); restore it from"
+      " a copy"
+    ) from error
   newer = files.read_json(folder / _THRESHOLDS_FILE)
   if isinstance(newer, dict):
     metadata |= thresholds(newer)

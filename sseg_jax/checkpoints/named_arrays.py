@@ -6,7 +6,7 @@ state.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from sseg_jax import errors
 from sseg_jax.errors import InputError
 
 
@@ -45,6 +46,26 @@ def stored(folder: epath.Path) -> dict[str, Any]:
     return flat(handler.metadata(folder / "state").tree)
 
 
+def read_parts(folder: epath.Path, parts: Sequence[str]) -> dict[str, Any]:
+  """Reads the arrays below some names, as NumPy arrays.
+
+  InputError if the files are not those of a checkpoint: they may be whole and
+  still be of another program, or of none.
+  """
+  try:
+    wanted = {
+      name: leaf
+      for name, leaf in stored(folder).items()
+      if name.split("/")[0] in parts
+    }
+    return read(folder, wanted)
+  except Exception as error:  # Orbax and its storage raise many kinds
+    raise InputError(
+      f"{folder} is no checkpoint of sseg_jax ({errors.brief(error)}); restore"
+      " it from a copy"
+    ) from error
+
+
 def read(folder: epath.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
   """Reads the arrays named; those with a sharding as `jax.Array`."""
 
@@ -73,6 +94,13 @@ def flat(tree: Any) -> dict[str, Any]:
   }
 
 
+def _is_index(key: str) -> bool:
+  # As `str` writes it: "01" and "²" are names.
+  return key == "0" or (
+    key.isascii() and key.isdigit() and key[0] != "0" and len(key) < 10
+  )
+
+
 def nested(leaves: Mapping[str, Any], *, int_keys: bool = False) -> dict:
   """Nested dicts from leaves by name.
 
@@ -84,7 +112,7 @@ def nested(leaves: Mapping[str, Any], *, int_keys: bool = False) -> dict:
   for name, leaf in leaves.items():
     keys: list[Any] = name.split("/")
     if int_keys:
-      keys = [int(key) if key.isdigit() else key for key in keys]
+      keys = [int(key) if _is_index(key) else key for key in keys]
     node = tree
     for key in keys[:-1]:
       node = node.setdefault(key, {})

@@ -90,11 +90,7 @@ def _of_pillow(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
   w, h = image.size
   if not w * h:
     raise InputError("the picture given has no pixels")
-  if w * h > reader.LARGEST:
-    raise InputError(
-      f"the picture given has {w}x{h} pixels, more than {reader.LARGEST}; scale"
-      " it down"
-    )
+  _check_size(w, h)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Pillow's, on metadata
     try:
@@ -108,6 +104,14 @@ def _of_pillow(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         f"the picture given cannot be read ({reason}); give another"
       ) from error
   return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def _check_size(w: int, h: int) -> None:
+  if w * h > reader.LARGEST:
+    raise InputError(
+      f"the picture given has {w}x{h} pixels, more than {reader.LARGEST}; scale"
+      " it down"
+    )
 
 
 def _of_array(image: Any) -> np.ndarray:
@@ -131,6 +135,7 @@ def _of_array(image: Any) -> np.ndarray:
     raise _no_picture(what)
   if values.ndim not in (2, 3):
     raise _no_picture(what)
+  _check_size(*values.shape[1::-1])  # before each value is read
   bytes_ = _to_bytes(values)
   if bytes_.ndim == 3 and bytes_.shape[-1] == 1:
     bytes_ = bytes_[..., 0]
@@ -148,7 +153,7 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     return values
   if values.dtype.kind == "b":
     return values.astype(np.uint8) * np.uint8(255)
-  if values.dtype == np.uint16:
+  if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # any byte order
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
   low, high = values.min(), values.max()
   given = f"image has {values.dtype} values from {low} to {high}"

@@ -1,14 +1,19 @@
-"""The parts of JPEG and PNG files: where pixels end and metadata lies.
+"""The bytes of picture files: reading them, and the parts of JPEG and PNG.
 
 This module needs only the standard library. Pillow refuses some pictures
 because of broken metadata; this module removes the metadata.
 """
 
+import os
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 
+from sseg_jax.errors import InputError
+
+_LARGEST_FILE = 2**31  # bytes
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP15, _COM = 0xE0, 0xEF, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
@@ -26,6 +31,40 @@ _COMMON_SAMPLINGS = (
 # In a scan, FF 00 is a byte of data and FF D0 … FF D7 restarts it.
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+  """Returns the content of a picture's file; InputError if it has none."""
+  try:
+    with open(os.path.expanduser(path), "rb") as file:
+      status = os.fstat(file.fileno())
+      if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        # It may never end.
+        raise InputError(f"{path}: is a device; give a picture")
+      data = b""
+      if status.st_size <= _LARGEST_FILE:
+        # A pipe has no size that could be known before it is read.
+        data = file.read(_LARGEST_FILE + 1)
+      if max(status.st_size, len(data)) > _LARGEST_FILE:
+        raise InputError(
+          f"{path}: has more than {_LARGEST_FILE} bytes; give a picture"
+        )
+      return data
+  except InputError:  # is a ValueError
+    raise
+  except FileNotFoundError as error:
+    raise InputError(f"{path}: no such picture") from error
+  except IsADirectoryError as error:
+    raise InputError(
+      f"{path}: is a folder; name the pictures in it, e.g. {path}/*.jpg"
+    ) from error
+  except OSError as error:
+    raise InputError(
+      f"{path}: cannot be read as a picture ({error.strerror}); check its name"
+      " and permissions"
+    ) from error
+  except ValueError as error:  # a NUL in the name
+    raise InputError(f"{str(path)!r}: is not a file's name") from error
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -60,6 +99,11 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def is_whole_jpeg(data: bytes) -> bool:
   """Whether a JPEG has its end marker; what follows it does not matter."""
   return any(marker == _EOI for marker, _, _ in jpeg_segments(data))
+
+
+def jpeg_scans(data: bytes) -> int:
+  """Returns the number of scans in a JPEG."""
+  return sum(marker == _SOS for marker, _, _ in jpeg_segments(data))
 
 
 def is_common_jpeg(data: bytes) -> bool:

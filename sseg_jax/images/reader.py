@@ -72,7 +72,9 @@ MAX_SIDE = 65_500  # likewise: a JPEG's sides end at 65,535
 # in Pillow). For formats other than JPEG, Pillow's own limit holds as well
 # (`MAX_IMAGE_PIXELS`).
 LARGEST = 2**28
-_LARGEST_FILE = 2**31  # bytes
+# Each scan of a progressive JPEG, of a few bytes, takes as long as the whole
+# picture. Encoders write some ten.
+_MOST_SCANS = 500
 # Formats whose plug-ins start other programs or read no pixels.
 _NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 
@@ -132,7 +134,7 @@ def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
   A warning is logged where the picture is scaled down. InputError names the
   file when it is missing or `decode` refuses it.
   """
-  picture = decode(_bytes(path), path)
+  picture = decode(picture_bytes.read_file(path), path)
   if picture.full_size[0] > picture.image.width:
     _log.warning(
       "%s: %dx%d pixels are too many; it is scaled down to %dx%d",
@@ -141,29 +143,6 @@ def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
       *picture.image.size,
     )
   return np.asarray(picture.image)
-
-
-def _bytes(path: str | os.PathLike) -> bytes:
-  try:
-    with open(os.path.expanduser(path), "rb") as file:
-      if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
-        raise InputError(
-          f"{path}: has more than {_LARGEST_FILE} bytes; give a picture"
-        )
-      return file.read()
-  except FileNotFoundError as error:
-    raise InputError(f"{path}: no such picture") from error
-  except IsADirectoryError as error:
-    raise InputError(
-      f"{path}: is a folder; name the pictures in it, e.g. {path}/*.jpg"
-    ) from error
-  except OSError as error:
-    raise InputError(
-      f"{path}: cannot be read as a picture ({error.strerror}); check its name"
-      " and permissions"
-    ) from error
-  except ValueError as error:  # a NUL in the name
-    raise InputError(f"{str(path)!r}: is not a file's name") from error
 
 
 def decode(data: bytes, name: object, *, short_side: int = 0) -> Picture:
@@ -263,7 +242,11 @@ def _decode(data: bytes, name: object, short_side: int) -> Picture:
 
 def _completed(data: bytes, name: object, short_side: int) -> _Loaded:
   """Loads a file; a JPEG without its end marker as if it had one."""
-  if not picture_bytes.is_jpeg(data) or picture_bytes.is_whole_jpeg(data):
+  if not picture_bytes.is_jpeg(data):
+    return _load(data, name, short_side)
+  if picture_bytes.jpeg_scans(data) > _MOST_SCANS:
+    raise _too_large(name, f"more than {_MOST_SCANS} scans")
+  if picture_bytes.is_whole_jpeg(data):
     return _load(data, name, short_side)
   one, other = (
     _load(whole, name, short_side)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -88,10 +89,13 @@ def table(out: str | os.PathLike, start: str) -> Path:
   for number in itertools.count(1):
     path = Path(out) / ("areas.csv" if number == 1 else f"areas_{number}.csv")
     try:
-      with path.open("rb") as file:
-        is_ours = file.read(len(start)) == start.encode()
+      # A link may point anywhere, and a pipe would wait.
+      is_ours = stat.S_ISREG(os.lstat(path).st_mode)
+      if is_ours:
+        with path.open("rb") as file:
+          is_ours = file.read(len(start)) == start.encode()
     except FileNotFoundError:
-      is_ours = not os.path.lexists(path)
+      is_ours = True
     except OSError:
       is_ours = False
     if is_ours:

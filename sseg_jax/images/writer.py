@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import warnings
 from typing import Any
 
@@ -48,8 +49,13 @@ def save_labels(
 
 
 def is_ours(path: str | os.PathLike) -> bool:
-  """Whether a file is a PNG that `save` or `save_labels` wrote."""
+  """Whether a file is a PNG that `save` or `save_labels` wrote.
+
+  A link is not: what it points to may lie anywhere.
+  """
   try:
+    if not stat.S_ISREG(os.lstat(path).st_mode):  # a pipe would wait
+      return False
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       with Image.open(path, formats=["PNG"]) as image:

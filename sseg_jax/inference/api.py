@@ -209,6 +209,7 @@ class Model:
     rows = 1 << (len(images) - 1).bit_length()
     filled = [*images, *[images[-1]] * (rows - len(images))]
     bests, indices = winners(self.segmenter, np.stack(filled), class_set)
+    _check_finite(bests)
     results = []
     for image, best, index in zip(images, bests, indices, strict=False):
       names, labels = class_set.names, index
@@ -246,7 +247,10 @@ class Model:
 
   def scores(self, image: Any, words: Words) -> Float[np.ndarray, "h w c"]:
     """Scores of every word at every pixel; the arguments as for `segment`."""
-    return self.segmenter.scores(given.pixels(image), self.class_set(words))
+    class_set = self.class_set(words)
+    scores = self.segmenter.scores(given.pixels(image), class_set)
+    _check_finite(scores)
+    return scores
 
   def pseudo_masks(self, image: Any) -> Int[np.ndarray, "h w"]:
     """Returns the pseudo-masks that training would learn from.
@@ -283,6 +287,14 @@ class Model:
     """`words.cut` of a class set, with the last results remembered."""
     check = functools.partial(words_.cut, self.segmenter)
     return functools.lru_cache(_CHECKED)(check)
+
+
+def _check_finite(scores: np.ndarray) -> None:
+  if not np.isfinite(scores).all():
+    raise InputError(
+      "the network gives scores that are no numbers: its weights are damaged;"
+      " load another copy"
+    )
 
 
 def _batches(items: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -180,10 +180,44 @@ def _sample(best: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
 def check_flag(value: float | None) -> None:
   """Raises InputError for a threshold that is negative or not a number."""
-  if value is not None and not 0 <= value < float("inf"):
+  if value is None:
+    return
+  is_number = isinstance(value, int | float | np.number)
+  # Above, a whole number may be none that a float holds.
+  if (
+    not is_number
+    or isinstance(value, np.complexfloating)
+    or (not 0 <= value < 1e30)
+  ):
     raise InputError(
-      f"background_threshold={value}: give a score of 0 or more, e.g. 0.5"
+      f"background_threshold={str(value)[:80]}: give a score of 0 or more,"
+      " e.g. 0.5"
     )
+
+
+def check_stored(metadata: Mapping[str, Any]) -> None:
+  """Raises InputError unless `stored` can read a checkpoint's thresholds."""
+  values = metadata.get("thresholds") or {}
+  chosen_with = metadata.get("thresholds_of") or {}
+  good = isinstance(values, Mapping) and isinstance(chosen_with, Mapping)
+  if good:
+    counts = chosen_with.get("classes") or {}
+    good = (
+      isinstance(counts, Mapping)
+      and all(_is_number(value) for value in values.values())
+      and all(_is_number(count) for count in counts.values())
+      and isinstance(chosen_with.get("combiner", ""), str)
+    )
+  if not good:
+    raise InputError(
+      "the stored background thresholds are damaged: they must be numbers of 0"
+      " or more; load another copy of the checkpoint"
+    )
+
+
+def _is_number(value: Any) -> bool:
+  is_one = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_one and 0 <= value < 1e9
 
 
 def stored(
@@ -205,6 +239,7 @@ def stored(
   Returns:
     The threshold; None if no threshold that fits is stored.
   """
+  check_stored(metadata)
   values = metadata.get("thresholds") or {}
   chosen_with = metadata.get("thresholds_of") or {}
   if chosen_with.get("combiner", combiner) != combiner:
@@ -256,6 +291,7 @@ def portable(
   rule = {"value": given, "words": None, "odds": None}
   if given is not None:
     return rule
+  check_stored(metadata)
   chosen_with = metadata.get("thresholds_of") or {}
   words = (chosen_with.get("classes") or {}).get("default")
   known = stored(metadata, "default", words or 2, combiner)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 from sseg_jax.errors import InputError
 from sseg_jax.inference import padding, scoring
 from sseg_jax.inference.encoded import Encoded
-from sseg_jax.inference.sliding_window import PAD, Layout
+from sseg_jax.inference.sliding_window import LARGEST_SIZE, PAD, Layout
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 from sseg_jax.tokenizer import Tokenizer, check_distinct
@@ -168,6 +168,10 @@ class SSegSegmenter:
       raise InputError(
         f"image_size={self.image_size} is not a multiple of {PAD}; use"
         f" {max(1, round(self.image_size / PAD)) * PAD}"
+      )
+    if self.image_size > LARGEST_SIZE:
+      raise InputError(
+        f"image_size={self.image_size} is more than {LARGEST_SIZE}; give less"
       )
     self.config = config
     graphdef = sseg.build(config)[0]

@@ -21,6 +21,7 @@ LONG_SIDE_CAP = 2048  # GroupViT's img_scale=(2048, 448)
 # The network's largest stride. A picture smaller than the window is padded to a
 # multiple of it.
 PAD = 32
+LARGEST_SIZE = 4096  # of `image_size`: a window of it takes some hundred MB
 
 
 def evaluation_size(h: int, w: int, short_side: int) -> tuple[int, int]:

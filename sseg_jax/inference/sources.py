@@ -8,17 +8,45 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from sseg_jax import config_files, default_config, files
 from sseg_jax.checkpoints import checkpoint, exported, hub, named_arrays
 from sseg_jax.checkpoints.checkpoint import Loaded
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, brief
+from sseg_jax.inference import background
+from sseg_jax.inference.sliding_window import LARGEST_SIZE
 from sseg_jax.models import fields, sseg
 
 # Below an exported folder, where it has one folder for each format.
 _FORMAT = "safetensors"
+# Prompt templates of an export; CLIP's are 80.
+_MOST_TEMPLATES = 1000
+_LONGEST_TEMPLATE = 1000  # letters
+# Fields that cost time or memory, and that no array of the file is as large as.
+_LIMITS = {
+  "evaluate.image_size": (1, LARGEST_SIZE),
+  "evaluate.stride": (1, LARGEST_SIZE),
+  "pseudo_masks.k": (1, 1024),
+  "pseudo_masks.stride": (1, 1024),
+  "pseudo_masks.iterations": (1, 10_000),
+  "pseudo_masks.restarts": (1, 1000),
+  "pseudo_masks.upsample": (1, 64),
+  "pseudo_masks.fit_every": (1, 1024),
+  "pseudo_masks.median_passes": (0, 100),
+  "pseudo_masks.majority_passes": (0, 100),
+  "pseudo_masks.colour_steps": (0, 1000),
+}
+_USUAL_LAYERS = 100  # so many are built in a moment
+_LAYERS = (
+  "text.layers",
+  "model.decoder_layers",
+  "model.encoder_layers",
+  "model.stem_depths",
+)
 
 
 def read(
@@ -58,6 +86,12 @@ def read(
       hub.check_sha256(folder / exported.WEIGHTS, sha256)
     loaded = exported.load(folder)
   config = _config(loaded.config, origin)
+  try:
+    _check_limits(config, loaded)
+    background.check_stored(loaded.metadata)
+    _check_templates(loaded.metadata.get("templates"))
+  except InputError as error:
+    raise InputError(f"{origin}: {error}") from error
   _check_arrays(loaded, config, origin)
   return loaded._replace(
     config=config, metadata={**loaded.metadata, "source": origin}
@@ -71,7 +105,7 @@ def _exported(place: str) -> Path | None:
     try:
       if exported.is_exported(folder):
         return folder
-    except ValueError:  # a NUL in the name
+    except (OSError, ValueError):  # too long a name, a NUL in it
       pass
   return None
 
@@ -98,9 +132,53 @@ def _config(stored: Any, place: str) -> ConfigDict:
   # Whatever a group of fields raises that is a number, and the like.
   except Exception as error:
     raise InputError(
-      f"{place}: config: is not one of sseg_jax ({_brief(error)}); {remedy}"
+      f"{place}: config: is not one of sseg_jax ({brief(error)}); {remedy}"
     ) from error
   return config
+
+
+def _check_limits(config: ConfigDict, loaded: Any) -> None:
+  """InputError for fields that would cost any amount of time or memory.
+
+  What the arrays decide is checked with them; here is what they do not.
+  """
+  limits: dict[str, tuple[int, int]] = dict(_LIMITS)
+  # Each layer has an array: more layers need not be built to be wrong.
+  try:
+    arrays = len(jax.tree.leaves([loaded.params, loaded.model_state]))
+  except Exception as error:  # keys that cannot be sorted, as "a" beside 0
+    raise InputError(
+      f"the weights are of another network ({brief(error)}); load another copy"
+    ) from error
+  limits |= {name: (0, max(arrays, _USUAL_LAYERS)) for name in _LAYERS}
+  for name, (low, high) in limits.items():
+    *path, last = name.split(".")
+    node = config
+    for part in path:
+      node = node[part]
+    values = node[last]
+    if not isinstance(values, list | tuple):
+      values = (values,)
+    if not all(low <= value <= high for value in values):
+      raise InputError(
+        f"config: {name}={config_files.shown(node[last])} is not from {low} to"
+        f" {high}; the file is damaged or was changed; load another copy"
+      )
+
+
+def _check_templates(templates: Any) -> None:
+  """InputError unless these are prompt templates, in a usual number."""
+  if templates is None:
+    return
+  good = isinstance(templates, list | tuple) and all(
+    isinstance(text, str) and "{}" in text and len(text) <= _LONGEST_TEMPLATE
+    for text in templates
+  )
+  if not good or not 0 < len(templates) <= _MOST_TEMPLATES:
+    raise InputError(
+      f"templates={config_files.shown(templates)}: they must be 1 to"
+      f" {_MOST_TEMPLATES} short texts with {{}} in each; load another copy"
+    )
 
 
 def _check_arrays(loaded: Any, config: ConfigDict, place: str) -> None:
@@ -111,7 +189,7 @@ def _check_arrays(loaded: Any, config: ConfigDict, place: str) -> None:
     raise InputError(f"{place}: config: {error}") from error
   except Exception as error:
     raise InputError(
-      f"{place}: config: makes no network ({_brief(error)}); the file is"
+      f"{place}: config: makes no network ({brief(error)}); the file is"
       " damaged or was changed; load another copy"
     ) from error
   wanted = named_arrays.flat({"params": params, "model_state": model_state})
@@ -125,17 +203,17 @@ def _check_arrays(loaded: Any, config: ConfigDict, place: str) -> None:
         f"{place}: the weights are of another network than the config: {name}"
         f" is {has} and must be {asked}; load another copy"
       )
-    if not np.issubdtype(found[name].dtype, np.number):
+    kind = jnp.floating if _is_float(wanted[name]) else np.number
+    if not jnp.issubdtype(found[name].dtype, kind):
       raise InputError(
         f"{place}: {name} holds {found[name].dtype}, not numbers; load another"
         " copy"
       )
 
 
+def _is_float(array: Any) -> bool:
+  return jnp.issubdtype(array.dtype, jnp.floating)
+
+
 def _shape(array: Any) -> str:
   return "missing" if array is None else str(list(array.shape))
-
-
-def _brief(error: Exception) -> str:
-  text = " ".join(str(error).split())[:80]
-  return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -100,4 +100,8 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except Exception as error:  # as of a damaged folder
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    raise SystemExit(f"error: {FOLDER}: {line}") from None
