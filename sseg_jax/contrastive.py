@@ -64,15 +64,37 @@ def contrastive(
   )
 
 
+class Pictures(NamedTuple):
+  """Pictures as parts.
+
+  Attributes:
+    regions: embeddings of the parts of each picture.
+    exist: which of them exist.
+  """
+
+  regions: Float[Array, "b k e"]
+  exist: Bool[Array, "b k"]
+
+
+class Captions(NamedTuple):
+  """Captions as words.
+
+  Attributes:
+    words: embeddings of the words of each caption, or of the caption (w = 1).
+    exist: which of them exist.
+  """
+
+  words: Float[Array, "b w e"]
+  exist: Bool[Array, "b w"]
+
+
 def of_regions(
-  form: str,
-  regions: Float[Array, "b k e"],
-  counts: Float[Array, "b k"],
-  texts: Float[Array, "b w e"],
-  words: Bool[Array, "b w"],
+  pictures: Pictures,
+  captions: Captions,
   logit_scale: Float[Array, ""],
   valid: Bool[Array, "b"],
   *,
+  form: str,
   sharpness: float,
   max_logit_scale: float,
   block: int = 0,
@@ -80,27 +102,26 @@ def of_regions(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Returns the loss in which captions see the regions of a picture.
 
-  The similarity of a picture and a caption is `similarity`; the rest, and what
-  is not explained here, is as in `contrastive`. A pair whose picture has no
+  The similarity of a picture and a caption is `similarity`; embeddings may have
+  any length. All else is as in `contrastive`. A pair whose picture has no
   region or whose caption has no word counts as not valid.
 
   Args:
-    form: "caption_attends" or "words"; see `similarity`.
-    regions: embeddings of the parts of each picture, of any length.
-    counts: 1 for the parts that exist, else 0.
-    texts: embeddings of the words of each caption, or of the caption (w = 1).
-    words: which of them count.
+    pictures: the parts of the pictures.
+    captions: the words of the captions.
     logit_scale: see `contrastive`.
     valid: see `contrastive`.
+    form: "caption_attends" or "words"; see `similarity`.
     sharpness: see `similarity`.
     max_logit_scale: see `contrastive`.
     block: see `contrastive`.
     mesh: see `contrastive`.
   """
-  there = counts > 0
-  valid = valid & there.any(1) & words.any(1)
-  pictures = unit(jnp.where(valid[:, None, None], regions, 0)), there
-  captions = unit(jnp.where(valid[:, None, None], texts, 0)), words
+  (regions, there), (words, count) = pictures, captions
+  valid = valid & there.any(1) & count.any(1)
+  # NaN in a pair that is not valid would pass into every gradient.
+  pictures = Pictures(jnp.where(valid[:, None, None], regions, 0), there)
+  captions = Captions(jnp.where(valid[:, None, None], words, 0), count)
   how = functools.partial(similarity, form=form, sharpness=sharpness)
   return _both_ways(
     _Way(pictures, captions, how),
@@ -113,17 +134,13 @@ def of_regions(
 
 
 def similarity(
-  pictures: tuple[Float[Array, "i k e"], Bool[Array, "i k"]],
-  captions: tuple[Float[Array, "j w e"], Bool[Array, "j w"]],
-  *,
-  form: str,
-  sharpness: float,
+  pictures: Pictures, captions: Captions, *, form: str, sharpness: float
 ) -> Float[Array, "i j"]:
   """Returns how well each picture fits each caption, in [-1, 1].
 
-  Regions and words are of unit length; each comes with a mask of those that
-  exist. A word attends to the regions by a softmax over their cosines times
-  `sharpness`; regions that do not exist get no weight.
+  Embeddings are brought to unit length. A word attends to the regions by a
+  softmax over their cosines times `sharpness`; regions that do not exist get no
+  weight.
 
   "words": the mean, over the words, of the cosines with the regions under that
   attention: a soft maximum. (The maximum itself is FILIP's, Yao et al. 2021,
@@ -131,6 +148,7 @@ def similarity(
   word, and the attended mean of the regions.
   """
   (regions, there), (words, count) = pictures, captions
+  regions, words = unit(regions), unit(words)
   cosine = jnp.einsum(
     "ike,jwe->ijwk", regions, words, precision=lax.Precision.HIGHEST
   )

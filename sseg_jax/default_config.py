@@ -249,6 +249,16 @@ def get_config() -> ml_collections.ConfigDict:
   # pooled under pseudo-masks, where the contrastive loss does not use the
   # backbone.
   c.loss.mask_every = 1
+  # What the contrastive loss compares. "global": one embedding of a picture and
+  # one of a caption, as in the paper. Two are not the paper's, and need
+  # model.mean="after": "caption_attends" compares a caption with the regions
+  # that it attends to, "words" each of its words with the regions that fit the
+  # word best (contrastive.py).
+  c.loss.contrastive_form = "global"
+  # "caption_attends" and "words": factor of the cosines in the softmax over the
+  # regions. A large one sees the best region alone, 0 their mean.
+  c.loss.sharpness = 10.0
+  c.loss.max_words = 16  # "words": of a caption at most
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
   # Number of rows of the image-caption logits that exist at once, over all

@@ -16,7 +16,7 @@ import numpy as np
 from sseg_jax import prompts
 from sseg_jax.benchmarks.counts import Count, CountWithBackground
 from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
-from sseg_jax.benchmarks.retrieval import retrieval
+from sseg_jax.benchmarks.retrieval import ranks, retrieval
 from sseg_jax.benchmarks.sample import spread
 from sseg_jax.inference import background
 
@@ -29,6 +29,7 @@ __all__ = [
   "evaluate",
   "find_threshold",
   "guess_threshold",
+  "ranks",
   "retrieval",
   "spread",
 ]

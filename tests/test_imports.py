@@ -43,9 +43,16 @@ ORDER = (
   {"train_step"},
   {"tasks"},
   {"inference"},
-  {"losses", "matching", "pseudo_masks", "optim", "accumulation"},
+  {
+    "losses",
+    "contrastive",
+    "matching",
+    "pseudo_masks",
+    "optim",
+    "accumulation",
+  },
   {"models"},
-  {"checkpoints", "data"},
+  {"checkpoints", "data", "content_words"},
   {
     "sharding",
     "tokenizer",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
+from sseg_jax import contrastive
 from sseg_jax.errors import InputError
 from sseg_jax.inference import padding, scoring
 from sseg_jax.inference.encoded import Encoded
@@ -198,7 +199,14 @@ class SSegSegmenter:
       return apply(*args).image_embedding
 
     self._encode_windows = jax.jit(encode_windows)
+
+    def encode_parts(*args):
+      outputs = apply(*args)
+      return outputs.part_embeddings, outputs.counts > 0
+
     self._encode_images = jax.jit(encode_images)
+    self._encode_parts = jax.jit(encode_parts)
+    self._encode_words = jax.jit(functools.partial(sseg.apply_words, graphdef))
     self._encode_text = jax.jit(functools.partial(sseg.apply_text, graphdef))
     self._tokenizer = Tokenizer(context_length=config.text.context_length)
     self.set_weights(params, model_state)
@@ -228,6 +236,20 @@ class SSegSegmenter:
   ) -> Float[Array, "b e"]:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self._model_state, tokens)
+
+  def encode_parts(self, images: Num[Array, "b h w 3"]) -> contrastive.Pictures:
+    """Returns embeddings of the parts that the contrastive loss compares."""
+    return contrastive.Pictures(
+      *self._encode_parts(self._params, self._model_state, images, self._frozen)
+    )
+
+  def encode_words(
+    self, tokens: Int[Array | np.ndarray, "b l"]
+  ) -> contrastive.Captions:
+    """Returns embeddings of the words of texts, or of texts as one word."""
+    return contrastive.Captions(
+      *self._encode_words(self._params, self._model_state, tokens)
+    )
 
   def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
     """Returns the tokenizer's ids of every word in every template."""

@@ -60,7 +60,7 @@ RULES: dict[str, Rule] = {
   "model.embed_dim": at_least(1),
   "model.proj_hidden": at_least(1),
   "model.proj_norm": one_of("bn", "ln", "none"),
-  "text.layers": at_least(1),
+  "text.layers": at_least(0),
   "text.width": at_least(1),
   "text.num_heads": at_least(1),
   "text.context_length": at_least(2),  # the start and end tokens

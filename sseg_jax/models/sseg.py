@@ -28,7 +28,12 @@ from sseg_jax.models import (
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.keys import parameter_keys
-from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
+from sseg_jax.models.layers import (
+  Projection,
+  RegionLayer,
+  normalize_pixels,
+  unit,
+)
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays
 
@@ -61,6 +66,7 @@ class ImageOutputs(NamedTuple):
     part_embeddings: float32 [b, k, e], each part projected: the queries, or
       regions given in their place.
     image_embedding: float32 [b, e], for the contrastive loss.
+    counts: float32 [b, k], 1 for the parts that exist, else 0.
   """
 
   mask_logits: Array
@@ -68,6 +74,7 @@ class ImageOutputs(NamedTuple):
   query_embeddings: Array
   part_embeddings: Array
   image_embedding: Array
+  counts: Array
 
 
 class SSeg(nnx.Module):
@@ -130,6 +137,8 @@ class SSeg(nnx.Module):
       rngs=rngs,
     )
     self.image_projection = projection(width)
+    self.form = config.loss.contrastive_form
+    self.max_words = config.loss.max_words
     self.text = text.build(config, dtype=dtype, rngs=rngs)
     self.text_projection = projection(config.text.width)
     self.logit_scale = nnx.Param(
@@ -224,7 +233,9 @@ class SSeg(nnx.Module):
     each = of_parts
     if features.part_features is not queries:
       each = self._project(queries)
-    return ImageOutputs(features.mask_logits, queries, each, of_parts, pooled)
+    return ImageOutputs(
+      features.mask_logits, queries, each, of_parts, pooled, features.counts
+    )
 
   def embed_parts(
     self,
@@ -262,18 +273,38 @@ class SSeg(nnx.Module):
   ) -> Float[Array, "b e"]:
     """Embeds token ids, as `tokenizer.Tokenizer` gives them; float32.
 
-    `train`, `rngs` and `valid` as in `image_features`.
+    With the contrastive form "words" it is the mean of the words' embeddings,
+    each of unit length. `train`, `rngs` and `valid` as in `image_features`.
     """
-    features = self.text(tokens, train=train, rngs=rngs)
-    return self.embed_text(features, train=train, valid=valid)
+    features, words = self.text_features(tokens, train=train, rngs=rngs)
+    embedded = self.embed_text(features, train=train, valid=valid)
+    if words is None:
+      return embedded
+    return query_embedding.mean_of(unit(embedded), words.astype(jnp.float32))
+
+  def text_features(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+  ) -> tuple[Float[Array, "b *w d"], Bool[Array, "b w"] | None]:
+    """Returns what the contrastive loss compares of texts, not projected.
+
+    That is one feature of each text and None; with the form "words" the
+    features of each text's words, and which of them exist.
+    """
+    if self.form == "words":
+      return self.text.words(tokens, self.max_words, train=train, rngs=rngs)
+    return self.text(tokens, train=train, rngs=rngs), None
 
   def embed_text(
     self,
-    features: Float[Array, "b d"],
+    features: Float[Array, "b *w d"],
     *,
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
-  ) -> Float[Array, "b e"]:
+  ) -> Float[Array, "b *w e"]:
     """Projects the text tower's features (`self.text`); float32."""
     projected = self.text_projection(features, train=train, valid=valid)
     return projected.astype(jnp.float32)
@@ -321,6 +352,24 @@ def apply_image(
   """`SSeg.encode_image` in evaluation, as a pure function."""
   model = nnx.merge(graphdef, params, model_state)
   return model.encode_image(image, labels=labels)
+
+
+def apply_words(
+  graphdef: nnx.GraphDef,
+  params: Variables,
+  model_state: Variables,
+  tokens: Array,
+) -> tuple[Array, Array]:
+  """Returns embeddings of words [b, w, e] and which exist, bool [b, w].
+
+  With a contrastive form other than "words", a text is a single word.
+  """
+  model = nnx.merge(graphdef, params, model_state)
+  features, words = model.text_features(tokens)
+  embedded = model.embed_text(features)
+  if words is None:
+    return embedded[:, None], jnp.ones((len(tokens), 1), bool)
+  return embedded, words
 
 
 def apply_text(

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import tokenizer
+from sseg_jax import content_words, tokenizer
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
@@ -139,7 +139,8 @@ class TextTower(nnx.Module):
     vocab_size: number of token ids; the largest is the end token.
     context_length: tokens of the longest text.
     width: of the residual stream, a multiple of `num_heads`.
-    layers: number of blocks.
+    layers: number of blocks; 0 for a bag of words: each token then stands for
+      itself alone, and positions are left out.
     num_heads: of each attention.
     dropout: rate on both branches of each block in training (CLIP uses none).
     remat: what is stored of a block (`remat.POLICIES`).
@@ -175,9 +176,12 @@ class TextTower(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.position_embedding = nnx.Param(
-      nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
-    )
+    positions: nnx.Param | None = None
+    if layers:
+      positions = nnx.Param(
+        nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
+      )
+    self.position_embedding = positions
     self.blocks = List(
       TextBlock(
         width, num_heads, layers, dropout=dropout, dtype=dtype, rngs=rngs
@@ -204,20 +208,67 @@ class TextTower(nnx.Module):
     Raises:
       InputError: if `l` exceeds `context_length`.
     """
+    x = self._before_norm(tokens, train=train, rngs=rngs)
+    end = jnp.argmax(tokens, axis=-1)
+    # The final norm works on each token alone, so one token is enough.
+    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
+    return self.norm(x)
+
+  def words(
+    self,
+    tokens: Int[Array, "b l"],
+    most: int,
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+  ) -> tuple[Float[Array, "b w d"], Bool[Array, "b w"]]:
+    """Returns the features of each text's words, and which of them exist.
+
+    Words are the tokens of `content_words`. A text without any such word has
+    all its tokens instead, so that no text is empty.
+
+    Args:
+      tokens: as the tokenizer gives them.
+      most: number of words of a text at most, w; the first ones are taken.
+      train: see `__call__`.
+      rngs: see `__call__`.
+
+    Raises:
+      InputError: if `l` exceeds `context_length`.
+    """
+    x = self._before_norm(tokens, train=train, rngs=rngs)
+    length = tokens.shape[1]
+    place = jnp.arange(length)[None]
+    end = jnp.argmax(tokens, axis=-1)[:, None]
+    inside = (place > 0) & (place < end)  # between the two markers
+    counts = jnp.asarray(content_words.content_tokens())[tokens] & inside
+    counts = jnp.where(counts.any(1, keepdims=True), counts, inside)
+    # Words first, each part in its order.
+    order = jnp.argsort(jnp.where(counts, place, place + length), axis=1)
+    order = order[:, :most]
+    x = jnp.take_along_axis(x, order[..., None], axis=1)
+    return self.norm(x), jnp.take_along_axis(counts, order, axis=1)
+
+  def _before_norm(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool,
+    rngs: ExampleRngs | None,
+  ) -> Float[Array, "b l d"]:
     length = tokens.shape[1]
     if length > self.context_length:
       raise InputError(
         f"texts have {length} tokens, but text.context_length is"
         f" {self.context_length}; tokenize to that length"
       )
-    positions = self.position_embedding[:length].astype(self.dtype)
-    x = self.token_embedding(tokens) + positions[None]
+    x = self.token_embedding(tokens)
+    if self.position_embedding is not None:
+      positions = self.position_embedding[:length].astype(self.dtype)
+      x = x + positions[None]
     for block in self.blocks:
       x = remat.run(self.remat, block, x, train=train, rngs=rngs)
-    end = jnp.argmax(tokens, axis=-1)
-    # The final norm works on each token alone, so one token is enough.
-    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
-    return self.norm(x)
+    return x
 
 
 def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from sseg_jax.field_rules import Between, Rule, at_least, one_of
+from sseg_jax import contrastive
+from sseg_jax.field_rules import (
+  NOT_NEGATIVE,
+  Between,
+  Rule,
+  at_least,
+  one_of,
+)
 from sseg_jax.models import query_embedding
 from sseg_jax.tasks import TASKS
 
@@ -12,6 +19,9 @@ RULES: dict[str, Rule] = {
   "loss.mask_stride": Rule(lambda x: x in (1, 2, 4), "1, 2 or 4"),
   "loss.mask_every": at_least(1),
   "loss.contrastive_block": at_least(0),
+  "loss.contrastive_form": one_of(*contrastive.FORMS),
+  "loss.sharpness": NOT_NEGATIVE,
+  "loss.max_words": at_least(1),
 }
 
 
@@ -58,6 +68,21 @@ def _block(c: Any) -> str | None:
   )
 
 
+def _form(c: Any) -> str | None:
+  form = c.loss.contrastive_form
+  if form != "global" and c.model.mean == "before":
+    return (
+      f"loss.contrastive_form={form!r}: compares each region by itself, so it"
+      " needs model.mean='after'"
+    )
+  if form != "words" and not c.text.layers:
+    return (
+      "text.layers=0: only loss.contrastive_form='words' can learn from words"
+      " without layers; use at least 1"
+    )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     (
@@ -75,4 +100,5 @@ BETWEEN: tuple[Between, ...] = (
     _accumulation,
   ),
   Between(("loss.contrastive_block", "batch_size"), _block),
+  Between(("loss.contrastive_form", "model.mean", "text.layers"), _form),
 )

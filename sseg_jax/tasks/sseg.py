@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sseg_jax import losses
+from sseg_jax import contrastive, losses
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.tasks.task import Metrics, Setup
@@ -42,12 +42,16 @@ class Features(NamedTuple):
 
   Attributes:
     parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
-    text: [b, d], output of the text tower before the projection.
+    text: output of the text tower before the projection: [b, d], or of each
+      word [b, w, d].
+    words: float32 [b, w], 1 for words that exist, else 0; None where texts
+      have no words.
   """
 
   parts: Array
   counts: Array
   text: Array
+  words: Array | None = None
 
 
 def towers(
@@ -81,7 +85,7 @@ def towers(
     regions=regions,
     masks_every=every,
   )
-  text = model.text(
+  text, words = model.text_features(
     batch["text"],
     train=True,
     rngs=ExampleRngs.from_ids(text_key, batch["id"]),
@@ -96,7 +100,9 @@ def towers(
     size=(h // weights.mask_stride, w // weights.mask_stride),
     count=count,
   )
-  features = Features(image.part_features, image.counts, text)
+  if words is not None:
+    words = words.astype(jnp.float32)
+  features = Features(image.part_features, image.counts, text, words)
   return (features, weights.mask * mask), metrics | {"loss/mask": mask}
 
 
@@ -105,19 +111,31 @@ def compare(
 ) -> tuple[Array, Metrics]:
   """Returns the weighted contrastive loss of a whole batch, and metrics."""
   weights = setup.config.loss
-  _, image = model.embed_parts(
+  each, image = model.embed_parts(
     features.parts, features.counts, train=True, valid=valid
   )
   text = model.embed_text(features.text, train=True, valid=valid)
-  loss, metrics = losses.contrastive(
-    image,
-    text,
-    model.logit_scale[...],
-    valid,
+  how: dict[str, Any] = dict(
     max_logit_scale=weights.max_logit_scale,
     block=weights.contrastive_block,
     mesh=setup.mesh,
   )
+  scale = model.logit_scale[...]
+  if weights.contrastive_form == "global":
+    loss, metrics = contrastive.contrastive(image, text, scale, valid, **how)
+  else:
+    words = features.words
+    if words is None:  # a caption is compared as a whole
+      text, words = text[:, None], jnp.ones((len(text), 1))
+    loss, metrics = contrastive.of_regions(
+      contrastive.Pictures(each, features.counts > 0),
+      contrastive.Captions(text, words > 0),
+      scale,
+      valid,
+      form=weights.contrastive_form,
+      sharpness=weights.sharpness,
+      **how,
+    )
   return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
 
 
