@@ -111,6 +111,19 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
+  # "teacher" is no part of the paper: a frozen vision transformer gives regions
+  # and their features, and there is no MaskFormer. The next four fields are for
+  # it alone (models/teacher.py).
+  # The transformer: a name in models/vit_sizes.py. Its weights are
+  # pseudo_masks.weights, or if that is empty, the published ones of this name.
+  c.model.teacher = "dino_vits8"
+  # What a region is embedded from, written as pseudo_masks.feature. Each kind
+  # has unit length in each cell.
+  c.model.teacher_features = "tokens+keys:9+values:9"
+  # Besides pseudo_masks.k regions, a picture has those of clusterings with so
+  # many clusters. Scores of a pixel are averaged over its regions.
+  c.model.teacher_more_k = ()
+  c.model.region_dropout = 0.0  # share of a region's features, while training
   # "": random weights, as in the paper. Otherwise a file's path, or a name in
   # models/published.py. It initialises the backbone, and both decoders if the
   # file is a MaskFormer (models/pretrained.py). Ignored when a run resumes.
@@ -178,6 +191,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
   c.text.context_length = 77
   c.text.dropout = 0.0
+  # With n, a token's embedding is a vector of its own plus the mean of vectors
+  # of the letter groups in it, which are shared: n vectors, picked by a hash.
+  # Few captions then teach "dog" by "dogs". Not of the paper; 0 leaves it out.
+  c.text.letter_groups = 0
   c.text.weights = ""  # as model.weights, for the text tower
 
   c.pseudo_masks = ml_collections.ConfigDict()

@@ -49,7 +49,9 @@ def train_batches(
     Dictionaries of `id` uint32 [b], `valid` bool [b], `image` uint8 [b,h,w,3],
     `text` int32 [b,l]; `labels` int32 [b,h,w] in the supervised task, 255
     ignored; `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
-    `teacher_image` if the student's picture is changed. An unreadable record
+    `teacher_image` if the student's picture is changed. Features of regions,
+    `region_features` float16 [b,n,d], take the place of `image` where a frozen
+    eye has seen the pictures (`fields.stored_regions`). An unreadable record
     becomes a black picture with empty text and `valid` False.
 
   Raises:
@@ -294,6 +296,29 @@ def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
     )
 
 
+def _check_regions(config, made: Mapping[str, Any], folder: str) -> None:
+  """Raises InputError unless records hold the regions that a config has."""
+  stored = made.get("region_features")
+  again = "make them with prepare --add_pseudo_masks --add_region_features"
+  if stored is None:
+    raise InputError(
+      f"{folder} holds no features of regions, which model.backbone='teacher'"
+      f" reads with pseudo_masks.mode='cached'; {again}, or use 'online'"
+    )
+  wanted = {
+    name: config.model[name]
+    for name in ("teacher", "teacher_features", "teacher_more_k")
+  }
+  for name, value in wanted.items():
+    now = list(value) if isinstance(value, (list, tuple)) else value
+    if stored[name] != now:
+      raise InputError(
+        f"{folder} holds features of regions made with model.{name}="
+        f"{stored[name]!r}, but the config has {now!r}; make the two equal, or"
+        f" {again}"
+      )
+
+
 def _check(config, table: RecordTable, index: int, count: int) -> None:
   """Raises InputError if settings and data do not fit together."""
   check_lanes(config, count)
@@ -329,12 +354,18 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f"{manifest.folder} holds {stored} pseudo-masks a picture, but"
         f" config.pseudo_masks.k={config.pseudo_masks.k}; make the two equal"
       )
+    if fields.stored_regions(config):
+      _check_regions(config, made, manifest.folder)
     if config.task == "supervised" and not manifest.labels:
       raise InputError(
         f"{manifest.folder} holds no label maps for every record, which"
         ' config.task="supervised" needs'
       )
-  if config.pseudo_masks.mode == "cached" and config.image_size % stride:
+  if (
+    config.pseudo_masks.mode == "cached"
+    and config.image_size % stride
+    and not fields.stored_regions(config)
+  ):
     raise InputError(
       f"config.image_size={config.image_size} is not a multiple of"
       f" config.pseudo_masks.stride={stride}"

@@ -24,12 +24,13 @@ class Pairs(NamedTuple):
     texts: arrays [b, c, …], likewise of texts and their words.
   """
 
-  pictures: tuple[np.ndarray, ...]
-  texts: tuple[np.ndarray, ...]
+  pictures: Sequence[np.ndarray]
+  texts: Sequence[np.ndarray]
 
   def where(self, valid: np.ndarray) -> "Pairs":
     """Returns the pairs for which `valid`, bool [b], is true."""
-    return Pairs(*([x[valid] for x in part] for part in self))
+    pictures, texts = ([x[valid] for x in part] for part in self)
+    return Pairs(pictures, texts)
 
 
 def embed(
@@ -54,12 +55,11 @@ def embed(
 
 def join(parts: Sequence[Pairs]) -> Pairs:
   """Joins pairs along their first axis."""
-  return Pairs(
-    *(
-      [np.concatenate(x) for x in zip(*group, strict=True)]
-      for group in zip(*parts, strict=True)
-    )
+  pictures, texts = (
+    [np.concatenate(x) for x in zip(*group, strict=True)]
+    for group in zip(*parts, strict=True)
   )
+  return Pairs(pictures, texts)
 
 
 def similarity(
@@ -80,12 +80,9 @@ def similarity(
       sharpness=config.loss.sharpness,
     )
   )
-  captions = contrastive.Captions(*texts)
-  rows = [
-    compare(
-      contrastive.Pictures(*(x[i : i + _ROWS] for x in pairs.pictures)),
-      captions,
-    )
-    for i in range(0, len(texts[0]), _ROWS)
-  ]
+  captions = contrastive.Captions(*map(jnp.asarray, texts))
+  rows = []
+  for i in range(0, len(texts[0]), _ROWS):
+    some = (jnp.asarray(x[i : i + _ROWS]) for x in pairs.pictures)
+    rows.append(compare(contrastive.Pictures(*some), captions))
   return np.concatenate([np.asarray(x) for x in rows])

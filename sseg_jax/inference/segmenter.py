@@ -17,11 +17,10 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax import contrastive
 from sseg_jax.errors import InputError
-from sseg_jax.inference import padding, scoring
+from sseg_jax.inference import look, padding, scoring
 from sseg_jax.inference.encoded import Encoded
 from sseg_jax.inference.sliding_window import PAD, Layout
 from sseg_jax.models import sseg
-from sseg_jax.pseudo_masks import generator
 from sseg_jax.tokenizer import Tokenizer, check_distinct
 
 __all__ = [
@@ -178,18 +177,11 @@ class SSegSegmenter:
         f"evaluate.refine={refine!r} is unknown; use one of"
         f" {', '.join(REFINEMENTS)}"
       )
-    self._regions = None
-    if refine == "pseudo_masks":
-      self._regions = generator.build(config)
+    self._look = look.Look.build(config, refine)
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
     def apply(params, model_state, images, frozen):
-      snap: tuple[Array, ...] = ()
-      if self._regions is not None:
-        # One key for all, so that a picture's masks are always the same.
-        keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
-        snap = self._regions.generate(frozen, images, keys)[:1]
-      return sseg.apply_image(graphdef, params, model_state, images, *snap)
+      return self._look(graphdef, params, model_state, images, frozen)
 
     def encode_windows(*args):
       outputs = apply(*args)
@@ -220,10 +212,8 @@ class SSegSegmenter:
 
   @functools.cached_property
   def _frozen(self) -> Any:
-    """The arrays of the network that clusters pictures, if there is one."""
-    if self._regions is None:
-      return {}
-    return jax.tree.map(jnp.asarray, self._regions.frozen)
+    """The arrays of a network beside the model; see `Look.frozen`."""
+    return jax.tree.map(jnp.asarray, self._look.frozen)
 
   def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
     """Returns embeddings of whole pictures, 0..255; sides as in training."""

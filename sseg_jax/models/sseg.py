@@ -23,6 +23,7 @@ from sseg_jax.models import (
   pooling,
   query_embedding,
   swin_attention,
+  teacher,
   text,
 )
 from sseg_jax.models.conv import ConvNet
@@ -78,7 +79,18 @@ class ImageOutputs(NamedTuple):
 
 
 class SSeg(nnx.Module):
-  """The model: image tower, text tower, two projections, a logit scale."""
+  """The model: image tower, text tower, two projections, a logit scale.
+
+  The image tower is a backbone with a MaskFormer, or what a frozen eye needs
+  (`teacher`); the parts of the other kind are None.
+  """
+
+  backbone: Any
+  maskformer: Any
+  stem: ConvNet | None
+  region: RegionLayer | None
+  teacher: teacher.FrozenArrays | None
+  region_input: teacher.RegionInput | None
 
   def __init__(self, config: Any, *, rngs: nnx.Rngs):
     """Builds the network from random weights.
@@ -94,6 +106,31 @@ class SSeg(nnx.Module):
     c = config.model
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
+    self.embedding = query_embedding.build(config)
+    if teacher.is_eye(config):
+      width = self._build_eye(config, rngs)
+    else:
+      width = self._build_tower(config, rngs)
+    projection = functools.partial(
+      Projection,
+      hidden=c.proj_hidden,
+      d_out=c.embed_dim,
+      norm=c.proj_norm,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.image_projection = projection(width)
+    self.form = config.loss.contrastive_form
+    self.max_words = config.loss.max_words
+    self.text = text.build(config, dtype=dtype, rngs=rngs)
+    self.text_projection = projection(config.text.width)
+    self.logit_scale = nnx.Param(
+      jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
+    )
+
+  def _build_tower(self, config: Any, rngs: nnx.Rngs) -> int:
+    """Builds backbone and MaskFormer; returns the width of a query."""
+    c, dtype = config.model, self.dtype
     self.backbone = backbones.build(
       c.backbone,
       drop_path=c.drop_path,
@@ -105,7 +142,6 @@ class SSeg(nnx.Module):
       c, self.backbone.channels, dtype=dtype, rngs=rngs
     )
     self.regions = config.pseudo_masks.k
-    self.embedding = query_embedding.build(config)
     channels = {
       **self.backbone.channels,
       "pixel": c.hidden_dim,
@@ -128,36 +164,40 @@ class SSeg(nnx.Module):
       region = RegionLayer(width, hidden, dtype=dtype, rngs=rngs)
       width = hidden
     self.stem, self.region = stem, region
-    projection = functools.partial(
-      Projection,
-      hidden=c.proj_hidden,
-      d_out=c.embed_dim,
-      norm=c.proj_norm,
-      dtype=dtype,
-      rngs=rngs,
+    self.teacher, self.region_input = None, None
+    return width
+
+  def _build_eye(self, config: Any, rngs: nnx.Rngs) -> int:
+    """Builds what a frozen eye needs; returns the width of a region."""
+    width = teacher.width(config)
+    self.backbone, self.maskformer = None, None
+    self.stem, self.region = None, None
+    self.regions = config.pseudo_masks.k
+    self.teacher = teacher.holder(config)
+    self.region_input = teacher.RegionInput(
+      width, config.model.region_dropout, rngs=rngs
     )
-    self.image_projection = projection(width)
-    self.form = config.loss.contrastive_form
-    self.max_words = config.loss.max_words
-    self.text = text.build(config, dtype=dtype, rngs=rngs)
-    self.text_projection = projection(config.text.width)
-    self.logit_scale = nnx.Param(
-      jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
-    )
+    return width
 
   def encode_image(
     self,
-    image: Array,
+    image: Any,
     *,
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
+    seen: teacher.Regions | None = None,
     **how: Any,
   ) -> ImageOutputs:
     """Returns n masks, an embedding of each, and one of the picture.
 
-    Calls `image_features`, which has the same arguments, and `embed_image`.
+    Calls `image_features`, which has the same arguments, and `embed_image`. A
+    model with an eye takes `seen` in place of the picture, and calls
+    `region_features`.
     """
-    features = self.image_features(image, train=train, valid=valid, **how)
+    if seen is not None:
+      features = self.region_features(seen, train=train, valid=valid, **how)
+    else:
+      features = self.image_features(image, train=train, valid=valid, **how)
     return self.embed_image(features, train=train, valid=valid)
 
   def image_features(
@@ -217,6 +257,31 @@ class SSeg(nnx.Module):
     )
     described = self.embedding.features(seen, regions, self.stem, self.region)
     return ImageFeatures(mask_logits, *described)
+
+  def region_features(
+    self,
+    seen: teacher.Regions,
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> ImageFeatures:
+    """Returns the same as `image_features` of what an eye saw.
+
+    Args:
+      seen: from `pseudo_masks.eye`; every region is a query.
+      train: drops features, and takes the batch's statistics.
+      rngs: of the pictures; needed if `train`.
+      valid: the pictures that count for batch statistics; None for all.
+    """
+    assert self.region_input is not None, "a model without an eye"
+    exist = seen.exist
+    counted = exist if valid is None else exist & valid[:, None]
+    features = self.region_input(
+      seen.features, counted, train=train, rngs=rngs
+    ).astype(self.dtype)
+    counts = exist.astype(jnp.float32)
+    return ImageFeatures(seen.mask_logits[None], features, features, counts)
 
   def embed_image(
     self,
@@ -348,9 +413,13 @@ def apply_image(
   model_state: Variables,
   image: Array,
   labels: Array | None = None,
+  *,
+  seen: teacher.Regions | None = None,
 ) -> ImageOutputs:
   """`SSeg.encode_image` in evaluation, as a pure function."""
   model = nnx.merge(graphdef, params, model_state)
+  if seen is not None:
+    return model.encode_image(None, seen=seen)
   return model.encode_image(image, labels=labels)
 
 

@@ -17,6 +17,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
 from sseg_jax.models.flax_versions import List
+from sseg_jax.models.letter_groups import LetterGroups
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
 
@@ -143,6 +144,7 @@ class TextTower(nnx.Module):
       itself alone, and positions are left out.
     num_heads: of each attention.
     dropout: rate on both branches of each block in training (CLIP uses none).
+    letter_groups: number of vectors that tokens share; 0 for none.
     remat: what is stored of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
@@ -160,6 +162,7 @@ class TextTower(nnx.Module):
     layers: int,
     num_heads: int,
     dropout: float = 0.0,
+    letter_groups: int = 0,
     remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
@@ -176,6 +179,10 @@ class TextTower(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
+    groups: LetterGroups | None = None
+    if letter_groups:
+      groups = LetterGroups(letter_groups, width, dtype=dtype, rngs=rngs)
+    self.letter_groups = groups
     positions: nnx.Param | None = None
     if layers:
       positions = nnx.Param(
@@ -263,6 +270,8 @@ class TextTower(nnx.Module):
         f" {self.context_length}; tokenize to that length"
       )
     x = self.token_embedding(tokens)
+    if self.letter_groups is not None:
+      x = x + self.letter_groups(tokens).astype(self.dtype)
     if self.position_embedding is not None:
       positions = self.position_embedding[:length].astype(self.dtype)
       x = x + positions[None]
@@ -281,6 +290,7 @@ def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
     layers=t.layers,
     num_heads=t.num_heads,
     dropout=t.dropout,
+    letter_groups=t.letter_groups,
     remat=config.model.remat,
     dtype=dtype,
     rngs=rngs,

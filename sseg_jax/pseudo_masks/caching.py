@@ -30,9 +30,16 @@ import numpy as np
 import tqdm
 
 from sseg_jax import config_files, files
-from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
+from sseg_jax.data import (
+  fields,
+  import_tensorflow,
+  manifest,
+  pseudo_labels,
+  records,
+)
 from sseg_jax.errors import InputError
-from sseg_jax.pseudo_masks import generator
+from sseg_jax.models import teacher
+from sseg_jax.pseudo_masks import eye, generator
 from sseg_jax.runtime import lease, progress_bar
 
 
@@ -83,6 +90,7 @@ def add_pseudo_masks(
   batch_size: int = 32,
   process_index: int = 0,
   process_count: int = 1,
+  features: bool = False,
   progress: bool = False,
 ) -> Report:
   """Copies the records of `source` to `out` with pseudo-masks of `config`.
@@ -97,6 +105,8 @@ def add_pseudo_masks(
     batch_size: pictures at once.
     process_index: takes every `process_count`-th shard, from this one on.
     process_count: processes that share the work.
+    features: whether to store features of the regions too, for a config with
+      model.backbone="teacher". Training then runs no vision transformer.
     progress: whether a terminal shows a progress bar.
 
   Raises:
@@ -114,9 +124,17 @@ def add_pseudo_masks(
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
   image_size = image_size or config.image_size
+  if features and not teacher.is_eye(config):
+    raise InputError(
+      f'model.backbone={config.model.backbone!r}: only "teacher" has features'
+      " of regions to store; leave out --add_region_features, or use a config"
+      " such as configs/photos.py"
+    )
   made = generator.build(config)
   _check_generator(made, image_size)
   info = _info(config, made, image_size, first_id)
+  if features:
+    info["region_features"] = _feature_info(config)
   if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
     info["batch_size"] = batch_size  # on which the rounding of tokens depends
   if manifest.is_finished(out):
@@ -127,7 +145,7 @@ def add_pseudo_masks(
       " choose another folder"
     )
   _make_folder(out)
-  label = _Labeller(made, image_size, config.seed, batch_size)
+  label = _Labeller(made, image_size, config.seed, batch_size, features)
   marks = [_fingerprint(info, shard) for shard in read.shards]
   mine = range(process_index, len(read.shards), process_count)
   # Each process has its own lease, because others may write other shards.
@@ -162,7 +180,9 @@ def _make_folder(out: str) -> None:
 
 
 def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:
-  if image_size % made.stride:
+  # A scaled picture is rounded to whole patches.
+  rounded = isinstance(made, eye.Eye) and made.tokens.scale != 1
+  if image_size % made.stride and not rounded:
     raise InputError(
       f"image_size={image_size} is not a multiple of {made.stride}, the"
       " generator's patch or stride"
@@ -231,10 +251,15 @@ def _place(folder: str) -> str:
 
 
 class _Labeller:
-  """Gives each record of a shard its label map."""
+  """Gives each record of a shard its label map, and features of its regions."""
 
   def __init__(
-    self, made: generator.PseudoMasks, image_size: int, seed: int, batch: int
+    self,
+    made: generator.PseudoMasks,
+    image_size: int,
+    seed: int,
+    batch: int,
+    features: bool,
   ):
     self.unreadable = 0
     self.examples: list[str] = []
@@ -243,20 +268,31 @@ class _Labeller:
     root = jax.random.key(seed)
 
     def generate(frozen, image, ids):
-      # As `train_step.pseudo_mask_labels`.
+      # As `tasks.sseg.pseudo_mask_labels`.
       keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
-      return made.generate(frozen, image, keys)[0]
+      if not features:
+        return made.generate(frozen, image, keys)[0], None
+      assert isinstance(made, eye.Eye)
+      labels, seen = made.look(frozen, image, keys)
+      # A region that does not exist has zeros (`tasks.sseg.regions_seen`).
+      kept = jnp.where(seen.exist[..., None], seen.features, 0)
+      return labels, kept.astype(jnp.float16)
 
     self._generate = jax.jit(generate)
 
   def __call__(
     self, shard: Iterator[records.Record], first: int
-  ) -> Iterator[tuple[records.Record, np.ndarray]]:
-    """Yields the records with uint8 labels; `first` is the first one's id."""
+  ) -> Iterator[tuple[records.Record, np.ndarray, np.ndarray | None]]:
+    """Yields the records with uint8 labels, and float16 features or None.
+
+    `first` is the first record's id.
+    """
     while batch := list(itertools.islice(shard, self._batch)):
       images = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
+      readable = []
       for i, record in enumerate(batch):
         picture = pseudo_labels.whole_picture(record.image, self._size)
+        readable.append(picture is not None)
         if picture is None:
           self.unreadable += 1
           if len(self.examples) < 3:
@@ -264,25 +300,71 @@ class _Labeller:
         else:
           images[i] = picture
       ids = (first + np.arange(self._batch)).astype(np.uint32)
-      labels = np.asarray(self._generate(self._frozen, images, ids))
-      yield from zip(batch, labels.astype(np.uint8), strict=False)
+      labels, features = jax.device_get(
+        self._generate(self._frozen, images, ids)
+      )
+      for i, record in enumerate(batch):
+        of_regions = None
+        if features is not None:
+          # No regions: the pair does not count.
+          of_regions = features[i] * np.float16(readable[i])
+        yield record, labels[i].astype(np.uint8), of_regions
       first += len(batch)
+
+
+def _feature_info(config: Any) -> dict[str, Any]:
+  """Returns what the features of regions depend on besides the labels."""
+  return {
+    "regions": teacher.regions(config),
+    "width": teacher.width(config),
+    "teacher": config.model.teacher,
+    "teacher_features": config.model.teacher_features,
+    "teacher_more_k": list(config.model.teacher_more_k),
+  }
+
+
+def check_eye(config: Any, model_state: Any) -> None:
+  """Raises InputError if features of records were made with other weights.
+
+  Args:
+    config: of a run; if its batches hold pictures, nothing is checked.
+    model_state: of the run's first step, with the parameters of the eye.
+  """
+  if not fields.stored_regions(config):
+    return
+  arrays = model_state[teacher.NAME]
+  if not all(x.is_fully_addressable for x in jax.tree.leaves(arrays)):
+    return  # split over processes; too large to gather for a check
+  mine = _digest(jax.device_get(arrays))
+  for folder in config.data.train.split(","):
+    made = manifest.read_manifest(folder.strip()).info.get("pseudo_masks", {})
+    if made.get("weights_sha256") != mine:
+      raise InputError(
+        f"{folder}: its region features were made with other weights than"
+        " those of this run (pseudo_masks.weights); make them again with"
+        " prepare --add_pseudo_masks --add_region_features, or name the same"
+        " weights"
+      )
+
+
+def _digest(arrays: Any) -> str:
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(arrays):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 def _info(
   config: Any, made: generator.PseudoMasks, image_size: int, first_id: int
 ) -> dict[str, Any]:
   """Returns all that the labels depend on, as the manifest keeps it."""
-  fields = dict(config.pseudo_masks)
-  fields.pop("mode")
+  found = dict(config.pseudo_masks)
+  found.pop("mode")
   # The path of the weights does not matter; their content does.
-  fields.pop("weights")
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(made.frozen):
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+  found.pop("weights")
   return {
-    **fields,
-    "weights_sha256": digest.hexdigest(),
+    **found,
+    "weights_sha256": _digest(made.frozen),
     "dtype": config.dtype,
     "seed": config.seed,
     "image_size": image_size,

@@ -10,7 +10,7 @@ from sseg_jax.field_rules import (
   at_least,
   one_of,
 )
-from sseg_jax.models import query_embedding
+from sseg_jax.models import query_embedding, teacher
 from sseg_jax.tasks import TASKS
 
 RULES: dict[str, Rule] = {
@@ -83,6 +83,24 @@ def _form(c: Any) -> str | None:
   return None
 
 
+def _eye(c: Any) -> str | None:
+  if not teacher.is_eye(c):
+    return None
+  if c.task != "sseg":
+    return f"task={c.task!r}: model.backbone='teacher' has task='sseg' alone"
+  if c.accumulate_steps != 1:
+    return (
+      f"accumulate_steps={c.accumulate_steps}: model.backbone='teacher' takes"
+      " its batch in one piece; use 1"
+    )
+  if not c.loss.contrastive:
+    return (
+      "loss.contrastive=0.0: model.backbone='teacher' learns nothing else; use"
+      " a number over 0"
+    )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     (
@@ -100,5 +118,8 @@ BETWEEN: tuple[Between, ...] = (
     _accumulation,
   ),
   Between(("loss.contrastive_block", "batch_size"), _block),
+  Between(
+    ("model.backbone", "task", "accumulate_steps", "loss.contrastive"), _eye
+  ),
   Between(("loss.contrastive_form", "model.mean", "text.layers"), _form),
 )
