@@ -27,7 +27,7 @@ def get_config():
 
   c.model.backbone = "teacher"
   c.model.teacher = "dino_vits8"
-  c.model.teacher_features = "tokens+values:7+values:8+values:9+values:10"
+  c.model.teacher_features = "tokens+values:8+values:9+values:10"
   c.model.region_dropout = 0.2
   c.model.mean = "after"
   c.model.embed_dim = 256
@@ -66,7 +66,9 @@ def get_config():
   c.evaluate.every_steps = 0
   c.evaluate.image_size = 224
   c.evaluate.stride = 112
+  c.evaluate.regions = 4
   c.evaluate.templates = "identity"
+  c.evaluate.synonyms = "common"
   c.evaluate.retrieval_size = 200
   c.evaluate.retrieval_captions = 5
   return c

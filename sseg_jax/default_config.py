@@ -356,6 +356,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
   c.evaluate.combiner = "mean"  # one of COMBINERS
+  # model.backbone="teacher" only: regions of a window at test. Larger ones than
+  # in training may be named more surely. 0: those of training.
+  c.evaluate.regions = 0
   # "pseudo_masks": the generator clusters the test picture as well, and masks
   # are aligned with the clusters; not in the paper. "none" does not change
   # masks.
@@ -367,6 +370,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.background_threshold = config_dict.placeholder(float)
   c.evaluate.threshold_images = 100  # pictures used to choose the threshold
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
+  # Words that stand for the classes of benchmarks, the best of which counts: a
+  # key of prompts.SYNONYMS. "none", the published protocols, has the names
+  # alone. "common" has words that captions use, as "man" for "person".
+  c.evaluate.synonyms = "none"
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
   # Number of rankings, each with one caption per picture; scores are the mean.
   c.evaluate.retrieval_captions = 1

@@ -69,11 +69,11 @@ def evaluate(
 
   Returns:
     A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
-    images seconds images_per_second templates threshold`. Scores are in 0..100;
-    `per_class` is in label order, with None for classes that never occur. If
-    the benchmark has background, there is also `curve`, a list of thresholds
-    with their mIoU. The curve is of the pictures that are scored, so no
-    threshold may be chosen on it.
+    images seconds images_per_second templates synonyms threshold`. Scores are
+    in 0..100; `per_class` is in label order, with None for classes that never
+    occur. If the benchmark has background, there is also `curve`, a list of
+    thresholds with their mIoU. The curve is of the pictures that are scored, so
+    no threshold may be chosen on it.
   """
   if isinstance(templates, str):
     templates = prompts.templates(templates)
@@ -106,6 +106,7 @@ def evaluate(
     **count.confusion().summary(count.names),
     **speed(len(indices), seconds),
     "templates": list(templates),
+    "synonyms": _synonyms(segmenter),
     "threshold": None,
     **count.of_thresholds(),
   }
@@ -273,10 +274,18 @@ def _scored(
 
   if isinstance(templates, str):
     templates = prompts.templates(templates)
-  class_set = ClassSet(benchmark.class_names, tuple(templates))
+  class_set = ClassSet(
+    benchmark.class_names,
+    tuple(templates),
+    prompts.synonyms(_synonyms(segmenter), benchmark.class_names),
+  )
   for samples in _batches((benchmark[i] for i in indices), batch_size):
     images = np.stack([sample.image for sample in samples])
     yield samples, *winners(segmenter, images, class_set)
+
+
+def _synonyms(segmenter: "Segmenter") -> str:
+  return getattr(segmenter, "synonyms", "none")
 
 
 def _batches(

@@ -11,8 +11,10 @@ from flax import nnx
 from test_train_step import BATCH, CLASSES
 
 from sseg_jax import train_step
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
+from sseg_jax.exporting import towers
 from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import teacher, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
@@ -122,6 +124,18 @@ def test_what_cannot_work_is_refused(config, fields, message):
     train_step.init_state(train_step.make_setup(config))
 
 
+def test_regions_at_test_have_a_number_of_their_own(config):
+  config.model.teacher_more_k = (5,)
+  config.evaluate.regions = 2
+  seer = eye.for_pictures(config)
+  frozen = teacher.load(config)
+  seen = jax.eval_shape(seer.see, frozen, images(), keys())
+  assert seen.features.shape == (4, 2, 128)
+  config.evaluate.regions = 0
+  seen = jax.eval_shape(eye.for_pictures(config).see, frozen, images(), keys())
+  assert seen.features.shape == (4, 8, 128)
+
+
 def test_masks_of_an_eye_are_not_refined(config):
   config.evaluate.refine = "pseudo_masks"
   with pytest.raises(InputError, match="evaluate.refine='pseudo_masks'"):
@@ -202,3 +216,26 @@ def test_features_that_do_not_fit_the_run_are_refused(stored, tmp_path):
   stored.model.backbone = "conv_tiny"
   with pytest.raises(InputError, match="--add_region_features"):
     caching.add_pseudo_masks(source, str(tmp_path / "x"), stored, features=True)
+
+
+def test_an_exported_eye_sees_what_the_segmenter_sees(config):
+  state = train_step.init_state(train_step.make_setup(config))
+  # As a checkpoint is read: names of digits become numbers.
+  params, model_state = (
+    named_arrays.nested(named_arrays.flat(x), int_keys=True)
+    for x in (state.params, state.model_state)
+  )
+  segmenter = SSegSegmenter(params, model_state, config)
+  classes = ClassSet(CLASSES)
+  wanted = segmenter.scores(np.asarray(BATCH["image"][0]), classes)
+  exported = towers.build(params, model_state, config)
+  assert not exported.refined
+  scores, _ = jax.jit(exported.segment)(
+    exported.weights,
+    images()[:1].astype(jnp.float32),
+    jax.jit(exported.embed_classes)(
+      exported.weights, segmenter.tokens(classes)
+    ),
+    jnp.float32(0),
+  )
+  np.testing.assert_allclose(scores[0], wanted, atol=1e-4)

@@ -37,7 +37,7 @@ class Look:
           f"evaluate.refine={refine!r}: the masks of model.backbone='teacher'"
           " are clusters already; use 'none'"
         )
-      return cls(sees=eye.build(config))
+      return cls(sees=eye.for_pictures(config))
     if refine == "pseudo_masks":
       return cls(snaps=generator.build(config))
     return cls()

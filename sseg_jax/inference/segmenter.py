@@ -146,6 +146,7 @@ class SSegSegmenter:
     combiner: str | None = None,
     image_size: int | None = None,
     refine: str | None = None,
+    synonyms: str | None = None,
   ):
     """Puts the parameters on the default device unless they are on one already.
 
@@ -157,7 +158,9 @@ class SSegSegmenter:
       image_size: short side and window, instead of
         `config.evaluate.image_size`; the window's stride scales with it.
       refine: instead of `config.evaluate.refine`.
+      synonyms: instead of `config.evaluate.synonyms`, for benchmarks.
     """
+    self.synonyms = synonyms or config.evaluate.synonyms
     self.combiner = combiner or config.evaluate.combiner
     if self.combiner not in scoring.COMBINERS:
       raise scoring.unknown_combiner(self.combiner)

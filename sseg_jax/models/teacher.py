@@ -9,9 +9,10 @@ needs no other file.
 `pseudo_masks/eye.py` runs it; this module holds its parameters.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,7 +52,7 @@ class FrozenArrays(nnx.Module):
   def __init__(self, tree: dict[Any, Any]):
     for name, value in tree.items():
       held = FrozenArrays(value) if isinstance(value, dict) else Frozen(value)
-      setattr(self, str(name), held)
+      setattr(self, name, held)
 
   def arrays(self) -> dict[str, Any]:
     """Returns them as nested dictionaries."""
@@ -166,7 +167,17 @@ def holder(config: Any) -> FrozenArrays:
   """Returns room for the parameters: zeros in float16."""
   _, shapes = vit_weights.build(sizes(config))
   return FrozenArrays(
-    jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float16), shapes)
+    _stored(shapes, lambda x: jnp.zeros(x.shape, jnp.float16))
+  )
+
+
+def _stored(params: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+  """Returns parameters under the names of attributes: "n0" for block 0."""
+  return named_arrays.nested(
+    {
+      re.sub(r"(?<=/)(?=\d)", "n", name): convert(x)
+      for name, x in named_arrays.flat(params).items()
+    }
   )
 
 
@@ -197,10 +208,7 @@ def load(config: Any) -> dict[str, Any]:
       )
     )
   _, params = vit_weights.load(source)
-  return jax.tree.map(
-    lambda x: np.asarray(x, np.float16),
-    named_arrays.nested(named_arrays.flat(params)),
-  )
+  return _stored(params, lambda x: np.asarray(x, np.float16))
 
 
 def parameters(arrays: dict[str, Any], dtype: Any) -> dict[Any, Any]:
@@ -208,9 +216,11 @@ def parameters(arrays: dict[str, Any], dtype: Any) -> dict[Any, Any]:
 
   Norms are float32 in any case.
   """
-  flat = named_arrays.flat(arrays)
   params = named_arrays.nested(
-    {name: jnp.asarray(x, jnp.float32) for name, x in flat.items()},
+    {
+      re.sub(r"(?<=/)n(?=\d)", "", name): jnp.asarray(x, jnp.float32)
+      for name, x in named_arrays.flat(arrays).items()
+    },
     int_keys=True,
   )
   return vit_weights.rounded(params, dtype)

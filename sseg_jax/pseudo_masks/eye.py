@@ -159,6 +159,18 @@ def build(config: Any, *, load: bool = False) -> Eye:
   )
 
 
+def for_pictures(config: Any) -> Eye:
+  """Returns the eye at test: with `evaluate.regions` regions, if that is set.
+
+  The weights are not read; see `build`.
+  """
+  built = build(config)
+  if not config.evaluate.regions:
+    return built
+  tokens = dataclasses.replace(built.tokens, k=config.evaluate.regions)
+  return dataclasses.replace(built, tokens=tokens, more_k=())
+
+
 def _masks(labels: Int[Array, "b y x"], k: int) -> Float[Array, "b k y x"]:
   return jax.nn.one_hot(labels, k, axis=1, dtype=jnp.float32)
 
