@@ -35,7 +35,7 @@ class Settings:
     threshold_images: how many pictures a threshold is chosen on.
     templates: a key of `prompts.TEMPLATES`.
     combiner: one of `default_config.COMBINERS`.
-    synonyms: a key of `prompts.SYNONYMS`.
+    synonyms: a key of `synonyms.SYNONYMS`.
     image_size: short side and window.
     max_images: of each benchmark; 0 for all.
     out: folder for result.json, pictures and curves.

@@ -12,7 +12,13 @@ A network and a step can be made without this file, so their rules are in
 import math
 from typing import Any
 
-from sseg_jax import config_files, default_config, field_rules, prompts
+from sseg_jax import (
+  config_files,
+  default_config,
+  field_rules,
+  prompts,
+  synonyms,
+)
 from sseg_jax.data import fields as data_fields
 from sseg_jax.errors import InputError
 from sseg_jax.field_rules import (
@@ -145,7 +151,7 @@ RULES: dict[str, Rule] = {
   "evaluate.background_threshold": NOT_NEGATIVE,
   "evaluate.threshold_images": at_least(0),
   "evaluate.templates": one_of(*prompts.TEMPLATES),
-  "evaluate.synonyms": one_of(*prompts.SYNONYMS),
+  "evaluate.synonyms": one_of(*synonyms.SYNONYMS),
   "evaluate.retrieval_size": at_least(0),
   "evaluate.retrieval_captions": at_least(1),
 }

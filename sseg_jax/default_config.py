@@ -371,7 +371,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.threshold_images = 100  # pictures used to choose the threshold
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
   # Words that stand for the classes of benchmarks, the best of which counts: a
-  # key of prompts.SYNONYMS. "none", the published protocols, has the names
+  # key of synonyms.SYNONYMS. "none", the published protocols, has the names
   # alone. "common" has words that captions use, as "man" for "person".
   c.evaluate.synonyms = "none"
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other

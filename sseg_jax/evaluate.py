@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax import command_line, files, prompts
+from sseg_jax import command_line, files, prompts, synonyms
 from sseg_jax.errors import InputError, reported
 
 _EXAMPLES = (
@@ -91,7 +91,7 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
   command_line.add_templates_and_combiner(group)
   add(
     "--synonyms",
-    choices=prompts.SYNONYMS,
+    choices=synonyms.SYNONYMS,
     help="words that stand for the classes besides their names; default: the"
     " checkpoint's",
   )

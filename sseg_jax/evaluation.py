@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sseg_jax import prompts
+from sseg_jax import prompts, synonyms
 from sseg_jax.benchmarks.counts import Count, CountWithBackground
 from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
 from sseg_jax.benchmarks.retrieval import ranks, retrieval
@@ -277,7 +277,7 @@ def _scored(
   class_set = ClassSet(
     benchmark.class_names,
     tuple(templates),
-    prompts.synonyms(_synonyms(segmenter), benchmark.class_names),
+    synonyms.of_classes(_synonyms(segmenter), benchmark.class_names),
   )
   for samples in _batches((benchmark[i] for i in indices), batch_size):
     images = np.stack([sample.image for sample in samples])

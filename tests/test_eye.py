@@ -19,7 +19,7 @@ from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
 from sseg_jax.models import teacher, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.models.vit_sizes import VIT_SIZES
-from sseg_jax.pseudo_masks import caching, eye, generator
+from sseg_jax.pseudo_masks import caching, eye, generator, region_features
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_stored_features_are_those_that_the_eye_sees(stored):
   assert not found[5].any()  # a picture that cannot be read has no region
   setup = train_step.make_setup(stored, CLASSES)
   state = train_step.init_state(setup)
-  caching.check_eye(stored, state.model_state)
+  region_features.check_eye(stored, state.model_state)
   batch = {
     "id": np.arange(6, dtype=np.uint32),
     "valid": np.ones(6, bool),
@@ -206,7 +206,7 @@ def test_features_that_do_not_fit_the_run_are_refused(stored, tmp_path):
   state = train_step.init_state(train_step.make_setup(stored)).model_state
   state["teacher"]["tokens"] += 1
   with pytest.raises(InputError, match="other weights"):
-    caching.check_eye(stored, state)
+    region_features.check_eye(stored, state)
   # Labels alone are no features.
   labels, source = str(tmp_path / "labels"), str(tmp_path / "source")
   caching.add_pseudo_masks(source, labels, stored)

@@ -57,6 +57,7 @@ ORDER = (
     "sharding",
     "tokenizer",
     "prompts",
+    "synonyms",
     "default_config",
     "images",
     "runtime",

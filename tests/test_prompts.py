@@ -127,20 +127,3 @@ def test_words_of_all_scripts():
   assert prompts.parse_words("background, sky") == ("background", "sky")
   with pytest.raises(InputError, match="'BackGround'"):
     prompts.parse_words("sky, BackGround", background=True)
-
-
-def test_synonyms_are_no_other_class():
-  assert prompts.synonyms("none", prompts.CLASS_NAMES["voc"]) == ()
-  for name in ("voc", "context", "coco", "voc_original", "context_original"):
-    classes = prompts.CLASS_NAMES[name]
-    found = prompts.synonyms("common", classes)
-    words = [w for each in found for w in each]
-    assert len(found) == len(classes) and len(set(words)) == len(words)
-    for own, each in zip(classes, found, strict=True):
-      assert not set(each) & (set(classes) - {own})
-  voc = prompts.CLASS_NAMES["voc"]
-  found = dict(zip(voc, prompts.synonyms("common", voc), strict=True))
-  assert "man" in found["person"] and found["bottle"] == ("bottle",)
-  assert found["aeroplane"] == ("airplane", "plane", "jet")
-  with pytest.raises(InputError, match="synonyms='all' is unknown"):
-    prompts.synonyms("all", voc)

@@ -8,20 +8,24 @@ where a run was resumed.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from sseg_jax.data import augment, decode, fields, import_tensorflow
+from sseg_jax.data import (
+  augment,
+  decode,
+  fields,
+  import_tensorflow,
+  stored_masks,
+)
 from sseg_jax.data.examples import Batch, Examples, caption_of
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
 
-# Settings that the manifest does not store, or that are checked separately.
-_NOT_STORED = ("mode", "weights", "k")
 _MIN_SEEN = 1000  # records read before the share of bad ones is checked
 
 
@@ -280,45 +284,6 @@ def check_lanes(config: Any, process_count: int) -> None:
     )
 
 
-def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
-  """Warns if stored pseudo-masks were made with other settings."""
-  now = {**config.pseudo_masks, "seed": config.seed}
-  found = [
-    f"{name}={stored[name]!r}, not {now[name]!r}"
-    for name in now
-    if name in stored and name not in _NOT_STORED and stored[name] != now[name]
-  ]
-  if found:
-    logging.warning(
-      "%s: its pseudo-masks are used, made with pseudo_masks.%s",
-      folder,
-      ", ".join(found),
-    )
-
-
-def _check_regions(config, made: Mapping[str, Any], folder: str) -> None:
-  """Raises InputError unless records hold the regions that a config has."""
-  stored = made.get("region_features")
-  again = "make them with prepare --add_pseudo_masks --add_region_features"
-  if stored is None:
-    raise InputError(
-      f"{folder} holds no features of regions, which model.backbone='teacher'"
-      f" reads with pseudo_masks.mode='cached'; {again}, or use 'online'"
-    )
-  wanted = {
-    name: config.model[name]
-    for name in ("teacher", "teacher_features", "teacher_more_k")
-  }
-  for name, value in wanted.items():
-    now = list(value) if isinstance(value, (list, tuple)) else value
-    if stored[name] != now:
-      raise InputError(
-        f"{folder} holds features of regions made with model.{name}="
-        f"{stored[name]!r}, but the config has {now!r}; make the two equal, or"
-        f" {again}"
-      )
-
-
 def _check(config, table: RecordTable, index: int, count: int) -> None:
   """Raises InputError if settings and data do not fit together."""
   check_lanes(config, count)
@@ -345,7 +310,7 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
     made = manifest.info.get("pseudo_masks", {})
     stored = made.get("k")
     if config.pseudo_masks.mode == "cached":
-      _tell_of_others(config, made, manifest.folder)
+      stored_masks.tell_of_others(config, made, manifest.folder)
     if config.pseudo_masks.mode == "cached" and stored not in (
       None,
       config.pseudo_masks.k,
@@ -355,7 +320,7 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f" config.pseudo_masks.k={config.pseudo_masks.k}; make the two equal"
       )
     if fields.stored_regions(config):
-      _check_regions(config, made, manifest.folder)
+      stored_masks.check_regions(config, made, manifest.folder)
     if config.task == "supervised" and not manifest.labels:
       raise InputError(
         f"{manifest.folder} holds no label maps for every record, which"

@@ -7,7 +7,7 @@ arrays.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,78 +19,30 @@ from sseg_jax import errors
 from sseg_jax.models import (
   backbones,
   fields,
-  maskformer,
+  image_tower,
   pooling,
   query_embedding,
   swin_attention,
   teacher,
   text,
 )
-from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.keys import parameter_keys
 from sseg_jax.models.layers import (
   Projection,
-  RegionLayer,
   normalize_pixels,
   unit,
 )
+from sseg_jax.models.outputs import ImageFeatures, ImageOutputs
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays
-
-
-class ImageFeatures(NamedTuple):
-  """What the image tower gives before anything is projected.
-
-  Attributes:
-    mask_logits: as in `ImageOutputs`.
-    query_features: likewise.
-    part_features: [b, k, d], features of the parts whose mean embeds the
-      picture: the queries, or regions given in their place.
-    counts: float32 [b, k], 1 for the parts that the mean counts, else 0.
-  """
-
-  mask_logits: Array
-  query_features: Array
-  part_features: Array
-  counts: Array
-
-
-class ImageOutputs(NamedTuple):
-  """What the image tower gives. Embeddings are not of unit length.
-
-  Attributes:
-    mask_logits: float32 [layers, b, n, h/4, w/4], the last decoder layer last;
-      in evaluation the last layer alone.
-    query_features: [b, n, d], what a query is embedded from.
-    query_embeddings: float32 [b, n, e], each query projected.
-    part_embeddings: float32 [b, k, e], each part projected: the queries, or
-      regions given in their place.
-    image_embedding: float32 [b, e], for the contrastive loss.
-    counts: float32 [b, k], 1 for the parts that exist, else 0.
-  """
-
-  mask_logits: Array
-  query_features: Array
-  query_embeddings: Array
-  part_embeddings: Array
-  image_embedding: Array
-  counts: Array
 
 
 class SSeg(nnx.Module):
   """The model: image tower, text tower, two projections, a logit scale.
 
-  The image tower is a backbone with a MaskFormer, or what a frozen eye needs
-  (`teacher`); the parts of the other kind are None.
+  `image_tower.Tower` says what the image tower has.
   """
-
-  backbone: Any
-  maskformer: Any
-  stem: ConvNet | None
-  region: RegionLayer | None
-  teacher: teacher.FrozenArrays | None
-  region_input: teacher.RegionInput | None
 
   def __init__(self, config: Any, *, rngs: nnx.Rngs):
     """Builds the network from random weights.
@@ -107,10 +59,11 @@ class SSeg(nnx.Module):
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
     self.embedding = query_embedding.build(config)
-    if teacher.is_eye(config):
-      width = self._build_eye(config, rngs)
-    else:
-      width = self._build_tower(config, rngs)
+    self.regions = config.pseudo_masks.k
+    tower = image_tower.build(config, self.embedding, rngs=rngs)
+    self.backbone, self.maskformer = tower.backbone, tower.maskformer
+    self.stem, self.region = tower.stem, tower.region
+    self.teacher, self.region_input = tower.eye, tower.region_input
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -119,7 +72,7 @@ class SSeg(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.image_projection = projection(width)
+    self.image_projection = projection(tower.width)
     self.form = config.loss.contrastive_form
     self.max_words = config.loss.max_words
     self.text = text.build(config, dtype=dtype, rngs=rngs)
@@ -127,57 +80,6 @@ class SSeg(nnx.Module):
     self.logit_scale = nnx.Param(
       jnp.asarray(-math.log(config.loss.init_temperature), jnp.float32)
     )
-
-  def _build_tower(self, config: Any, rngs: nnx.Rngs) -> int:
-    """Builds backbone and MaskFormer; returns the width of a query."""
-    c, dtype = config.model, self.dtype
-    self.backbone = backbones.build(
-      c.backbone,
-      drop_path=c.drop_path,
-      remat=c.remat,
-      dtype=dtype,
-      rngs=rngs,
-    )
-    self.maskformer = maskformer.build(
-      c, self.backbone.channels, dtype=dtype, rngs=rngs
-    )
-    self.regions = config.pseudo_masks.k
-    channels = {
-      **self.backbone.channels,
-      "pixel": c.hidden_dim,
-      "decoder": c.hidden_dim,
-      "stem": sum(c.stem_widths),
-    }
-    width = self.embedding.width(channels)
-    stem: ConvNet | None = None
-    if "stem" in self.embedding.levels:
-      # A config that was read from JSON has lists.
-      stem = ConvNet(
-        widths=tuple(c.stem_widths),
-        depths=tuple(c.stem_depths),
-        remat=c.remat,
-        dtype=dtype,
-        rngs=rngs,
-      )
-    region: RegionLayer | None = None
-    if hidden := self.embedding.region_hidden:
-      region = RegionLayer(width, hidden, dtype=dtype, rngs=rngs)
-      width = hidden
-    self.stem, self.region = stem, region
-    self.teacher, self.region_input = None, None
-    return width
-
-  def _build_eye(self, config: Any, rngs: nnx.Rngs) -> int:
-    """Builds what a frozen eye needs; returns the width of a region."""
-    width = teacher.width(config)
-    self.backbone, self.maskformer = None, None
-    self.stem, self.region = None, None
-    self.regions = config.pseudo_masks.k
-    self.teacher = teacher.holder(config)
-    self.region_input = teacher.RegionInput(
-      width, config.model.region_dropout, rngs=rngs
-    )
-    return width
 
   def encode_image(
     self,

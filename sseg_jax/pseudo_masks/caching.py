@@ -24,22 +24,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import tqdm
 
 from sseg_jax import config_files, files
 from sseg_jax.data import (
-  fields,
   import_tensorflow,
   manifest,
   pseudo_labels,
-  records,
 )
 from sseg_jax.errors import InputError
 from sseg_jax.models import teacher
-from sseg_jax.pseudo_masks import eye, generator
+from sseg_jax.pseudo_masks import eye, generator, labelling, region_features
 from sseg_jax.runtime import lease, progress_bar
 
 
@@ -134,7 +130,7 @@ def add_pseudo_masks(
   _check_generator(made, image_size)
   info = _info(config, made, image_size, first_id)
   if features:
-    info["region_features"] = _feature_info(config)
+    info["region_features"] = region_features.info(config)
   if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
     info["batch_size"] = batch_size  # on which the rounding of tokens depends
   if manifest.is_finished(out):
@@ -145,7 +141,9 @@ def add_pseudo_masks(
       " choose another folder"
     )
   _make_folder(out)
-  label = _Labeller(made, image_size, config.seed, batch_size, features)
+  label = labelling.Labeller(
+    made, image_size, config.seed, batch_size, features
+  )
   marks = [_fingerprint(info, shard) for shard in read.shards]
   mine = range(process_index, len(read.shards), process_count)
   # Each process has its own lease, because others may write other shards.
@@ -194,7 +192,7 @@ def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:
 def _write_shards(
   read: manifest.Manifest,
   out: str,
-  label: "_Labeller",
+  label: labelling.Labeller,
   first_id: int,
   mine: range,
   marks: Sequence[str],
@@ -250,110 +248,6 @@ def _place(folder: str) -> str:
   return folder.rstrip("/") if "://" in folder else os.path.realpath(folder)
 
 
-class _Labeller:
-  """Gives each record of a shard its label map, and features of its regions."""
-
-  def __init__(
-    self,
-    made: generator.PseudoMasks,
-    image_size: int,
-    seed: int,
-    batch: int,
-    features: bool,
-  ):
-    self.unreadable = 0
-    self.examples: list[str] = []
-    self._size, self._batch = image_size, batch
-    self._frozen = jax.device_put(made.frozen)
-    root = jax.random.key(seed)
-
-    def generate(frozen, image, ids):
-      # As `tasks.sseg.pseudo_mask_labels`.
-      keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
-      if not features:
-        return made.generate(frozen, image, keys)[0], None
-      assert isinstance(made, eye.Eye)
-      labels, seen = made.look(frozen, image, keys)
-      # A region that does not exist has zeros (`tasks.sseg.regions_seen`).
-      kept = jnp.where(seen.exist[..., None], seen.features, 0)
-      return labels, kept.astype(jnp.float16)
-
-    self._generate = jax.jit(generate)
-
-  def __call__(
-    self, shard: Iterator[records.Record], first: int
-  ) -> Iterator[tuple[records.Record, np.ndarray, np.ndarray | None]]:
-    """Yields the records with uint8 labels, and float16 features or None.
-
-    `first` is the first record's id.
-    """
-    while batch := list(itertools.islice(shard, self._batch)):
-      images = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
-      readable = []
-      for i, record in enumerate(batch):
-        picture = pseudo_labels.whole_picture(record.image, self._size)
-        readable.append(picture is not None)
-        if picture is None:
-          self.unreadable += 1
-          if len(self.examples) < 3:
-            self.examples.append(record.key.decode("utf-8", "replace"))
-        else:
-          images[i] = picture
-      ids = (first + np.arange(self._batch)).astype(np.uint32)
-      labels, features = jax.device_get(
-        self._generate(self._frozen, images, ids)
-      )
-      for i, record in enumerate(batch):
-        of_regions = None
-        if features is not None:
-          # No regions: the pair does not count.
-          of_regions = features[i] * np.float16(readable[i])
-        yield record, labels[i].astype(np.uint8), of_regions
-      first += len(batch)
-
-
-def _feature_info(config: Any) -> dict[str, Any]:
-  """Returns what the features of regions depend on besides the labels."""
-  return {
-    "regions": teacher.regions(config),
-    "width": teacher.width(config),
-    "teacher": config.model.teacher,
-    "teacher_features": config.model.teacher_features,
-    "teacher_more_k": list(config.model.teacher_more_k),
-  }
-
-
-def check_eye(config: Any, model_state: Any) -> None:
-  """Raises InputError if features of records were made with other weights.
-
-  Args:
-    config: of a run; if its batches hold pictures, nothing is checked.
-    model_state: of the run's first step, with the parameters of the eye.
-  """
-  if not fields.stored_regions(config):
-    return
-  arrays = model_state[teacher.NAME]
-  if not all(x.is_fully_addressable for x in jax.tree.leaves(arrays)):
-    return  # split over processes; too large to gather for a check
-  mine = _digest(jax.device_get(arrays))
-  for folder in config.data.train.split(","):
-    made = manifest.read_manifest(folder.strip()).info.get("pseudo_masks", {})
-    if made.get("weights_sha256") != mine:
-      raise InputError(
-        f"{folder}: its region features were made with other weights than"
-        " those of this run (pseudo_masks.weights); make them again with"
-        " prepare --add_pseudo_masks --add_region_features, or name the same"
-        " weights"
-      )
-
-
-def _digest(arrays: Any) -> str:
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(arrays):
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
-
-
 def _info(
   config: Any, made: generator.PseudoMasks, image_size: int, first_id: int
 ) -> dict[str, Any]:
@@ -364,7 +258,7 @@ def _info(
   found.pop("weights")
   return {
     **found,
-    "weights_sha256": _digest(made.frozen),
+    "weights_sha256": region_features.digest(made.frozen),
     "dtype": config.dtype,
     "seed": config.seed,
     "image_size": image_size,
