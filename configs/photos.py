@@ -6,6 +6,11 @@
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
 Hardware: two CPU cores.
+Hours: 0.1 (training, beside other work on the same cores; the pass of the
+  transformer comes before), measured.
+Score: voc20 21.49 mIoU on 75 photos with synonyms, 17.45 with the names alone;
+  R@10 59.8 % from image to text among 200 held-out photos; seed 0, measured
+  with a ViT-S/14 in place of DINO on 2,384 photos with five captions each.
 
 The method is not the paper's, which needs millions of pairs: the frozen vision
 transformer that makes the pseudo-masks is the eye as well. Regions are clusters
@@ -20,7 +25,7 @@ from sseg_jax import default_config
 def get_config():
   """Returns the configuration."""
   c = default_config.get_config()
-  c.total_steps = 400
+  c.total_steps = 250
   c.batch_size = 256
   c.image_size = 224
   c.dtype = "float32"  # bfloat16 is for accelerators
@@ -46,7 +51,7 @@ def get_config():
 
   c.loss.contrastive_form = "words"
   c.loss.sharpness = 10.0
-  c.loss.max_words = 16
+  c.loss.max_words = 12
 
   c.optim.peak_lr = 1e-3
   c.optim.start_lr = 1e-5
@@ -61,7 +66,7 @@ def get_config():
   c.data.threads = 2
 
   c.log_every_steps = 50
-  c.checkpoint.every_steps = 200
+  c.checkpoint.every_steps = 250
   c.checkpoint.keep = 1
   c.evaluate.every_steps = 0
   c.evaluate.image_size = 224
