@@ -35,6 +35,7 @@ class Settings:
     threshold_images: how many pictures a threshold is chosen on.
     templates: a key of `prompts.TEMPLATES`.
     combiner: one of `default_config.COMBINERS`.
+    synonyms: a key of `synonyms.SYNONYMS`.
     image_size: short side and window.
     max_images: of each benchmark; 0 for all.
     out: folder for result.json, pictures and curves.
@@ -49,6 +50,7 @@ class Settings:
   threshold_images: int | None = None
   templates: str | None = None
   combiner: str | None = None
+  synonyms: str | None = None
   image_size: int | None = None
   max_images: int = 0
   out: Path | None = None
@@ -96,6 +98,7 @@ def run(
     config,
     combiner=settings.combiner,
     image_size=settings.image_size,
+    synonyms=settings.synonyms,
   )
   results: dict[str, dict] = {}
   keepers: list[Keeper] = []
@@ -116,7 +119,8 @@ def run(
     if out:
       rows = [(s.image, s.labels, labels) for s, labels in keeper.kept]
       report.draw(out, benchmark, results[benchmark.name], rows)
-  if not (settings.combiner or settings.image_size or settings.templates):
+  others = (settings.combiner, settings.image_size, settings.templates)
+  if not any((*others, settings.synonyms)):
     chosen = {
       name: result["threshold_choice"]["threshold"]
       for name, result in results.items()

@@ -12,7 +12,13 @@ A network and a step can be made without this file, so their rules are in
 import math
 from typing import Any
 
-from sseg_jax import config_files, default_config, field_rules, prompts
+from sseg_jax import (
+  config_files,
+  default_config,
+  field_rules,
+  prompts,
+  synonyms,
+)
 from sseg_jax.data import fields as data_fields
 from sseg_jax.errors import InputError
 from sseg_jax.field_rules import (
@@ -137,11 +143,15 @@ RULES: dict[str, Rule] = {
     f"a multiple of {sliding_window.PAD}",
   ),
   "evaluate.stride": at_least(1),
+  "evaluate.regions": Rule(
+    lambda x: x == 0 or 2 <= x <= 256, "0, or from 2 to 256"
+  ),
   "evaluate.combiner": one_of(*scoring.COMBINERS),
   "evaluate.refine": one_of(*segmenter.REFINEMENTS),
   "evaluate.background_threshold": NOT_NEGATIVE,
   "evaluate.threshold_images": at_least(0),
   "evaluate.templates": one_of(*prompts.TEMPLATES),
+  "evaluate.synonyms": one_of(*synonyms.SYNONYMS),
   "evaluate.retrieval_size": at_least(0),
   "evaluate.retrieval_captions": at_least(1),
 }

@@ -111,6 +111,19 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
+  # "teacher" is no part of the paper: a frozen vision transformer gives regions
+  # and their features, and there is no MaskFormer. The next four fields are for
+  # it alone (models/teacher.py).
+  # The transformer: a name in models/vit_sizes.py. Its weights are
+  # pseudo_masks.weights, or if that is empty, the published ones of this name.
+  c.model.teacher = "dino_vits8"
+  # What a region is embedded from, written as pseudo_masks.feature. Each kind
+  # has unit length in each cell.
+  c.model.teacher_features = "tokens+keys:9+values:9"
+  # Besides pseudo_masks.k regions, a picture has those of clusterings with so
+  # many clusters. Scores of a pixel are averaged over its regions.
+  c.model.teacher_more_k = ()
+  c.model.region_dropout = 0.0  # share of a region's features, while training
   # "": random weights, as in the paper. Otherwise a file's path, or a name in
   # models/published.py. It initialises the backbone, and both decoders if the
   # file is a MaskFormer (models/pretrained.py). Ignored when a run resumes.
@@ -178,6 +191,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
   c.text.context_length = 77
   c.text.dropout = 0.0
+  # With n, a token's embedding is a vector of its own plus the mean of vectors
+  # of the letter groups in it, which are shared: n vectors, picked by a hash.
+  # Few captions then teach "dog" by "dogs". Not of the paper; 0 leaves it out.
+  c.text.letter_groups = 0
   c.text.weights = ""  # as model.weights, for the text tower
 
   c.pseudo_masks = ml_collections.ConfigDict()
@@ -249,6 +266,16 @@ def get_config() -> ml_collections.ConfigDict:
   # pooled under pseudo-masks, where the contrastive loss does not use the
   # backbone.
   c.loss.mask_every = 1
+  # What the contrastive loss compares. "global": one embedding of a picture and
+  # one of a caption, as in the paper. Two are not the paper's, and need
+  # model.mean="after": "caption_attends" compares a caption with the regions
+  # that it attends to, "words" each of its words with the regions that fit the
+  # word best (contrastive.py).
+  c.loss.contrastive_form = "global"
+  # "caption_attends" and "words": factor of the cosines in the softmax over the
+  # regions. A large one sees the best region alone, 0 their mean.
+  c.loss.sharpness = 10.0
+  c.loss.max_words = 16  # "words": of a caption at most
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
   # Number of rows of the image-caption logits that exist at once, over all
@@ -329,6 +356,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
   c.evaluate.combiner = "mean"  # one of COMBINERS
+  # model.backbone="teacher" only: regions of a window at test. Larger ones than
+  # in training may be named more surely. 0: those of training.
+  c.evaluate.regions = 0
   # "pseudo_masks": the generator clusters the test picture as well, and masks
   # are aligned with the clusters; not in the paper. "none" does not change
   # masks.
@@ -340,6 +370,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.background_threshold = config_dict.placeholder(float)
   c.evaluate.threshold_images = 100  # pictures used to choose the threshold
   c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
+  # Words that stand for the classes of benchmarks, the best of which counts: a
+  # key of synonyms.SYNONYMS. "none", the published protocols, has the names
+  # alone. "common" has words that captions use, as "man" for "person".
+  c.evaluate.synonyms = "none"
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
   # Number of rankings, each with one caption per picture; scores are the mean.
   c.evaluate.retrieval_captions = 1

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax import command_line, files, prompts
+from sseg_jax import command_line, files, prompts, synonyms
 from sseg_jax.errors import InputError, reported
 
 _EXAMPLES = (
@@ -89,6 +89,12 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
     help="pictures that a threshold is chosen on; default: the checkpoint's",
   )
   command_line.add_templates_and_combiner(group)
+  add(
+    "--synonyms",
+    choices=synonyms.SYNONYMS,
+    help="words that stand for the classes besides their names; default: the"
+    " checkpoint's",
+  )
   add("--per_class", action="store_true", help="print IoU of each class")
 
 
@@ -132,7 +138,7 @@ def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
 # Flags that only one of the two kinds of scores has.
 _OF_A_CHECKPOINT = (
   *("checkpoint", "classes", "background_threshold", "choose_threshold_split"),
-  *("threshold_images", "templates", "combiner", "per_class"),
+  *("threshold_images", "templates", "combiner", "per_class", "synonyms"),
 )
 _OF_ORACLE = (
   *("generators", "weights", "position_rule", "k", "keep_ratio", "seeds"),
@@ -186,7 +192,7 @@ def _checkpoint(flags: argparse.Namespace) -> int:
       flags,
       *("data_root", "split", "background_threshold", "max_images", "out"),
       *("choose_threshold_split", "threshold_images", "templates"),
-      *("combiner", "image_size", "pictures"),
+      *("combiner", "image_size", "pictures", "synonyms"),
     ),
   )
   results = checkpoint_scores.run(

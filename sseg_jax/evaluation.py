@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sseg_jax import prompts
+from sseg_jax import prompts, synonyms
 from sseg_jax.benchmarks.counts import Count, CountWithBackground
 from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
-from sseg_jax.benchmarks.retrieval import retrieval
+from sseg_jax.benchmarks.retrieval import ranks, retrieval
 from sseg_jax.benchmarks.sample import spread
 from sseg_jax.inference import background
 
@@ -29,6 +29,7 @@ __all__ = [
   "evaluate",
   "find_threshold",
   "guess_threshold",
+  "ranks",
   "retrieval",
   "spread",
 ]
@@ -68,11 +69,11 @@ def evaluate(
 
   Returns:
     A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
-    images seconds images_per_second templates threshold`. Scores are in 0..100;
-    `per_class` is in label order, with None for classes that never occur. If
-    the benchmark has background, there is also `curve`, a list of thresholds
-    with their mIoU. The curve is of the pictures that are scored, so no
-    threshold may be chosen on it.
+    images seconds images_per_second templates synonyms threshold`. Scores are
+    in 0..100; `per_class` is in label order, with None for classes that never
+    occur. If the benchmark has background, there is also `curve`, a list of
+    thresholds with their mIoU. The curve is of the pictures that are scored, so
+    no threshold may be chosen on it.
   """
   if isinstance(templates, str):
     templates = prompts.templates(templates)
@@ -105,6 +106,7 @@ def evaluate(
     **count.confusion().summary(count.names),
     **speed(len(indices), seconds),
     "templates": list(templates),
+    "synonyms": _synonyms(segmenter),
     "threshold": None,
     **count.of_thresholds(),
   }
@@ -272,10 +274,18 @@ def _scored(
 
   if isinstance(templates, str):
     templates = prompts.templates(templates)
-  class_set = ClassSet(benchmark.class_names, tuple(templates))
+  class_set = ClassSet(
+    benchmark.class_names,
+    tuple(templates),
+    synonyms.of_classes(_synonyms(segmenter), benchmark.class_names),
+  )
   for samples in _batches((benchmark[i] for i in indices), batch_size):
     images = np.stack([sample.image for sample in samples])
     yield samples, *winners(segmenter, images, class_set)
+
+
+def _synonyms(segmenter: "Segmenter") -> str:
+  return getattr(segmenter, "synonyms", "none")
 
 
 def _batches(

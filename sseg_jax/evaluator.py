@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 
 from sseg_jax import benchmarks, errors, evaluation, sharding, train_step
 from sseg_jax.images import drawing
-from sseg_jax.inference import background
+from sseg_jax.inference import background, pairs
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime import preemption
 
@@ -176,7 +175,7 @@ class Evaluator:
     from sseg_jax.data import pipeline
 
     config = self._config
-    pairs = []
+    parts = []
     for batch in pipeline.eval_pairs(
       config.data.val,
       image_size=config.image_size,
@@ -185,19 +184,17 @@ class Evaluator:
       captions=config.evaluate.retrieval_captions,
     ):
       self._stop.check()
-      b, captions, length = batch["text"].shape
-      tokens = jnp.asarray(batch["text"]).reshape(b * captions, length)
-      embedded = (
-        segmenter.encode_images(jnp.asarray(batch["image"])),
-        segmenter.encode_tokens(tokens).reshape(b, captions, -1),
-      )
-      pairs.append([x[batch["valid"]] for x in jax.device_get(embedded)])
-    images, texts = (np.concatenate(x) for x in zip(*pairs, strict=True))
+      some = pairs.embed(segmenter, batch["image"], batch["text"])
+      parts.append(some.where(batch["valid"]))
+    found = pairs.join(parts)
     rounds = [
-      evaluation.retrieval(images, texts[:, i]) for i in range(texts.shape[1])
+      evaluation.ranks(pairs.similarity(config, found, i))
+      for i in range(config.evaluate.retrieval_captions)
     ]
     scores = {name: np.mean([r[name] for r in rounds]) for name in rounds[0]}
-    return {k: float(v) for k, v in scores.items()} | {"pairs": len(images)}
+    return {k: float(v) for k, v in scores.items()} | {
+      "pairs": len(found.pictures[0])
+    }
 
 
 def open_benchmarks(
@@ -240,7 +237,7 @@ def check_score(config: Any, held_out: list[benchmarks.Benchmark]) -> None:
   if config.data.val and config.task == "sseg":
     ones = np.ones((1, 1))
     known += flat_scores(
-      {"benchmarks": {}, "retrieval": evaluation.retrieval(ones, ones)}
+      {"benchmarks": {}, "retrieval": evaluation.ranks(ones)}
     )
   if name and name not in known:
     raise errors.InputError(

@@ -1,77 +1,24 @@
-"""The losses: contrastive and of masks (dice and focal).
+"""The losses of masks (dice and focal); `contrastive` is in a file of its own.
 
 All are computed in float32 and normalised by counts over the whole batch they
 are given: under `jax.jit` with shardings that is the global batch.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import matching
-from sseg_jax.models.layers import (
-  clamped_scale,
-  resize_bilinear,
-  resize_labels,
-  unit,
-)
+from sseg_jax.contrastive import contrastive
+from sseg_jax.models.layers import resize_bilinear, resize_labels
 
-# The logit of an excluded pair. It is far below any cosine times a scale, and
-# finite, so that a row without any valid pair has finite gradients.
-_EXCLUDED = -1e9
+__all__ = ["contrastive", "dice", "focal", "mask_loss"]
 
 # Precision of the products that enlarge masks. On TPUs it keeps 16 bits of each
 # logit, more than the earlier products leave exact, in half as many passes as
 # full precision.
 _HIGH = lax.Precision.HIGH
-
-
-def contrastive(
-  image_embedding: Float[Array, "b e"],
-  text_embedding: Float[Array, "b e"],
-  logit_scale: Float[Array, ""],
-  valid: Bool[Array, "b"],
-  *,
-  max_logit_scale: float,
-  block: int = 0,
-  mesh: Mesh | AbstractMesh | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-  """Returns the sum of both directions' cross-entropies, and metrics.
-
-  The embeddings are not normalised; pair i is row i of both. A pair that is not
-  valid is neither a positive nor a negative. `logit_scale` is the logarithm of
-  the scale, which is clamped at `max_logit_scale` where it is used. Source:
-  S-Seg Eq. 2-3 (it takes the sum; GroupViT and SLIP take the mean).
-
-  With a `block`, at most `block` rows of the logits exist at once, counted over
-  all devices; this holds for the gradient too. `block` must divide b, and the
-  number of devices in `mesh` must divide `block`. The pairs are split over
-  these devices. Each device compares its own rows with all columns, so the loop
-  over blocks needs no communication.
-  """
-  image = unit(jnp.where(valid[:, None], image_embedding, 0))
-  text = unit(jnp.where(valid[:, None], text_embedding, 0))
-  scale = clamped_scale(logit_scale, max_logit_scale)
-  count = jnp.maximum(1.0, valid.sum(dtype=jnp.float32))
-  (image_to_text, image_accuracy), (text_to_image, text_accuracy) = (
-    (
-      jnp.where(valid, loss, 0).sum() / count,
-      (valid & hit).sum(dtype=jnp.float32) / count,
-    )
-    for loss, hit in _retrieval(image, text, scale, valid, block, mesh)
-  )
-  metrics = {
-    "contrastive_i2t": image_to_text,
-    "contrastive_t2i": text_to_image,
-    "image_to_text_accuracy": image_accuracy,
-    "text_to_image_accuracy": text_accuracy,
-    "logit_scale": scale,
-  }
-  return image_to_text + text_to_image, metrics
 
 
 def dice(
@@ -214,54 +161,3 @@ def _mean_of_valid(per_mask, valid, count):  # [*layers, b, k] -> [*layers]
   count = jnp.maximum(1.0, count)
   valid = _with_layers(valid, per_mask)
   return jnp.where(valid, per_mask, 0).sum((-2, -1)) / count
-
-
-def _retrieval(rows, columns, scale, valid, block, mesh):
-  """Returns (cross-entropy, hit) of row i finding column i, and the reverse."""
-  number = jnp.arange(len(rows))
-  if not 0 < block < len(rows):
-    logits = _logits(rows, columns, scale)
-    return _find(logits, number, valid), _find(logits.T, number, valid)
-  find = functools.partial(_find_in_blocks, block=block)
-  if mesh is not None and mesh.size > 1:
-    find = functools.partial(
-      _find_in_blocks, block=block // mesh.size, axes=mesh.axis_names
-    )
-    split = PartitionSpec(mesh.axis_names)
-    find = jax.shard_map(find, mesh=mesh, in_specs=split, out_specs=split)
-  # One scale for each row, so that its gradient is summed after the loop.
-  scales = jnp.full((len(rows), 1), scale)
-  return (
-    find(rows, number, scales, columns, valid),
-    find(columns, number, scales, rows, valid),
-  )
-
-
-def _logits(rows, columns, scale):
-  return scale * jnp.einsum(
-    "re,ce->rc", rows, columns, precision=lax.Precision.HIGHEST
-  )
-
-
-def _find(logits, number, valid):
-  """Returns (cross-entropy, hit) of each row; its `number` is its column."""
-  logits = jnp.where(valid[None], logits, _EXCLUDED)
-  mine = number[:, None] == jnp.arange(logits.shape[1])[None]
-  right = jnp.where(mine, logits, 0).sum(-1)
-  loss = jax.nn.logsumexp(logits, axis=-1) - right
-  return loss, jnp.argmax(logits, axis=-1) == number
-
-
-def _find_in_blocks(rows, number, scales, columns, valid, block, axes=()):
-  """Returns the same as `_find`, computed for `block` rows at a time."""
-  if axes:
-    columns = lax.all_gather(columns, axes, tiled=True)
-    valid = lax.all_gather(valid, axes, tiled=True)
-
-  @jax.checkpoint
-  def find(part):
-    rows, number, scales = part
-    return _find(_logits(rows, columns, scales), number, valid)
-
-  parts = [x.reshape(-1, block, *x.shape[1:]) for x in (rows, number, scales)]
-  return jax.tree.map(jnp.ravel, lax.map(find, parts))

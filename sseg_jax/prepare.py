@@ -44,7 +44,7 @@ _FOR_SOURCE = (
 )  # fmt: skip
 _FOR_PSEUDO_MASKS = (
   "records", "config", "set", "first_id", "batch_size", "process_index",
-  "process_count",
+  "process_count", "features",
 )  # fmt: skip
 
 
@@ -94,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     "--add_pseudo_masks",
     action="store_true",
     help="store pseudo-masks in finished records",
+  )
+  add(
+    "--add_region_features",
+    dest="features",
+    action="store_true",
+    help="store features of regions too, for a config whose model.backbone is"
+    " teacher: training then runs no vision transformer",
   )
   add("--records", help="finished folder of records")
   add("--config", help="config file of the training run")

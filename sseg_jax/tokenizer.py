@@ -83,6 +83,15 @@ def _bpe() -> tokenizers.Tokenizer:
   return bpe
 
 
+def vocabulary() -> dict[str, int]:
+  """Returns the id of each token; "</w>" marks the end of a word.
+
+  The markers of start and end are not in it. A token has one letter for each
+  byte of its UTF-8.
+  """
+  return _bpe().get_vocab()
+
+
 def as_json(context_length: int) -> str:
   """Returns the tokenizer as a file of the `tokenizers` package.
 

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from sseg_jax import config_check, evaluator, files, sharding, train_step
 from sseg_jax.checkpoints import changes
 from sseg_jax.checkpoints.checkpoint import Checkpoints
+from sseg_jax.pseudo_masks import region_features
 from sseg_jax.runtime import lease, preemption, progress, provenance
 from sseg_jax.runtime.compiled_step import CompiledStep
 from sseg_jax.runtime.watchdog import Watchdog
@@ -110,6 +111,7 @@ def train(
     state = checkpoints.restore(shapes)
     if state is None:
       state = jax.device_put(train_step.init_state(setup), shardings)
+    region_features.check_eye(config, state.model_state)
     start = int(state.step)
     all_changes = checkpoints.restored.get("changes", [])
     if changed:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sseg_jax import content_words
 from sseg_jax.errors import InputError
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.text import TextTower
+from sseg_jax.tokenizer import Tokenizer
 
 TINY = dict(vocab_size=50, context_length=12, width=16, layers=2, num_heads=4)
 END = TINY["vocab_size"] - 1
@@ -137,3 +139,27 @@ def test_too_long_a_row_is_refused():
 def test_heads_must_divide_the_width():
   with pytest.raises(InputError, match="text.width is 18"):
     tiny(width=18)
+
+
+def test_words_are_the_tokens_that_a_picture_can_show():
+  tokenizer = Tokenizer(16)
+  model = TextTower(
+    vocab_size=49408,
+    context_length=16,
+    width=8,
+    layers=0,
+    num_heads=1,
+    rngs=nnx.Rngs(0),
+  )
+  texts = ["A photo of two dogs, on the wet grass!", "a dog", "On it.", "dogs"]
+  found, exist = nnx.jit(lambda m, x: m.words(x, 3))(model, tokenizer(texts))
+  # dogs wet grass; dog; "on", "it" and the point, for lack of better; dogs.
+  np.testing.assert_array_equal(exist.sum(1), [3, 1, 3, 1])
+  assert exist[:, 0].all()
+  # Without layers a token stands for itself, wherever it is.
+  np.testing.assert_array_equal(found[0, 0], found[3, 0])
+  assert np.abs(found[1, 0] - found[3, 0]).max() > 0.1
+  table = content_words.content_tokens()
+  ids = tokenizer.encode("the brick wall, 3 of them: é")
+  pieces = [bool(table[i]) for i in ids]
+  assert pieces == [False, True, True, False, False, False, False, False, True]

@@ -238,3 +238,29 @@ def test_mask_every_needs_words_without_masks(make_tiny_config):
   config.model.pool_feature = "res2+stem"
   with pytest.raises(InputError, match="use 1, or .*pool_feature='stem'"):
     train_step.make_setup(config)
+
+
+@pytest.mark.parametrize("form", ["caption_attends", "words"])
+def test_captions_that_see_regions(make_tiny_config, form):
+  config = stem_config(make_tiny_config, mask=0.0, contrastive_form=form)
+  config.text.layers = 0 if form == "words" else 1
+  run = Descent(config)
+  assert ("blocks" in run.start[0]["text"]) == (form != "words")
+  losses = run.losses(12)
+  assert losses[-1] < 0.9 * losses[0]
+  # A batch in two parts gives the same gradient.
+  config.accumulate_steps = 2
+  config.loss.contrastive_block = 4
+  parts, whole = Descent(config).step(), run.step()
+  np.testing.assert_allclose(parts[1], whole[1], atol=1e-5)
+
+
+def test_forms_that_cannot_work_are_refused(make_tiny_config):
+  config = make_tiny_config()
+  config.loss.contrastive_form = "words"
+  with pytest.raises(InputError, match=r"model\.mean='after'"):
+    train_step.make_setup(config)
+  config = make_tiny_config()
+  config.text.layers = 0
+  with pytest.raises(InputError, match=r"text\.layers=0"):
+    train_step.make_setup(config)

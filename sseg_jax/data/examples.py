@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from sseg_jax.data import augment, decode, import_tensorflow, order, records
+from sseg_jax.data import (
+  augment,
+  decode,
+  fields,
+  import_tensorflow,
+  order,
+  records,
+)
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
@@ -55,6 +62,11 @@ class Examples:
     self._needs_text = not supervised
     self._labels = supervised and all(m.labels for m in table.manifests)
     self._cached = config.pseudo_masks.mode == "cached"
+    # Shape of a picture's features, where these take the picture's place.
+    self._regions: tuple[int, int] | None = None
+    if fields.stored_regions(config):
+      made = table.manifests[0].info["pseudo_masks"]["region_features"]
+      self._regions = made["regions"], made["width"]
     self._tokenizer = Tokenizer(config.text.context_length)
     self._tokenize_lock = threading.Lock()
 
@@ -105,15 +117,20 @@ class Examples:
           caption = caption_of(record, int(choice[i]), self._needs_text)
           if dropout:
             caption = drop_words(caption, dropout, int(word_seed[i]))
-          fields = (record.image, record.labels, record.pseudo_labels, caption)
+          found = (
+            record.image,
+            record.labels,
+            record.region_features if self._regions else record.pseudo_labels,
+            caption,
+          )
         except ValueError as error:
           if isinstance(error, InputError):
             raise
-          fields = (b"", b"", b"", "")
-        images.append(fields[0])
-        labels.append(fields[1] or b"")
-        pseudo.append(fields[2] or b"")
-        texts.append(fields[3])
+          found = (b"", b"", b"", "")
+        images.append(found[0])
+        labels.append(found[1] or b"")
+        pseudo.append(found[2] or b"")
+        texts.append(found[3])
       with self._tokenize_lock:  # it may keep a cache
         text = self._tokenizer(texts)
       # Two seeds of two words for each picture: crop and flip, colours.
@@ -135,8 +152,11 @@ class Examples:
   def _decode(self, raw):
     """Turns one record's bytes into its part of the batch."""
     c = self._config
-    image = decode.image(raw["image"])
     tf = import_tensorflow()
+    if self._regions:
+      features = tf.io.decode_raw(raw["pseudo"], tf.float16)
+      return {"region_features": tf.reshape(features, self._regions)}
+    image = decode.image(raw["image"])
     crop = augment.random_crop(
       tf.shape(image)[:2],
       raw["seed"][:2],
@@ -163,6 +183,8 @@ class Examples:
   def _blank(self) -> Batch:
     """Returns what replaces a record that cannot be read."""
     c = self._config
+    if self._regions:
+      return {"region_features": np.zeros(self._regions, np.float16)}
     black = np.zeros((c.image_size, c.image_size, 3), np.uint8)
     out = {"image": black}
     if c.data.photometric > 0:

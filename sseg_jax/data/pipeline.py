@@ -8,20 +8,24 @@ where a run was resumed.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from sseg_jax.data import augment, decode, fields, import_tensorflow
+from sseg_jax.data import (
+  augment,
+  decode,
+  fields,
+  import_tensorflow,
+  stored_masks,
+)
 from sseg_jax.data.examples import Batch, Examples, caption_of
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.tokenizer import Tokenizer
 
-# Settings that the manifest does not store, or that are checked separately.
-_NOT_STORED = ("mode", "weights", "k")
 _MIN_SEEN = 1000  # records read before the share of bad ones is checked
 
 
@@ -49,7 +53,9 @@ def train_batches(
     Dictionaries of `id` uint32 [b], `valid` bool [b], `image` uint8 [b,h,w,3],
     `text` int32 [b,l]; `labels` int32 [b,h,w] in the supervised task, 255
     ignored; `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
-    `teacher_image` if the student's picture is changed. An unreadable record
+    `teacher_image` if the student's picture is changed. Features of regions,
+    `region_features` float16 [b,n,d], take the place of `image` where a frozen
+    eye has seen the pictures (`fields.stored_regions`). An unreadable record
     becomes a black picture with empty text and `valid` False.
 
   Raises:
@@ -278,22 +284,6 @@ def check_lanes(config: Any, process_count: int) -> None:
     )
 
 
-def _tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
-  """Warns if stored pseudo-masks were made with other settings."""
-  now = {**config.pseudo_masks, "seed": config.seed}
-  found = [
-    f"{name}={stored[name]!r}, not {now[name]!r}"
-    for name in now
-    if name in stored and name not in _NOT_STORED and stored[name] != now[name]
-  ]
-  if found:
-    logging.warning(
-      "%s: its pseudo-masks are used, made with pseudo_masks.%s",
-      folder,
-      ", ".join(found),
-    )
-
-
 def _check(config, table: RecordTable, index: int, count: int) -> None:
   """Raises InputError if settings and data do not fit together."""
   check_lanes(config, count)
@@ -320,7 +310,7 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
     made = manifest.info.get("pseudo_masks", {})
     stored = made.get("k")
     if config.pseudo_masks.mode == "cached":
-      _tell_of_others(config, made, manifest.folder)
+      stored_masks.tell_of_others(config, made, manifest.folder)
     if config.pseudo_masks.mode == "cached" and stored not in (
       None,
       config.pseudo_masks.k,
@@ -329,12 +319,18 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f"{manifest.folder} holds {stored} pseudo-masks a picture, but"
         f" config.pseudo_masks.k={config.pseudo_masks.k}; make the two equal"
       )
+    if fields.stored_regions(config):
+      stored_masks.check_regions(config, made, manifest.folder)
     if config.task == "supervised" and not manifest.labels:
       raise InputError(
         f"{manifest.folder} holds no label maps for every record, which"
         ' config.task="supervised" needs'
       )
-  if config.pseudo_masks.mode == "cached" and config.image_size % stride:
+  if (
+    config.pseudo_masks.mode == "cached"
+    and config.image_size % stride
+    and not fields.stored_regions(config)
+  ):
     raise InputError(
       f"config.image_size={config.image_size} is not a multiple of"
       f" config.pseudo_masks.stride={stride}"

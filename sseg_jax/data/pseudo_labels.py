@@ -56,23 +56,28 @@ def write_shard(
   number: int,
   split: str,
   name: str,
-  labelled: Iterable[tuple[records.Record, np.ndarray]],
+  labelled: Iterable[tuple[records.Record, np.ndarray, np.ndarray | None]],
   fingerprint: str,
 ) -> None:
-  """Writes one shard: records, each with the label map uint8 [h, w] it gets.
+  """Writes one shard: records, each with what it gets.
+
+  That is a label map uint8 [h, w], and features float16 [n, d] of regions or
+  None.
 
   Args:
     folder: of the new data set; must exist.
     number: of the shard in its data set.
     split: the first part of the shards' names.
     name: final name of the shard.
-    labelled: the records in their order.
+    labelled: the records in their order, with labels and features.
     fingerprint: of all that the labels depend on.
   """
   writer = records.ShardWriter(manifest.join(folder, f"{split}-{number:05d}"))
-  for record, labels in labelled:
-    png = records.encode_png(labels)
-    writer.write(records.encode(dataclasses.replace(record, pseudo_labels=png)))
+  for record, labels, features in labelled:
+    found: dict[str, Any] = {"pseudo_labels": records.encode_png(labels)}
+    if features is not None:
+      found["region_features"] = np.asarray(features, "<f2").tobytes()
+    writer.write(records.encode(dataclasses.replace(record, **found)))
   writer.close()
   gfile = import_tensorflow().io.gfile
   path = _done(folder, name)

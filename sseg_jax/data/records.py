@@ -8,7 +8,8 @@ A data set is one folder:
     manifest.json                   see manifest.py; written last
 
 Fields of an example: `key`, `image` (encoded), `captions` (repeated), and where
-present `pseudo_labels` (PNG), `labels` (PNG), `source`, `license`.
+present `pseudo_labels` (PNG), `region_features` (float16), `labels` (PNG),
+`source`, `license`.
 """
 
 import dataclasses
@@ -57,6 +58,8 @@ class Record:
     image: encoded picture (JPEG or PNG).
     captions: UTF-8, at least one for training on text.
     pseudo_labels: 8-bit greyscale PNG of cached pseudo-masks, at any size.
+    region_features: float16, little-endian, of each region that a frozen eye
+      sees; their number and width are in the manifest.
     labels: 8-bit greyscale PNG of a label map, 255 ignored, at any size.
     source: where the picture came from, such as its URL.
     license: licence as the source states it.
@@ -69,6 +72,7 @@ class Record:
   labels: bytes | None = None
   source: bytes | None = None
   license: bytes | None = None
+  region_features: bytes | None = None
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -93,7 +97,13 @@ def encode(record: Record) -> bytes:
     "image": (record.image,),
     "captions": record.captions,
   }
-  for name in ("pseudo_labels", "labels", "source", "license"):
+  for name in (
+    "pseudo_labels",
+    "labels",
+    "source",
+    "license",
+    "region_features",
+  ):
     value = getattr(record, name)
     if value is not None:
       values[name] = (value,)
@@ -130,6 +140,7 @@ def parse(serialized: bytes) -> Record:
     labels=one("labels"),
     source=one("source"),
     license=one("license"),
+    region_features=one("region_features"),
   )
 
 

@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.inference import scoring
-from sseg_jax.models import sseg
+from sseg_jax.models import sseg, teacher
 from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.models.pooling import in_front
-from sseg_jax.pseudo_masks import generator, pixels, unrolled
+from sseg_jax.pseudo_masks import eye, generator, pixels, unrolled
 
 Weights = Mapping[str, Any]  # arrays by name
 
@@ -33,7 +33,8 @@ class Towers:
 
   Attributes:
     graphdef: static structure of the network.
-    regions: what makes the regions that masks are snapped to; None for none.
+    regions: what makes the regions that masks are snapped to, or the eye of a
+      network that has one; else None.
     config: of the run, completed, computed in float32.
     combiner: one of `scoring.COMBINERS`.
     image_size: side of the square pictures that `segment` takes.
@@ -57,7 +58,7 @@ class Towers:
   @property
   def refined(self) -> bool:
     """Whether masks are snapped to regions."""
-    return self.regions is not None
+    return self.regions is not None and not isinstance(self.regions, eye.Eye)
 
   def embed_classes(
     self, weights: Weights, tokens: Int[Array, "c t l"]
@@ -91,12 +92,7 @@ class Towers:
     """
     tree = named_arrays.nested(weights, int_keys=True)
     params = tree["params"]
-    snap: tuple[Array, ...] = ()
-    if self.regions is not None:
-      snap = (self._labels(tree.get("frozen", {}), images),)
-    outputs = sseg.apply_image(
-      self.graphdef, params, tree.get("model_state", {}), images, *snap
-    )
+    outputs = self._look(tree, images)
     probabilities = scoring.class_probabilities(
       outputs.query_embeddings,
       classes,
@@ -111,6 +107,17 @@ class Towers:
     limit = jnp.minimum(threshold, best.max((1, 2)))[:, None, None]
     labels = jnp.argmax(scores, -1).astype(jnp.int32) + 1
     return scores, jnp.where(best >= limit, labels, 0)
+
+  def _look(self, tree: Any, images: Array) -> sseg.ImageOutputs:
+    """As `look.Look`."""
+    params, state = tree["params"], tree.get("model_state", {})
+    if isinstance(self.regions, eye.Eye):
+      seen = self._one_by_one(self.regions.see, state[teacher.NAME], images)
+      return sseg.apply_image(self.graphdef, params, state, images, seen=seen)
+    snap: tuple[Array, ...] = ()
+    if self.regions is not None:
+      snap = (self._labels(tree.get("frozen", {}), images),)
+    return sseg.apply_image(self.graphdef, params, state, images, *snap)
 
   def _combine(self, logits: Array, probabilities: Array) -> Array:
     """As `scoring.combine`, whose look-ups ONNX takes for one picture alone."""
@@ -137,11 +144,14 @@ class Towers:
   def _labels(self, frozen: Any, images: Array) -> Array:
     if isinstance(self.regions, pixels.Pixels):
       return self.regions.generate(frozen, images, None)[0]
-    # These need a batch of known size: one picture at a time.
+    return self._one_by_one(self.regions.generate, frozen, images)[0]
+
+  def _one_by_one(self, see: Callable, frozen: Any, images: Array) -> Any:
+    """Sees one picture at a time: K-means needs a batch of known size."""
     keys = jax.random.key(0)[None]
 
     def one(image):
-      return self.regions.generate(frozen, image[None], keys)[0][0]
+      return jax.tree.map(lambda x: x[0], see(frozen, image[None], keys))
 
     return jax.lax.map(one, images)
 
@@ -157,8 +167,11 @@ def build(
 ) -> Towers:
   """Returns a network as pure functions; arguments as `SSegSegmenter`'s."""
   config = as_float32(config)
-  regions, tree = None, {"params": params, "model_state": model_state}
-  if (refine or config.evaluate.refine) == "pseudo_masks":
+  regions: Any = None
+  tree = {"params": params, "model_state": model_state}
+  if teacher.is_eye(config):
+    regions = eye.for_pictures(config)
+  elif (refine or config.evaluate.refine) == "pseudo_masks":
     regions = generator.build(config)
     if isinstance(regions, pixels.Pixels):
       regions = dataclasses.replace(regions, cluster=unrolled.kmeans)

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
+from sseg_jax import contrastive
 from sseg_jax.errors import InputError
-from sseg_jax.inference import padding, scoring
+from sseg_jax.inference import look, padding, scoring
 from sseg_jax.inference.encoded import Encoded
 from sseg_jax.inference.sliding_window import LARGEST_SIZE, PAD, Layout
 from sseg_jax.models import sseg
-from sseg_jax.pseudo_masks import generator
 from sseg_jax.tokenizer import Tokenizer, check_distinct
 
 __all__ = [
@@ -146,6 +146,7 @@ class SSegSegmenter:
     combiner: str | None = None,
     image_size: int | None = None,
     refine: str | None = None,
+    synonyms: str | None = None,
   ):
     """Puts the parameters on the default device unless they are on one already.
 
@@ -157,7 +158,9 @@ class SSegSegmenter:
       image_size: short side and window, instead of
         `config.evaluate.image_size`; the window's stride scales with it.
       refine: instead of `config.evaluate.refine`.
+      synonyms: instead of `config.evaluate.synonyms`, for benchmarks.
     """
+    self.synonyms = synonyms or config.evaluate.synonyms
     self.combiner = combiner or config.evaluate.combiner
     if self.combiner not in scoring.COMBINERS:
       raise scoring.unknown_combiner(self.combiner)
@@ -181,18 +184,11 @@ class SSegSegmenter:
         f"evaluate.refine={refine!r} is unknown; use one of"
         f" {', '.join(REFINEMENTS)}"
       )
-    self._regions = None
-    if refine == "pseudo_masks":
-      self._regions = generator.build(config)
+    self._look = look.Look.build(config, refine)
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
     def apply(params, model_state, images, frozen):
-      snap: tuple[Array, ...] = ()
-      if self._regions is not None:
-        # One key for all, so that a picture's masks are always the same.
-        keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
-        snap = self._regions.generate(frozen, images, keys)[:1]
-      return sseg.apply_image(graphdef, params, model_state, images, *snap)
+      return self._look(graphdef, params, model_state, images, frozen)
 
     def encode_windows(*args):
       outputs = apply(*args)
@@ -202,7 +198,14 @@ class SSegSegmenter:
       return apply(*args).image_embedding
 
     self._encode_windows = jax.jit(encode_windows)
+
+    def encode_parts(*args):
+      outputs = apply(*args)
+      return outputs.part_embeddings, outputs.counts > 0
+
     self._encode_images = jax.jit(encode_images)
+    self._encode_parts = jax.jit(encode_parts)
+    self._encode_words = jax.jit(functools.partial(sseg.apply_words, graphdef))
     self._encode_text = jax.jit(functools.partial(sseg.apply_text, graphdef))
     self._tokenizer = Tokenizer(context_length=config.text.context_length)
     self.set_weights(params, model_state)
@@ -216,10 +219,8 @@ class SSegSegmenter:
 
   @functools.cached_property
   def _frozen(self) -> Any:
-    """The arrays of the network that clusters pictures, if there is one."""
-    if self._regions is None:
-      return {}
-    return jax.tree.map(jnp.asarray, self._regions.frozen)
+    """The arrays of a network beside the model; see `Look.frozen`."""
+    return jax.tree.map(jnp.asarray, self._look.frozen)
 
   def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
     """Returns embeddings of whole pictures, 0..255; sides as in training."""
@@ -232,6 +233,20 @@ class SSegSegmenter:
   ) -> Float[Array, "b e"]:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self._model_state, tokens)
+
+  def encode_parts(self, images: Num[Array, "b h w 3"]) -> contrastive.Pictures:
+    """Returns embeddings of the parts that the contrastive loss compares."""
+    return contrastive.Pictures(
+      *self._encode_parts(self._params, self._model_state, images, self._frozen)
+    )
+
+  def encode_words(
+    self, tokens: Int[Array | np.ndarray, "b l"]
+  ) -> contrastive.Captions:
+    """Returns embeddings of the words of texts, or of texts as one word."""
+    return contrastive.Captions(
+      *self._encode_words(self._params, self._model_state, tokens)
+    )
 
   def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
     """Returns the tokenizer's ids of every word in every template."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sseg_jax import field_rules
+from sseg_jax.errors import InputError
 from sseg_jax.field_rules import (
   RATE,
   SWITCH,
@@ -15,7 +16,13 @@ from sseg_jax.field_rules import (
   registered,
   whole_numbers,
 )
-from sseg_jax.models import backbones, query_embedding, remat
+from sseg_jax.models import (
+  backbones,
+  query_embedding,
+  remat,
+  teacher,
+  vit_sizes,
+)
 
 PIXEL_DECODERS = ("fpn", "transformer_encoder")
 LEVELS = ("res2", "res3", "res4", "res5")  # of every backbone
@@ -23,7 +30,17 @@ _POOLED = (*LEVELS, "pixel", "stem")
 
 RULES: dict[str, Rule] = {
   "dtype": one_of("bfloat16", "float32"),
-  "model.backbone": registered(backbones.BACKBONES),
+  "model.backbone": Rule(
+    lambda x: x in backbones.BACKBONES or x == teacher.NAME,
+    f"one of {', '.join(sorted(backbones.BACKBONES))}, {teacher.NAME}",
+  ),
+  "model.teacher": registered(vit_sizes.VIT_SIZES),
+  "model.teacher_features": TEXT,
+  "model.teacher_more_k": Rule(
+    lambda x: not len(x) or whole_numbers(x, 2),
+    "up to four whole numbers, at least 2",
+  ),
+  "model.region_dropout": RATE,
   "model.weights": TEXT,
   "model.drop_path": RATE,
   "model.pixel_decoder": one_of(*PIXEL_DECODERS),
@@ -60,11 +77,12 @@ RULES: dict[str, Rule] = {
   "model.embed_dim": at_least(1),
   "model.proj_hidden": at_least(1),
   "model.proj_norm": one_of("bn", "ln", "none"),
-  "text.layers": at_least(1),
+  "text.layers": at_least(0),
   "text.width": at_least(1),
   "text.num_heads": at_least(1),
   "text.context_length": at_least(2),  # the start and end tokens
   "text.dropout": RATE,
+  "text.letter_groups": at_least(0),
   "text.weights": TEXT,
   "loss.init_temperature": field_rules.POSITIVE,
   "loss.max_logit_scale": field_rules.POSITIVE,
@@ -93,12 +111,39 @@ def _stem(c: Any) -> str | None:
   )
 
 
+def _eye(c: Any) -> str | None:
+  if not teacher.is_eye(c):
+    return None
+  try:
+    teacher.features(c)
+  except InputError as error:
+    return str(error)
+  wanted = {"query_embedding": "decoder", "mean": "after"}
+  for name, value in wanted.items():
+    if c.model[name] != value:
+      return (
+        f"model.{name}={c.model[name]!r}: model.backbone='teacher' embeds each"
+        f" region by itself; use {value!r}"
+      )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     ("model.hidden_dim", "model.num_heads"), _heads("model", "hidden_dim")
   ),
   Between(("text.width", "text.num_heads"), _heads("text", "width")),
   Between(("model.stem_widths", "model.stem_depths"), _stem),
+  Between(
+    (
+      "model.backbone",
+      "model.teacher",
+      "model.teacher_features",
+      "model.query_embedding",
+      "model.mean",
+    ),
+    _eye,
+  ),
 )
 
 

@@ -30,6 +30,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.models import (
   backbones,
   published,
+  teacher,
   tensors,
   vit_weights,
   weights,
@@ -170,6 +171,8 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Replaces the parameters that `model.weights` and `text.weights` give.
 
+  A model with a frozen eye gets the parameters of that too (`teacher.load`).
+
   Args:
     config: fields as in `default_config.py`.
     params: of `sseg.init`.
@@ -194,6 +197,10 @@ def load(
     )
     new |= {f"text/{name}": array for name, array in found.items()}
     logging.info("the text tower starts from %s", path)
+
+  if teacher.is_eye(config):
+    frozen = named_arrays.flat(teacher.load(config))
+    new |= {f"{teacher.NAME}/{name}": array for name, array in frozen.items()}
 
   def filled(tree):
     arrays = [

@@ -136,12 +136,12 @@ class QueryEmbedding(abc.ABC):
     if self.mean == "before":
       # §3.5: "a single feature … by taking the average", then the projection.
       # The statistics of a batch norm come from the average, as in GroupViT.
-      mean = _weighted_mean(parts.astype(jnp.float32), counts)
+      mean = mean_of(parts.astype(jnp.float32), counts)
       pooled = project(mean, train=train, valid=valid)
       return project(parts), pooled
     embedded = project(parts, train=train, valid=valid)
     units = unit(embedded) if self.normalize_queries else embedded
-    return embedded, _weighted_mean(units, counts)
+    return embedded, mean_of(units, counts)
 
   def _counts(self, owned: Float[Array, "b n h w"]) -> Float[Array, "b n"]:
     """Returns 1 for counted queries, from `pooling.owned_pixels`."""
@@ -291,9 +291,9 @@ def build(config: Any) -> QueryEmbedding:
   )
 
 
-def _weighted_mean(
+def mean_of(
   x: Float[Array, "b n d"], weights: Float[Array, "b n"]
 ) -> Float[Array, "b d"]:
-  """Averages over the n whose weight is 1; zeros if there is none."""
+  """Returns the mean over the n whose weight is 1; zeros if there is none."""
   total = jnp.maximum(weights.sum(1, keepdims=True), 1)
   return jnp.einsum("bnd,bn->bd", x, weights) / total

@@ -7,7 +7,7 @@ arrays.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,59 +19,30 @@ from sseg_jax import errors
 from sseg_jax.models import (
   backbones,
   fields,
-  maskformer,
+  image_tower,
   pooling,
   query_embedding,
   swin_attention,
+  teacher,
   text,
 )
-from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.keys import parameter_keys
-from sseg_jax.models.layers import Projection, RegionLayer, normalize_pixels
+from sseg_jax.models.layers import (
+  Projection,
+  normalize_pixels,
+  unit,
+)
+from sseg_jax.models.outputs import ImageFeatures, ImageOutputs
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays
 
 
-class ImageFeatures(NamedTuple):
-  """What the image tower gives before anything is projected.
-
-  Attributes:
-    mask_logits: as in `ImageOutputs`.
-    query_features: likewise.
-    part_features: [b, k, d], features of the parts whose mean embeds the
-      picture: the queries, or regions given in their place.
-    counts: float32 [b, k], 1 for the parts that the mean counts, else 0.
-  """
-
-  mask_logits: Array
-  query_features: Array
-  part_features: Array
-  counts: Array
-
-
-class ImageOutputs(NamedTuple):
-  """What the image tower gives. Embeddings are not of unit length.
-
-  Attributes:
-    mask_logits: float32 [layers, b, n, h/4, w/4], the last decoder layer last;
-      in evaluation the last layer alone.
-    query_features: [b, n, d], what a query is embedded from.
-    query_embeddings: float32 [b, n, e], each query projected.
-    part_embeddings: float32 [b, k, e], each part projected: the queries, or
-      regions given in their place.
-    image_embedding: float32 [b, e], for the contrastive loss.
-  """
-
-  mask_logits: Array
-  query_features: Array
-  query_embeddings: Array
-  part_embeddings: Array
-  image_embedding: Array
-
-
 class SSeg(nnx.Module):
-  """The model: image tower, text tower, two projections, a logit scale."""
+  """The model: image tower, text tower, two projections, a logit scale.
+
+  `image_tower.Tower` says what the image tower has.
+  """
 
   def __init__(self, config: Any, *, rngs: nnx.Rngs):
     """Builds the network from random weights.
@@ -87,40 +58,12 @@ class SSeg(nnx.Module):
     c = config.model
     dtype = jnp.dtype(config.dtype)
     self.dtype = dtype
-    self.backbone = backbones.build(
-      c.backbone,
-      drop_path=c.drop_path,
-      remat=c.remat,
-      dtype=dtype,
-      rngs=rngs,
-    )
-    self.maskformer = maskformer.build(
-      c, self.backbone.channels, dtype=dtype, rngs=rngs
-    )
-    self.regions = config.pseudo_masks.k
     self.embedding = query_embedding.build(config)
-    channels = {
-      **self.backbone.channels,
-      "pixel": c.hidden_dim,
-      "decoder": c.hidden_dim,
-      "stem": sum(c.stem_widths),
-    }
-    width = self.embedding.width(channels)
-    stem: ConvNet | None = None
-    if "stem" in self.embedding.levels:
-      # A config that was read from JSON has lists.
-      stem = ConvNet(
-        widths=tuple(c.stem_widths),
-        depths=tuple(c.stem_depths),
-        remat=c.remat,
-        dtype=dtype,
-        rngs=rngs,
-      )
-    region: RegionLayer | None = None
-    if hidden := self.embedding.region_hidden:
-      region = RegionLayer(width, hidden, dtype=dtype, rngs=rngs)
-      width = hidden
-    self.stem, self.region = stem, region
+    self.regions = config.pseudo_masks.k
+    tower = image_tower.build(config, self.embedding, rngs=rngs)
+    self.backbone, self.maskformer = tower.backbone, tower.maskformer
+    self.stem, self.region = tower.stem, tower.region
+    self.teacher, self.region_input = tower.eye, tower.region_input
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -129,7 +72,9 @@ class SSeg(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.image_projection = projection(width)
+    self.image_projection = projection(tower.width)
+    self.form = config.loss.contrastive_form
+    self.max_words = config.loss.max_words
     self.text = text.build(config, dtype=dtype, rngs=rngs)
     self.text_projection = projection(config.text.width)
     self.logit_scale = nnx.Param(
@@ -138,17 +83,23 @@ class SSeg(nnx.Module):
 
   def encode_image(
     self,
-    image: Array,
+    image: Any,
     *,
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
+    seen: teacher.Regions | None = None,
     **how: Any,
   ) -> ImageOutputs:
     """Returns n masks, an embedding of each, and one of the picture.
 
-    Calls `image_features`, which has the same arguments, and `embed_image`.
+    Calls `image_features`, which has the same arguments, and `embed_image`. A
+    model with an eye takes `seen` in place of the picture, and calls
+    `region_features`.
     """
-    features = self.image_features(image, train=train, valid=valid, **how)
+    if seen is not None:
+      features = self.region_features(seen, train=train, valid=valid, **how)
+    else:
+      features = self.image_features(image, train=train, valid=valid, **how)
     return self.embed_image(features, train=train, valid=valid)
 
   def image_features(
@@ -209,6 +160,31 @@ class SSeg(nnx.Module):
     described = self.embedding.features(seen, regions, self.stem, self.region)
     return ImageFeatures(mask_logits, *described)
 
+  def region_features(
+    self,
+    seen: teacher.Regions,
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> ImageFeatures:
+    """Returns the same as `image_features` of what an eye saw.
+
+    Args:
+      seen: from `pseudo_masks.eye`; every region is a query.
+      train: drops features, and takes the batch's statistics.
+      rngs: of the pictures; needed if `train`.
+      valid: the pictures that count for batch statistics; None for all.
+    """
+    assert self.region_input is not None, "a model without an eye"
+    exist = seen.exist
+    counted = exist if valid is None else exist & valid[:, None]
+    features = self.region_input(
+      seen.features, counted, train=train, rngs=rngs
+    ).astype(self.dtype)
+    counts = exist.astype(jnp.float32)
+    return ImageFeatures(seen.mask_logits[None], features, features, counts)
+
   def embed_image(
     self,
     features: ImageFeatures,
@@ -224,7 +200,9 @@ class SSeg(nnx.Module):
     each = of_parts
     if features.part_features is not queries:
       each = self._project(queries)
-    return ImageOutputs(features.mask_logits, queries, each, of_parts, pooled)
+    return ImageOutputs(
+      features.mask_logits, queries, each, of_parts, pooled, features.counts
+    )
 
   def embed_parts(
     self,
@@ -262,18 +240,38 @@ class SSeg(nnx.Module):
   ) -> Float[Array, "b e"]:
     """Embeds token ids, as `tokenizer.Tokenizer` gives them; float32.
 
-    `train`, `rngs` and `valid` as in `image_features`.
+    With the contrastive form "words" it is the mean of the words' embeddings,
+    each of unit length. `train`, `rngs` and `valid` as in `image_features`.
     """
-    features = self.text(tokens, train=train, rngs=rngs)
-    return self.embed_text(features, train=train, valid=valid)
+    features, words = self.text_features(tokens, train=train, rngs=rngs)
+    embedded = self.embed_text(features, train=train, valid=valid)
+    if words is None:
+      return embedded
+    return query_embedding.mean_of(unit(embedded), words.astype(jnp.float32))
+
+  def text_features(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+  ) -> tuple[Float[Array, "b *w d"], Bool[Array, "b w"] | None]:
+    """Returns what the contrastive loss compares of texts, not projected.
+
+    That is one feature of each text and None; with the form "words" the
+    features of each text's words, and which of them exist.
+    """
+    if self.form == "words":
+      return self.text.words(tokens, self.max_words, train=train, rngs=rngs)
+    return self.text(tokens, train=train, rngs=rngs), None
 
   def embed_text(
     self,
-    features: Float[Array, "b d"],
+    features: Float[Array, "b *w d"],
     *,
     train: bool = False,
     valid: Bool[Array, "b"] | None = None,
-  ) -> Float[Array, "b e"]:
+  ) -> Float[Array, "b *w e"]:
     """Projects the text tower's features (`self.text`); float32."""
     projected = self.text_projection(features, train=train, valid=valid)
     return projected.astype(jnp.float32)
@@ -317,10 +315,32 @@ def apply_image(
   model_state: Variables,
   image: Array,
   labels: Array | None = None,
+  *,
+  seen: teacher.Regions | None = None,
 ) -> ImageOutputs:
   """`SSeg.encode_image` in evaluation, as a pure function."""
   model = nnx.merge(graphdef, params, model_state)
+  if seen is not None:
+    return model.encode_image(None, seen=seen)
   return model.encode_image(image, labels=labels)
+
+
+def apply_words(
+  graphdef: nnx.GraphDef,
+  params: Variables,
+  model_state: Variables,
+  tokens: Array,
+) -> tuple[Array, Array]:
+  """Returns embeddings of words [b, w, e] and which exist, bool [b, w].
+
+  With a contrastive form other than "words", a text is a single word.
+  """
+  model = nnx.merge(graphdef, params, model_state)
+  features, words = model.text_features(tokens)
+  embedded = model.embed_text(features)
+  if words is None:
+    return embedded[:, None], jnp.ones((len(tokens), 1), bool)
+  return embedded, words
 
 
 def apply_text(

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sseg_jax import tokenizer
+from sseg_jax import content_words, tokenizer
 from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
 from sseg_jax.models.flax_versions import List
+from sseg_jax.models.letter_groups import LetterGroups
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
 
@@ -139,9 +140,11 @@ class TextTower(nnx.Module):
     vocab_size: number of token ids; the largest is the end token.
     context_length: tokens of the longest text.
     width: of the residual stream, a multiple of `num_heads`.
-    layers: number of blocks.
+    layers: number of blocks; 0 for a bag of words: each token then stands for
+      itself alone, and positions are left out.
     num_heads: of each attention.
     dropout: rate on both branches of each block in training (CLIP uses none).
+    letter_groups: number of vectors that tokens share; 0 for none.
     remat: what is stored of a block (`remat.POLICIES`).
     dtype: of the products; parameters and softmax stay float32.
     rngs: source of the initial values.
@@ -159,6 +162,7 @@ class TextTower(nnx.Module):
     layers: int,
     num_heads: int,
     dropout: float = 0.0,
+    letter_groups: int = 0,
     remat: str = "none",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
@@ -175,9 +179,16 @@ class TextTower(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.position_embedding = nnx.Param(
-      nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
-    )
+    groups: LetterGroups | None = None
+    if letter_groups:
+      groups = LetterGroups(letter_groups, width, dtype=dtype, rngs=rngs)
+    self.letter_groups = groups
+    positions: nnx.Param | None = None
+    if layers:
+      positions = nnx.Param(
+        nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
+      )
+    self.position_embedding = positions
     self.blocks = List(
       TextBlock(
         width, num_heads, layers, dropout=dropout, dtype=dtype, rngs=rngs
@@ -204,20 +215,69 @@ class TextTower(nnx.Module):
     Raises:
       InputError: if `l` exceeds `context_length`.
     """
+    x = self._before_norm(tokens, train=train, rngs=rngs)
+    end = jnp.argmax(tokens, axis=-1)
+    # The final norm works on each token alone, so one token is enough.
+    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
+    return self.norm(x)
+
+  def words(
+    self,
+    tokens: Int[Array, "b l"],
+    most: int,
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+  ) -> tuple[Float[Array, "b w d"], Bool[Array, "b w"]]:
+    """Returns the features of each text's words, and which of them exist.
+
+    Words are the tokens of `content_words`. A text without any such word has
+    all its tokens instead, so that no text is empty.
+
+    Args:
+      tokens: as the tokenizer gives them.
+      most: number of words of a text at most, w; the first ones are taken.
+      train: see `__call__`.
+      rngs: see `__call__`.
+
+    Raises:
+      InputError: if `l` exceeds `context_length`.
+    """
+    x = self._before_norm(tokens, train=train, rngs=rngs)
+    length = tokens.shape[1]
+    place = jnp.arange(length)[None]
+    end = jnp.argmax(tokens, axis=-1)[:, None]
+    inside = (place > 0) & (place < end)  # between the two markers
+    counts = jnp.asarray(content_words.content_tokens())[tokens] & inside
+    counts = jnp.where(counts.any(1, keepdims=True), counts, inside)
+    # Words first, each part in its order.
+    order = jnp.argsort(jnp.where(counts, place, place + length), axis=1)
+    order = order[:, :most]
+    x = jnp.take_along_axis(x, order[..., None], axis=1)
+    return self.norm(x), jnp.take_along_axis(counts, order, axis=1)
+
+  def _before_norm(
+    self,
+    tokens: Int[Array, "b l"],
+    *,
+    train: bool,
+    rngs: ExampleRngs | None,
+  ) -> Float[Array, "b l d"]:
     length = tokens.shape[1]
     if length > self.context_length:
       raise InputError(
         f"texts have {length} tokens, but text.context_length is"
         f" {self.context_length}; tokenize to that length"
       )
-    positions = self.position_embedding[:length].astype(self.dtype)
-    x = self.token_embedding(tokens) + positions[None]
+    x = self.token_embedding(tokens)
+    if self.letter_groups is not None:
+      x = x + self.letter_groups(tokens).astype(self.dtype)
+    if self.position_embedding is not None:
+      positions = self.position_embedding[:length].astype(self.dtype)
+      x = x + positions[None]
     for block in self.blocks:
       x = remat.run(self.remat, block, x, train=train, rngs=rngs)
-    end = jnp.argmax(tokens, axis=-1)
-    # The final norm works on each token alone, so one token is enough.
-    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # [b, d]
-    return self.norm(x)
+    return x
 
 
 def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
@@ -230,6 +290,7 @@ def build(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> TextTower:
     layers=t.layers,
     num_heads=t.num_heads,
     dropout=t.dropout,
+    letter_groups=t.letter_groups,
     remat=config.model.remat,
     dtype=dtype,
     rngs=rngs,

@@ -24,7 +24,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
   ("decoder", "models/transformer.py", ""),
   ("masks", "models/maskformer.py", ""),
   ("matching", "sseg_jax/matching.py", ""),
-  ("contrastive", "sseg_jax/losses.py", "contrastive"),
+  ("contrastive", "sseg_jax/contrastive.py", ""),
   ("mask loss", "sseg_jax/losses.py", ""),
   # Of the frozen network; the backbones that contain a ViT came before.
   ("teacher", "models/vit.py", ""),

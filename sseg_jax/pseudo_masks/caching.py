@@ -24,15 +24,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import tqdm
 
 from sseg_jax import config_files, files
-from sseg_jax.data import import_tensorflow, manifest, pseudo_labels, records
+from sseg_jax.data import (
+  import_tensorflow,
+  manifest,
+  pseudo_labels,
+)
 from sseg_jax.errors import InputError
-from sseg_jax.pseudo_masks import generator
+from sseg_jax.models import teacher
+from sseg_jax.pseudo_masks import eye, generator, labelling, region_features
 from sseg_jax.runtime import lease, progress_bar
 
 
@@ -83,6 +86,7 @@ def add_pseudo_masks(
   batch_size: int = 32,
   process_index: int = 0,
   process_count: int = 1,
+  features: bool = False,
   progress: bool = False,
 ) -> Report:
   """Copies the records of `source` to `out` with pseudo-masks of `config`.
@@ -97,6 +101,8 @@ def add_pseudo_masks(
     batch_size: pictures at once.
     process_index: takes every `process_count`-th shard, from this one on.
     process_count: processes that share the work.
+    features: whether to store features of the regions too, for a config with
+      model.backbone="teacher". Training then runs no vision transformer.
     progress: whether a terminal shows a progress bar.
 
   Raises:
@@ -114,9 +120,17 @@ def add_pseudo_masks(
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
   image_size = image_size or config.image_size
+  if features and not teacher.is_eye(config):
+    raise InputError(
+      f'model.backbone={config.model.backbone!r}: only "teacher" has features'
+      " of regions to store; leave out --add_region_features, or use a config"
+      " such as configs/photos.py"
+    )
   made = generator.build(config)
   _check_generator(made, image_size)
   info = _info(config, made, image_size, first_id)
+  if features:
+    info["region_features"] = region_features.info(config)
   if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
     info["batch_size"] = batch_size  # on which the rounding of tokens depends
   if manifest.is_finished(out):
@@ -127,7 +141,9 @@ def add_pseudo_masks(
       " choose another folder"
     )
   _make_folder(out)
-  label = _Labeller(made, image_size, config.seed, batch_size)
+  label = labelling.Labeller(
+    made, image_size, config.seed, batch_size, features
+  )
   marks = [_fingerprint(info, shard) for shard in read.shards]
   mine = range(process_index, len(read.shards), process_count)
   # Each process has its own lease, because others may write other shards.
@@ -162,7 +178,9 @@ def _make_folder(out: str) -> None:
 
 
 def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:
-  if image_size % made.stride:
+  # A scaled picture is rounded to whole patches.
+  rounded = isinstance(made, eye.Eye) and made.tokens.scale != 1
+  if image_size % made.stride and not rounded:
     raise InputError(
       f"image_size={image_size} is not a multiple of {made.stride}, the"
       " generator's patch or stride"
@@ -174,7 +192,7 @@ def _check_generator(made: generator.PseudoMasks, image_size: int) -> None:
 def _write_shards(
   read: manifest.Manifest,
   out: str,
-  label: "_Labeller",
+  label: labelling.Labeller,
   first_id: int,
   mine: range,
   marks: Sequence[str],
@@ -230,59 +248,17 @@ def _place(folder: str) -> str:
   return folder.rstrip("/") if "://" in folder else os.path.realpath(folder)
 
 
-class _Labeller:
-  """Gives each record of a shard its label map."""
-
-  def __init__(
-    self, made: generator.PseudoMasks, image_size: int, seed: int, batch: int
-  ):
-    self.unreadable = 0
-    self.examples: list[str] = []
-    self._size, self._batch = image_size, batch
-    self._frozen = jax.device_put(made.frozen)
-    root = jax.random.key(seed)
-
-    def generate(frozen, image, ids):
-      # As `train_step.pseudo_mask_labels`.
-      keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
-      return made.generate(frozen, image, keys)[0]
-
-    self._generate = jax.jit(generate)
-
-  def __call__(
-    self, shard: Iterator[records.Record], first: int
-  ) -> Iterator[tuple[records.Record, np.ndarray]]:
-    """Yields the records with uint8 labels; `first` is the first one's id."""
-    while batch := list(itertools.islice(shard, self._batch)):
-      images = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
-      for i, record in enumerate(batch):
-        picture = pseudo_labels.whole_picture(record.image, self._size)
-        if picture is None:
-          self.unreadable += 1
-          if len(self.examples) < 3:
-            self.examples.append(record.key.decode("utf-8", "replace"))
-        else:
-          images[i] = picture
-      ids = (first + np.arange(self._batch)).astype(np.uint32)
-      labels = np.asarray(self._generate(self._frozen, images, ids))
-      yield from zip(batch, labels.astype(np.uint8), strict=False)
-      first += len(batch)
-
-
 def _info(
   config: Any, made: generator.PseudoMasks, image_size: int, first_id: int
 ) -> dict[str, Any]:
   """Returns all that the labels depend on, as the manifest keeps it."""
-  fields = dict(config.pseudo_masks)
-  fields.pop("mode")
+  found = dict(config.pseudo_masks)
+  found.pop("mode")
   # The path of the weights does not matter; their content does.
-  fields.pop("weights")
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(made.frozen):
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+  found.pop("weights")
   return {
-    **fields,
-    "weights_sha256": digest.hexdigest(),
+    **found,
+    "weights_sha256": region_features.digest(made.frozen),
     "dtype": config.dtype,
     "seed": config.seed,
     "image_size": image_size,

@@ -10,7 +10,8 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, Num
 
 from sseg_jax import errors, sharding
-from sseg_jax.pseudo_masks import kmeans, pixels, spectral, tokens
+from sseg_jax.models import teacher
+from sseg_jax.pseudo_masks import eye, kmeans, pixels, spectral, tokens
 
 
 @runtime_checkable
@@ -62,10 +63,11 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def build(config, *, abstract: bool = False) -> PseudoMasks:
+def build(config, *, abstract: bool = False, load: bool = True) -> PseudoMasks:
   """Builds the generator that `config.pseudo_masks` describes.
 
   With `abstract` a network is built by its shapes, and nothing is downloaded.
+  An eye (`model.backbone="teacher"`) reads its weights only with `load`.
   Raises `InputError` for a name, a metric or a start that does not exist.
   """
   fields = config.pseudo_masks
@@ -103,6 +105,8 @@ def build(config, *, abstract: bool = False) -> PseudoMasks:
       f"pseudo_masks.scale={fields.scale}: must be over 0; 1 leaves pictures"
       " as they are"
     )
+  if teacher.is_eye(config):
+    return eye.build(config, load=load)
   if abstract and fields.generator in tokens.USUAL_WEIGHTS:
     return GENERATORS[fields.generator](config, abstract=True)
   return GENERATORS[fields.generator](config)
@@ -191,7 +195,10 @@ def for_training(
   _check("mode", fields.mode, ("online", "cached"))
   if fields.mode == "cached":
     return Stored(fields.k, fields.stride)
-  made = build(config, abstract=abstract)
+  # The weights of an eye are in the model's state.
+  made = build(config, abstract=abstract, load=False)
+  if isinstance(made, eye.Eye):
+    return made
   if not isinstance(mesh, Mesh):
     return made
   kernels = sharding.mesh_of_kernels(config, mesh) is not None

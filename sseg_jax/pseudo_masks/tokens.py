@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from sseg_jax import errors
-from sseg_jax.models import vit, vit_weights
+from sseg_jax.models import teacher, vit, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.pseudo_masks import kmeans, refine
 
@@ -97,15 +96,24 @@ class Tokens:
       num_heads=fields.num_heads or None,
       dtype=dtype,
     )
+    depth = nnx.merge(graphdef, frozen).depth
+    return cls.of(config, graphdef, vit_weights.rounded(frozen, dtype), depth)
+
+  @classmethod
+  def of(
+    cls, config, graphdef: nnx.GraphDef, frozen: Any, depth: int
+  ) -> "Tokens":
+    """Builds it for a network of `depth` blocks; see `build`."""
+    fields = config.pseudo_masks
     return cls(
       k=fields.k,
       graphdef=graphdef,
-      frozen=vit_weights.rounded(frozen, dtype),
-      parts=parse_features(fields.feature, nnx.merge(graphdef, frozen).depth),
+      frozen=frozen,
+      parts=parse_features(fields.feature, depth),
       iterations=fields.iterations,
       metric=fields.metric,
       init=fields.init,
-      dtype=dtype,
+      dtype=jnp.dtype(config.dtype),
       restarts=fields.restarts,
       smooth_radius=fields.smooth_radius,
       smooth_temperature=fields.smooth_temperature,
@@ -135,7 +143,7 @@ class Tokens:
   ) -> Float[Array, "b y x d"]:
     """Returns what is clustered, float32; image values 0..255."""
     model = nnx.merge(self.graphdef, frozen)
-    image = self._scaled(image)
+    image = self.scaled(image)
     found = read_features(
       model, normalize_pixels(image, self.dtype), self.parts
     )
@@ -143,7 +151,7 @@ class Tokens:
     size = (b, height // self.patch, width // self.patch, -1)
     return found.reshape(size)
 
-  def _scaled(self, image: Num[Array, "b h w 3"]) -> Num[Array, "b y x 3"]:
+  def scaled(self, image: Num[Array, "b h w 3"]) -> Num[Array, "b y x 3"]:
     """Resizes to `scale`, rounded to whole patches; 1 leaves it as it is."""
     if self.scale == 1:
       return image
@@ -159,6 +167,15 @@ class Tokens:
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns label maps and which labels occur; image values 0..255."""
     cells = self.features(frozen, image)
+    return self.cluster(cells, image, keys)
+
+  def cluster(
+    self,
+    cells: Float[Array, "b h w d"],
+    image: Num[Array, "b height width 3"],
+    keys: Key[Array, "b"],
+  ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
+    """Returns what `generate` does, from the result of `features`."""
     if self.smooth_radius:
       cells = refine.smooth(
         cells, radius=self.smooth_radius, temperature=self.smooth_temperature
@@ -207,26 +224,8 @@ class Tokens:
 
 
 def parse_features(text: str, depth: int) -> tuple[tuple[str, int], ...]:
-  """Reads "tokens" or "tokens+keys:10": kinds, and layers other than the last.
-
-  Raises `InputError` for a kind or a layer that a network of `depth` blocks
-  does not have.
-  """
-  parts = []
-  for part in text.split("+"):
-    kind, colon, layer = part.strip().partition(":")
-    try:
-      number = int(layer) if colon else -1
-    except ValueError:
-      number = depth
-    if kind not in vit.FEATURES or not -depth <= number < depth:
-      raise errors.InputError(
-        f"pseudo_masks.feature={text!r}: {part!r} is none of"
-        f" {', '.join(vit.FEATURES)}, with or without a layer from 0 to"
-        f' {depth - 1} as in "keys:{depth - 2}"'
-      )
-    parts.append((kind, number % depth))
-  return tuple(parts)
+  """Reads `pseudo_masks.feature`; see `teacher.parse_features`."""
+  return teacher.parse_features(text, depth, "pseudo_masks.feature")
 
 
 def read_features(

@@ -2,8 +2,15 @@
 
 from typing import Any
 
-from sseg_jax.field_rules import Between, Rule, at_least, one_of
-from sseg_jax.models import query_embedding
+from sseg_jax import contrastive
+from sseg_jax.field_rules import (
+  NOT_NEGATIVE,
+  Between,
+  Rule,
+  at_least,
+  one_of,
+)
+from sseg_jax.models import query_embedding, teacher
 from sseg_jax.tasks import TASKS
 
 RULES: dict[str, Rule] = {
@@ -12,6 +19,9 @@ RULES: dict[str, Rule] = {
   "loss.mask_stride": Rule(lambda x: x in (1, 2, 4), "1, 2 or 4"),
   "loss.mask_every": at_least(1),
   "loss.contrastive_block": at_least(0),
+  "loss.contrastive_form": one_of(*contrastive.FORMS),
+  "loss.sharpness": NOT_NEGATIVE,
+  "loss.max_words": at_least(1),
 }
 
 
@@ -58,6 +68,39 @@ def _block(c: Any) -> str | None:
   )
 
 
+def _form(c: Any) -> str | None:
+  form = c.loss.contrastive_form
+  if form != "global" and c.model.mean == "before":
+    return (
+      f"loss.contrastive_form={form!r}: compares each region by itself, so it"
+      " needs model.mean='after'"
+    )
+  if form != "words" and not c.text.layers:
+    return (
+      "text.layers=0: only loss.contrastive_form='words' can learn from words"
+      " without layers; use at least 1"
+    )
+  return None
+
+
+def _eye(c: Any) -> str | None:
+  if not teacher.is_eye(c):
+    return None
+  if c.task != "sseg":
+    return f"task={c.task!r}: model.backbone='teacher' has task='sseg' alone"
+  if c.accumulate_steps != 1:
+    return (
+      f"accumulate_steps={c.accumulate_steps}: model.backbone='teacher' takes"
+      " its batch in one piece; use 1"
+    )
+  if not c.loss.contrastive:
+    return (
+      "loss.contrastive=0.0: model.backbone='teacher' learns nothing else; use"
+      " a number over 0"
+    )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     (
@@ -75,4 +118,8 @@ BETWEEN: tuple[Between, ...] = (
     _accumulation,
   ),
   Between(("loss.contrastive_block", "batch_size"), _block),
+  Between(
+    ("model.backbone", "task", "accumulate_steps", "loss.contrastive"), _eye
+  ),
+  Between(("loss.contrastive_form", "model.mean", "text.layers"), _form),
 )

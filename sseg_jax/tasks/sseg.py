@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sseg_jax import losses
-from sseg_jax.models import pooling, query_embedding, sseg
+from sseg_jax import contrastive, losses
+from sseg_jax.models import pooling, query_embedding, sseg, teacher
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.pseudo_masks import eye
 from sseg_jax.tasks.task import Metrics, Setup
 
 
@@ -28,11 +29,9 @@ def pseudo_mask_labels(
     k = config.pseudo_masks.k
     present = labels[:, None] == jnp.arange(k)[None, :, None, None]
     return labels, present.any((2, 3))
-  key = jax.random.key(config.seed)
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
   image = batch.get("teacher_image", batch["image"])
   labels, present = setup.generator.generate(
-    frozen["pseudo_masks"], image, keys
+    frozen["pseudo_masks"], image, keys_of(setup, batch)
   )
   return jax.lax.stop_gradient(labels), present
 
@@ -42,12 +41,16 @@ class Features(NamedTuple):
 
   Attributes:
     parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
-    text: [b, d], output of the text tower before the projection.
+    text: output of the text tower before the projection: [b, d], or of each
+      word [b, w, d].
+    words: float32 [b, w], 1 for words that exist, else 0; None where texts
+      have no words.
   """
 
   parts: Array
   counts: Array
   text: Array
+  words: Array | None = None
 
 
 def towers(
@@ -81,7 +84,7 @@ def towers(
     regions=regions,
     masks_every=every,
   )
-  text = model.text(
+  text, words = model.text_features(
     batch["text"],
     train=True,
     rngs=ExampleRngs.from_ids(text_key, batch["id"]),
@@ -96,8 +99,56 @@ def towers(
     size=(h // weights.mask_stride, w // weights.mask_stride),
     count=count,
   )
-  features = Features(image.part_features, image.counts, text)
+  if words is not None:
+    words = words.astype(jnp.float32)
+  features = Features(image.part_features, image.counts, text, words)
   return (features, weights.mask * mask), metrics | {"loss/mask": mask}
+
+
+def _with_eye(
+  setup: Setup, model: sseg.SSeg, batch: dict[str, Array], key: Array
+) -> Features:
+  """Returns what `towers` does, of regions that a frozen eye sees."""
+  image_key, text_key = jax.random.split(key)
+  image = model.region_features(
+    regions_seen(setup, model, batch),
+    train=True,
+    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
+    valid=batch["valid"],
+  )
+  text, words = model.text_features(
+    batch["text"],
+    train=True,
+    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
+  )
+  if words is not None:
+    words = words.astype(jnp.float32)
+  return Features(image.part_features, image.counts, text, words)
+
+
+def regions_seen(
+  setup: Setup, model: sseg.SSeg, batch: dict[str, Array]
+) -> teacher.Regions:
+  """Returns the regions of a batch: from the records, or seen now."""
+  if setup.config.pseudo_masks.mode == "cached":
+    features = batch["region_features"].astype(jnp.float32)
+    # The features of a region that does not exist are stored as zeros.
+    exist = (features != 0).any(-1)
+    nothing = jnp.zeros((*features.shape[:2], 1, 1))
+    return teacher.Regions(nothing, features, exist)
+  assert model.teacher is not None and isinstance(setup.generator, eye.Eye)
+  seen = setup.generator.see(
+    model.teacher.arrays(),
+    batch.get("teacher_image", batch["image"]),
+    keys_of(setup, batch),
+  )
+  return jax.tree.map(jax.lax.stop_gradient, seen)
+
+
+def keys_of(setup: Setup, batch: dict[str, Array]) -> Array:
+  """Returns a random key for each picture, from its id and the seed."""
+  key = jax.random.key(setup.config.seed)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
 
 
 def compare(
@@ -105,19 +156,31 @@ def compare(
 ) -> tuple[Array, Metrics]:
   """Returns the weighted contrastive loss of a whole batch, and metrics."""
   weights = setup.config.loss
-  _, image = model.embed_parts(
+  each, image = model.embed_parts(
     features.parts, features.counts, train=True, valid=valid
   )
   text = model.embed_text(features.text, train=True, valid=valid)
-  loss, metrics = losses.contrastive(
-    image,
-    text,
-    model.logit_scale[...],
-    valid,
+  how: dict[str, Any] = dict(
     max_logit_scale=weights.max_logit_scale,
     block=weights.contrastive_block,
     mesh=setup.mesh,
   )
+  scale = model.logit_scale[...]
+  if weights.contrastive_form == "global":
+    loss, metrics = contrastive.contrastive(image, text, scale, valid, **how)
+  else:
+    words = features.words
+    if words is None:  # a caption is compared as a whole
+      text, words = text[:, None], jnp.ones((len(text), 1))
+    loss, metrics = contrastive.of_regions(
+      contrastive.Pictures(each, features.counts > 0),
+      contrastive.Captions(text, words > 0),
+      scale,
+      valid,
+      form=weights.contrastive_form,
+      sharpness=weights.sharpness,
+      **how,
+    )
   return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
 
 
@@ -128,7 +191,13 @@ def loss(
   batch: dict[str, Array],
   key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns Eq. 4: weighted mask loss plus weighted contrastive loss."""
+  """Returns Eq. 4: weighted mask loss plus weighted contrastive loss.
+
+  A model with a frozen eye learns no masks and has the contrastive loss alone.
+  """
+  if teacher.is_eye(setup.config):
+    features = _with_eye(setup, model, batch, key)
+    return compare(setup, model, features, batch["valid"])
   labels, present = pseudo_mask_labels(setup, frozen, batch)
   (features, mask), metrics = towers(setup, model, batch, labels, present, key)
   contrastive, more = compare(setup, model, features, batch["valid"])

@@ -1,0 +1,67 @@
+"""From pictures to outputs of the image tower, for every kind of network."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Num
+
+from sseg_jax.errors import InputError
+from sseg_jax.models import sseg, teacher
+from sseg_jax.pseudo_masks import eye, generator
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Look:
+  """What is done to a picture besides the network's own layers.
+
+  Attributes:
+    snaps: makes the regions that masks are snapped to, or None.
+    sees: what sees in place of the image tower, or None.
+  """
+
+  snaps: generator.PseudoMasks | None = None
+  sees: eye.Eye | None = None
+
+  @classmethod
+  def build(cls, config: Any, refine: str) -> "Look":
+    """Builds it for a config and one of `segmenter.REFINEMENTS`.
+
+    Raises InputError for a refinement that the network cannot have.
+    """
+    if teacher.is_eye(config):
+      if refine != "none":
+        raise InputError(
+          f"evaluate.refine={refine!r}: the masks of model.backbone='teacher'"
+          " are clusters already; use 'none'"
+        )
+      return cls(sees=eye.for_pictures(config))
+    if refine == "pseudo_masks":
+      return cls(snaps=generator.build(config))
+    return cls()
+
+  @property
+  def frozen(self) -> Any:
+    """Arrays that are not the model's: of a network that makes regions."""
+    return {} if self.snaps is None else self.snaps.frozen
+
+  def __call__(
+    self,
+    graphdef: nnx.GraphDef,
+    params: Any,
+    model_state: Any,
+    images: Num[Array, "b h w 3"],
+    frozen: Any,
+  ) -> sseg.ImageOutputs:
+    """Returns `sseg.apply_image` of pictures, 0..255; `frozen` as above."""
+    # One key for all, so that a picture's masks are always the same.
+    keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
+    if self.sees is not None:
+      seen = self.sees.see(model_state[teacher.NAME], images, keys)
+      return sseg.apply_image(graphdef, params, model_state, images, seen=seen)
+    snap: tuple[Array, ...] = ()
+    if self.snaps is not None:
+      snap = self.snaps.generate(frozen, images, keys)[:1]
+    return sseg.apply_image(graphdef, params, model_state, images, *snap)

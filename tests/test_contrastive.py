@@ -1,0 +1,210 @@
+"""The forms in which captions see regions, against NumPy; blocks and meshes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xla_flags
+
+from sseg_jax import contrastive
+from sseg_jax.contrastive import Captions, Pictures
+
+FORMS = ("caption_attends", "words")
+SHARPNESS = 5.0
+
+
+def batch(form, b=6, k=3, w=4, e=5):
+  """Returns regions, words and which pairs are valid, with gaps in all."""
+  rng = np.random.default_rng(0)
+  if form == "caption_attends":
+    w = 1
+  regions = rng.normal(size=(b, k, e)).astype(np.float32)
+  words = rng.normal(size=(b, w, e)).astype(np.float32)
+  exist = rng.random((b, k)) < 0.7
+  counted = rng.random((b, w)) < 0.7
+  exist[:, 0] = counted[:, 0] = True
+  valid = np.arange(b) % 5 != 3
+  return Pictures(regions, exist), Captions(words, counted), valid
+
+
+def unit(x):
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def similar(form, pictures, captions):
+  """The definition, pair by pair, in float64."""
+  regions, words = (
+    unit(np.asarray(x[0], np.float64)) for x in (pictures, captions)
+  )
+  result = np.zeros((len(regions), len(words)))
+  for i, exist in enumerate(pictures.exist):
+    for j, counted in enumerate(captions.exist):
+      of_words = []
+      for word in words[j][counted]:
+        cosine = regions[i][exist] @ word
+        weight = np.exp(SHARPNESS * cosine)
+        weight /= weight.sum()
+        if form == "words":
+          of_words.append(weight @ cosine)
+        else:
+          of_words.append(unit(weight @ regions[i][exist]) @ word)
+      result[i, j] = np.mean(of_words)
+  return result
+
+
+of_regions = jax.jit(
+  contrastive.of_regions,
+  static_argnames=("form", "sharpness", "max_logit_scale", "block", "mesh"),
+)
+similarity = jax.jit(
+  contrastive.similarity, static_argnames=("form", "sharpness")
+)
+
+
+def loss(form, pictures, captions, scale, valid, **how):
+  return of_regions(
+    pictures,
+    captions,
+    scale,
+    valid,
+    form=form,
+    sharpness=SHARPNESS,
+    max_logit_scale=100.0,
+    **how,
+  )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_similarity_is_that_of_the_definition(form):
+  pictures, captions, _ = batch(form)
+  found = similarity(pictures, captions, form=form, sharpness=SHARPNESS)
+  np.testing.assert_allclose(
+    found, similar(form, pictures, captions), atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_is_both_cross_entropies_over_valid_pairs(form):
+  pictures, captions, valid = batch(form)
+  found, metrics = loss(form, pictures, captions, np.float32(np.log(7)), valid)
+  logits = 7 * similar(form, pictures, captions)[valid][:, valid]
+  right = np.diag(logits)
+  across = (np.log(np.exp(logits).sum(1)) - right).mean()
+  down = (np.log(np.exp(logits).sum(0)) - right).mean()
+  np.testing.assert_allclose(metrics["contrastive_i2t"], across, rtol=1e-5)
+  np.testing.assert_allclose(metrics["contrastive_t2i"], down, rtol=1e-5)
+  np.testing.assert_allclose(found, across + down, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_without_regions_or_words_count_as_not_valid(form):
+  pictures, captions, valid = batch(form)
+  wanted = loss(form, pictures, captions, jnp.float32(1), valid)[0]
+  # Pair 3 is not valid: it may be empty, and hold NaN.
+  empty = Pictures(pictures.regions.copy(), pictures.exist.copy())
+  empty.regions[3], empty.exist[3] = np.nan, False
+  everywhere = np.ones_like(valid)
+  value, gradient = jax.value_and_grad(
+    lambda x: loss(
+      form, Pictures(x, empty.exist), captions, jnp.float32(1), everywhere
+    )[0]
+  )(empty.regions)
+  np.testing.assert_allclose(value, wanted, rtol=1e-6)
+  assert np.isfinite(gradient).all()
+  none = Captions(captions.words, captions.exist.copy())
+  none.exist[3] = False
+  value = loss(form, pictures, none, 1.0, everywhere)[0]
+  np.testing.assert_allclose(value, wanted, rtol=1e-6)
+
+
+def test_a_region_or_word_that_does_not_exist_changes_nothing():
+  pictures, captions, valid = batch("words")
+  wanted = loss("words", pictures, captions, jnp.float32(1), valid)[0]
+  pictures.regions[~pictures.exist] += 3
+  captions.words[~captions.exist] += 3
+  found = loss("words", pictures, captions, jnp.float32(1), valid)[0]
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def gradients(form, mesh, block, sharding=None):
+  pictures, captions, valid = batch(form, b=48)
+
+  def f(regions, words, scale):
+    return loss(
+      form,
+      Pictures(regions, pictures.exist),
+      Captions(words, captions.exist),
+      scale,
+      valid,
+      block=block,
+      mesh=mesh,
+    )[0]
+
+  arguments = pictures.regions, captions.words, np.float32(2)
+  if sharding is not None:
+    arguments = (
+      *jax.device_put(arguments[:2], sharding),
+      jnp.asarray(arguments[2]),
+    )
+  return jax.device_get(
+    jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(*arguments)
+  )
+
+
+def difference(a, b):
+  return max(
+    jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b))
+  )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_give_the_same_loss_and_gradients(form):
+  whole, blocks = (gradients(form, None, block) for block in (0, 16))
+  assert difference(whole, blocks) < 1e-5
+  assert max(np.abs(x).max() for x in whole[1]) > 1e-2
+
+
+SCRIPT = """
+import json
+import jax, ml_collections
+import test_contrastive as t
+from sseg_jax import sharding
+
+found = {}
+for form in t.FORMS:
+  one = t.gradients(form, None, 0)
+  for data, fsdp in ((8, 1), (2, 4)):
+    mesh = sharding.make_mesh(
+      ml_collections.ConfigDict({"data": data, "fsdp": fsdp})
+    )
+    for block in (0, 16):
+      many = t.gradients(form, mesh, block, sharding.batch_sharding(mesh))
+      found[f"{form} {data}x{fsdp} {block}"] = t.difference(one, many)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_meshes_give_the_same_loss_and_gradients():
+  folder = os.path.dirname(os.path.abspath(__file__))
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags.simulated_devices(8),
+    "PYTHONPATH": os.pathsep.join([folder, os.path.dirname(folder)]),
+  }
+  done = subprocess.run(
+    [sys.executable, "-c", SCRIPT],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert len(found) == 8
+  assert {name: x for name, x in found.items() if x > 1e-5} == {}
