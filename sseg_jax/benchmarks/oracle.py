@@ -133,6 +133,7 @@ def score(
     "mIoU_seeds": [rounded(score) for score in scores],
     **speed(len(indices), seconds),
     "templates": [],
+    "synonyms": "none",
     "threshold": None,
     "masks_per_image": round(masks / len(indices), 2),
   }

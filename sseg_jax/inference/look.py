@@ -1,15 +1,15 @@
 """From pictures to outputs of the image tower, for every kind of network."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Num
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import sseg, teacher
+from sseg_jax.models import teacher
 from sseg_jax.pseudo_masks import eye, generator
 
 
@@ -49,19 +49,27 @@ class Look:
 
   def __call__(
     self,
-    graphdef: nnx.GraphDef,
+    apply_image: Callable[..., Any],
     params: Any,
     model_state: Any,
     images: Num[Array, "b h w 3"],
     frozen: Any,
-  ) -> sseg.ImageOutputs:
-    """Returns `sseg.apply_image` of pictures, 0..255; `frozen` as above."""
+  ) -> Any:
+    """Returns what a network makes of pictures.
+
+    Args:
+      apply_image: `sseg.apply_image` of the network.
+      params: the network's.
+      model_state: the network's.
+      images: 0..255.
+      frozen: the arrays above.
+    """
     # One key for all, so that a picture's masks are always the same.
     keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
     if self.sees is not None:
       seen = self.sees.see(model_state[teacher.NAME], images, keys)
-      return sseg.apply_image(graphdef, params, model_state, images, seen=seen)
+      return apply_image(params, model_state, images, seen=seen)
     snap: tuple[Array, ...] = ()
     if self.snaps is not None:
       snap = self.snaps.generate(frozen, images, keys)[:1]
-    return sseg.apply_image(graphdef, params, model_state, images, *snap)
+    return apply_image(params, model_state, images, *snap)

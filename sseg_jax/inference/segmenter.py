@@ -187,8 +187,9 @@ class SSegSegmenter:
     self._look = look.Look.build(config, refine)
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
-    def apply(params, model_state, images, frozen):
-      return self._look(graphdef, params, model_state, images, frozen)
+    def apply(*args):
+      see = functools.partial(sseg.apply_image, graphdef)
+      return self._look(see, *args)
 
     def encode_windows(*args):
       outputs = apply(*args)
@@ -205,7 +206,9 @@ class SSegSegmenter:
 
     self._encode_images = jax.jit(encode_images)
     self._encode_parts = jax.jit(encode_parts)
-    self._encode_words = jax.jit(functools.partial(sseg.apply_words, graphdef))
+    self._encode_words = jax.jit(
+      lambda *args: sseg.apply_words(graphdef, *args)
+    )
     self._encode_text = jax.jit(functools.partial(sseg.apply_text, graphdef))
     self._tokenizer = Tokenizer(context_length=config.text.context_length)
     self.set_weights(params, model_state)
