@@ -114,6 +114,10 @@ def of_sed(script, path):
     assert replaced in page(path)
 
 
+def of_copies(*folders):
+  assert all((ROOT / folder).is_dir() for folder in folders)
+
+
 def of_skypilot(arguments):
   (task,) = re.findall(r"launch/\S+", arguments)
   known = yaml.safe_load(page(task))["envs"]
@@ -142,6 +146,7 @@ RULES = (
   (r"docker build (.*)", of_docker),
   (r"sed \"(.*)\" (\S+) \| kubectl apply -f -", of_sed),
   (r"sky jobs launch (.*)", of_skypilot),
+  (r"cp -r (\S+) SPACE && cp -r (\S+) SPACE/", of_copies),
   (r"python exported/(\w+)/run\.py (.*)", of_runner),
 )
 

@@ -27,6 +27,7 @@ def _outputs():
     draw(B, N, 8),
     draw(B, K, 8),
     draw(B, 8),
+    np.ones((B, K), np.float32),
   )
   return outputs, draw(CLASSES, 8)
 

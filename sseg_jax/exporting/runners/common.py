@@ -81,10 +81,7 @@ def main():
   words = [" ".join(word.split()) for word in flags.words.split(",")]
   if not all(words) or len(words) > 254:
     parser.error(f"words={flags.words!r}: give up to 254, none empty")
-  try:
-    image = ImageOps.exif_transpose(Image.open(flags.image)).convert("RGB")
-  except (OSError, ValueError, Image.DecompressionBombError) as error:
-    parser.error(f"image={flags.image}: cannot be read ({error})")
+  image = ImageOps.exif_transpose(Image.open(flags.image)).convert("RGB")
   embed, segment = load(FOLDER)
   classes = np.asarray(embed(token_ids(config, words)))
   found = scores(config, segment, classes, np.asarray(image))
@@ -102,6 +99,5 @@ def main():
 if __name__ == "__main__":
   try:
     main()
-  except Exception as error:  # as of a damaged folder
-    line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    raise SystemExit(f"error: {FOLDER}: {line}") from None
+  except Exception as error:  # of a damaged picture or folder
+    raise SystemExit(f"error: {FOLDER}: {error!r:.500}") from None
