@@ -6,9 +6,6 @@ similar published work. Files in `configs/` import `get_config` and state only
 their differences.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 from ml_collections import config_dict
 
@@ -16,37 +13,6 @@ from sseg_jax.errors import InputError
 
 # Values of `evaluate.combiner`; see inference/scoring.py.
 COMBINERS = ("mean", "sum", "hard", "smallest")
-# The default threshold until 2026: GroupViT's for VOC. The scores of most
-# combiners never reach it.
-_OLD_THRESHOLD = 0.95
-
-
-def completed(
-  stored: Mapping[str, Any] | ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
-  """Returns a stored configuration, completed with fields added since then.
-
-  These fields get their defaults, which do not change the stored network. A
-  background threshold that equals the old default is removed.
-  """
-  if isinstance(stored, ml_collections.ConfigDict):
-    stored = stored.to_dict()
-
-  def merge(default, stored):
-    return {
-      **default,
-      **{
-        name: merge(default[name], value)
-        if isinstance(value, Mapping) and isinstance(default.get(name), Mapping)
-        else value
-        for name, value in stored.items()
-      },
-    }
-
-  config = ml_collections.ConfigDict(merge(get_config().to_dict(), stored))
-  if config.evaluate.background_threshold == _OLD_THRESHOLD:
-    config.evaluate.background_threshold = None
-  return config
 
 
 def check_batch(c: ml_collections.ConfigDict) -> None:
@@ -191,8 +157,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.num_heads = 4  # width / 64, as CLIP and GroupViT
   c.text.context_length = 77
   c.text.dropout = 0.0
-  # With n, a token's embedding is a vector of its own plus the mean of vectors
-  # of the letter groups in it, which are shared: n vectors, picked by a hash.
+  # With n, a token's embedding is a vector of its own plus the sum of vectors
+  # of the letter groups in it, divided by the root of their number. These are
+  # shared: n vectors, picked by a hash.
   # Few captions then teach "dog" by "dogs". Not of the paper; 0 leaves it out.
   c.text.letter_groups = 0
   c.text.weights = ""  # as model.weights, for the text tower

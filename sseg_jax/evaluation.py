@@ -270,7 +270,8 @@ def _scored(
   batch_size: int,
 ) -> Iterator[tuple[list["Sample"], np.ndarray, np.ndarray]]:
   """Yields some samples of one size, with the best score and class by pixel."""
-  from sseg_jax.inference.segmenter import ClassSet, winners
+  from sseg_jax.inference.class_set import ClassSet
+  from sseg_jax.inference.segmenter import winners
 
   if isinstance(templates, str):
     templates = prompts.templates(templates)

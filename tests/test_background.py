@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import cc12m, cc15m, cc26m, quickstart
-from sseg_jax import evaluate, predict, prompts, train
+from sseg_jax import evaluate, predict, prompts, stored_config, train
 from sseg_jax.checkpoints import checkpoint
-from sseg_jax.default_config import COMBINERS, completed
+from sseg_jax.default_config import COMBINERS
 from sseg_jax.inference import background, segmenter, sources
 from sseg_jax.tokenizer import Tokenizer
 
@@ -252,9 +252,9 @@ def test_the_old_default_is_no_threshold():
   """Checkpoints of older runs hold 0.95, which nobody chose."""
   stored = quickstart.get_config().to_dict()
   stored["evaluate"]["background_threshold"] = 0.95
-  assert completed(stored).evaluate.background_threshold is None
+  assert stored_config.completed(stored).evaluate.background_threshold is None
   stored["evaluate"]["background_threshold"] = 0.5
-  assert completed(stored).evaluate.background_threshold == 0.5
+  assert stored_config.completed(stored).evaluate.background_threshold == 0.5
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from sseg_jax.baselines import global_words
 from sseg_jax.baselines.global_words import GlobalWords, deal
 from sseg_jax.errors import InputError
 from sseg_jax.inference import segmenter
-from sseg_jax.inference.segmenter import ClassSet, Segmenter
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import Segmenter
 from sseg_jax.tokenizer import Tokenizer
 
 COLOURS = ("red", "green", "blue")

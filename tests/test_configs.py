@@ -8,7 +8,13 @@ import re
 import jax
 import pytest
 
-from sseg_jax import config_check, config_files, default_config, train_step
+from sseg_jax import (
+  config_check,
+  config_files,
+  default_config,
+  stored_config,
+  train_step,
+)
 from sseg_jax.errors import InputError
 from sseg_jax.models import vit_weights
 from sseg_jax.models.published import PUBLISHED
@@ -154,6 +160,6 @@ def test_a_stored_config_gets_the_fields_that_came_later():
   stored = config.to_dict()
   del stored["pseudo_masks"]["scale"], stored["mesh"]
   stored["gone"] = 1  # a field of then is kept
-  completed = default_config.completed(stored).to_dict()
+  completed = stored_config.completed(stored).to_dict()
   assert completed.pop("gone") == 1
   assert completed == config.to_dict()

@@ -11,7 +11,8 @@ from sseg_jax.errors import InputError
 from sseg_jax.exporting import folder as folder_of_export
 from sseg_jax.exporting import source
 from sseg_jax.inference import background, segmenter, sources
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import sseg
 
 

@@ -15,7 +15,9 @@ from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
 from sseg_jax.exporting import towers
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
+from sseg_jax.inference import clusters
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import teacher, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.models.vit_sizes import VIT_SIZES
@@ -103,6 +105,10 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   scores = segmenter.scores(np.asarray(BATCH["image"][0]), ClassSet(CLASSES))
   assert scores.shape == (32, 32, len(CLASSES))
   np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-4)
+  found = clusters.Clusters(config, state.model_state)(
+    np.asarray(BATCH["image"][0])
+  )
+  assert found.shape == (32, 32) and set(found.flat) <= {0, 1, 2}
   # Each region has one distribution over the words.
   assert len(np.unique(scores.round(4).reshape(-1, 5), axis=0)) >= 2
 
@@ -114,6 +120,7 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
     ({"model.teacher": "eagle"}, "model.teacher='eagle'"),
     ({"model.teacher_features": "keys:7"}, "model.teacher_features='keys:7'"),
     ({"model.mean": "before"}, "needs model.mean='after'"),
+    ({"model.weights": "swin_s"}, "weights='swin_s'.*pseudo_masks.weights"),
     ({"accumulate_steps": 2}, "accumulate_steps=2"),
     ({"task": "supervised"}, "task='supervised'"),
   ],

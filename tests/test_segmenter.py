@@ -9,7 +9,8 @@ from sseg_jax import default_config
 from sseg_jax.errors import InputError
 from sseg_jax.inference import encoded, scoring, segmenter, sliding_window
 from sseg_jax.inference.background import with_background
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import layers, pooling, sseg
 from sseg_jax.tokenizer import Tokenizer
 
@@ -366,7 +367,7 @@ def test_refined_masks_follow_the_pictures_regions(monkeypatch):
   spread = {}
   for refine in segmenter.REFINEMENTS:
     one = segmenter.SSegSegmenter(PARAMS, {}, c, refine=refine)
-    scores = one.scores(image, segmenter.ClassSet(COLOURS))
+    scores = one.scores(image, ClassSet(COLOURS))
     spread[refine] = max(scores[labels == i].std(0).max() for i in range(3))
     np.testing.assert_array_equal(scores.argmax(-1), labels)
   assert spread["none"] > 1e-2

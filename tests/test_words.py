@@ -5,7 +5,7 @@ import pytest
 
 from sseg_jax.errors import InputError
 from sseg_jax.inference import words
-from sseg_jax.inference.segmenter import ClassSet
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.words import Named
 
 

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 from sseg_jax.inference import scoring
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.padding import pad_rows
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import generator
 

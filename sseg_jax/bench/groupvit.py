@@ -14,7 +14,8 @@ import numpy as np
 from sseg_jax import default_config
 from sseg_jax.bench.packages import need
 from sseg_jax.bench.timing import Case
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import sseg
 
 _WORDS = tuple(f"word {i}" for i in range(20))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sseg_jax import default_config
+from sseg_jax import stored_config
 from sseg_jax.errors import InputError
 
 _FIXED = {
@@ -71,7 +71,7 @@ def since(
   """
   if "config" not in metadata:
     return {}
-  stored = default_config.completed(metadata["config"]).to_dict()
+  stored = stored_config.completed(metadata["config"]).to_dict()
   old, new = flat(stored), flat(json.loads(json.dumps(config.to_dict())))
   if old["data.source"] == "shapes":
     for name, count in _FILLED.items():

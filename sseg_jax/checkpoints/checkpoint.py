@@ -330,11 +330,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Loaded:
 
 
 def add_thresholds(loaded: Loaded, thresholds: Mapping[str, Any]) -> bool:
-  """Stores background thresholds with a checkpoint that `load` returned.
-
-  Returns:
-    Whether they are stored; see `metadata.add_thresholds`.
-  """
+  """Stores thresholds with what `load` gave; returns whether (`metadata`)."""
   if loaded.folder is None:
     return False
   return stored_metadata.add_thresholds(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sseg_jax import default_config, prompts
+from sseg_jax import prompts, stored_config
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import drawing
 from sseg_jax.exporting import towers
@@ -112,7 +112,7 @@ def make(
   Raises:
     InputError: for bad words, and settings that do not exist.
   """
-  config = towers.as_float32(default_config.completed(loaded.config))
+  config = towers.as_float32(stored_config.completed(loaded.config))
   segmenter = SSegSegmenter(
     loaded.params,
     loaded.model_state,

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from sseg_jax import prompts
 from sseg_jax.errors import InputError
 from sseg_jax.images import given
+from sseg_jax.inference import batches
 from sseg_jax.inference import words as words_
 from sseg_jax.inference.background import (
   Threshold,
@@ -20,14 +21,10 @@ from sseg_jax.inference.background import (
   stored,
   without_labels,
 )
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.clusters import Clusters
-from sseg_jax.inference.result import (
-  QueryMask,
-  Segmentation,
-  Source,
-  shares,
-)
-from sseg_jax.inference.segmenter import ClassSet, SSegSegmenter, winners
+from sseg_jax.inference.result import QueryMask, Segmentation, Source, shares
+from sseg_jax.inference.segmenter import SSegSegmenter, winners
 from sseg_jax.inference.sources import read
 from sseg_jax.inference.words import Words
 
@@ -139,19 +136,16 @@ class Model:
     """
     class_set = self.class_set(words, background=background)
     rule = _Rule(background, background_threshold)
+    batches.check(batch_size)
     results: list[Segmentation] = []
     images = iter(images)
     while some := list(itertools.islice(images, max(_AHEAD, batch_size))):
       pixels = [given.pixels(image) for image in some]
-      sizes: dict[tuple[int, ...], list[int]] = {}
-      for index, image in enumerate(pixels):
-        sizes.setdefault(image.shape, []).append(index)
       found: dict[int, Segmentation] = {}
-      for indices in sizes.values():
-        for part in _batches(indices, batch_size):
-          batch = [pixels[i] for i in part]
-          segmented = self._segment(batch, class_set, rule)
-          found.update(zip(part, segmented, strict=True))
+      for part in batches.of_one_shape(pixels, batch_size):
+        batch = [pixels[i] for i in part]
+        segmented = self._segment(batch, class_set, rule)
+        found.update(zip(part, segmented, strict=True))
       results += [found[i] for i in range(len(some))]
     return results
 
@@ -179,7 +173,7 @@ class Model:
     # Checked now, not when the first result is asked for.
     class_set = self.class_set(words, background=background)
     rule = _Rule(background, background_threshold)
-    _batches([], batch_size)
+    batches.check(batch_size)
 
     def results():
       waiting: list[np.ndarray] = []
@@ -262,7 +256,7 @@ class Model:
 
   @functools.cached_property
   def _clusters(self) -> Clusters:
-    return Clusters(self.segmenter.config)
+    return Clusters(self.segmenter.config, self.segmenter.model_state)
 
   def class_set(self, words: Words, *, background: bool = False) -> ClassSet:
     """Returns words as this model takes them.
@@ -295,12 +289,6 @@ def _check_finite(scores: np.ndarray) -> None:
       "the network gives scores that are no numbers: its weights are damaged;"
       " load another copy"
     )
-
-
-def _batches(items: Sequence[int], size: int) -> list[Sequence[int]]:
-  if size < 1:
-    raise InputError(f"batch_size={size} must be at least 1")
-  return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def load(

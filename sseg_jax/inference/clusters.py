@@ -8,23 +8,27 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from sseg_jax.inference.sliding_window import evaluation_size
+from sseg_jax.models import teacher
 from sseg_jax.pseudo_masks import generator, sizes
 
 
 class Clusters:
   """Makes pseudo-masks of pictures of any size."""
 
-  def __init__(self, config: Any):
+  def __init__(self, config: Any, model_state: Any):
     """Builds the generator of pseudo-masks.
 
     Args:
       config: of a run. Its generator may need published weights, which are
         downloaded once; InputError if they cannot be had.
+      model_state: of the run, which holds the weights of a frozen eye.
     """
-    self._made = generator.build(config)
+    is_eye = teacher.is_eye(config)
+    self._made = generator.build(config, load=not is_eye)
     self._image_size = int(config.image_size)
     self._generate = jax.jit(self._made.generate)
-    self._frozen = jax.tree.map(jnp.asarray, self._made.frozen)
+    frozen = model_state[teacher.NAME] if is_eye else self._made.frozen
+    self._frozen = jax.tree.map(jnp.asarray, frozen)
 
   def __call__(
     self, image: UInt8[np.ndarray, "h w 3"]

@@ -15,8 +15,8 @@ from sseg_jax.errors import InputError
 from sseg_jax.images import drawing, heat, writer
 from sseg_jax.images.palette import palette
 from sseg_jax.inference import background
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.encoded import Encoded
-from sseg_jax.inference.segmenter import ClassSet
 from sseg_jax.inference.sliding_window import Layout
 
 

@@ -4,9 +4,7 @@
 a network to both. `evaluate`, `predict` and the baselines use it.
 """
 
-import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +16,7 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 from sseg_jax import contrastive
 from sseg_jax.errors import InputError
 from sseg_jax.inference import look, padding, scoring
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.encoded import Encoded
 from sseg_jax.inference.sliding_window import LARGEST_SIZE, PAD, Layout
 from sseg_jax.models import sseg
@@ -36,66 +35,6 @@ _TEXT_CHUNK = 256  # prompts encoded at once
 _CLASS_CHUNK = 64  # classes scored at once
 _WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
 _SCORE_VALUES = 2**26  # of class scores on the device at once
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassSet:
-  """The classes to find.
-
-  Attributes:
-    names: one a class, without background.
-    templates: of prompts.
-    synonyms: for each class the words that stand for it, the best of which
-      counts in each query; () where these are the names themselves.
-  """
-
-  names: tuple[str, ...]
-  templates: tuple[str, ...] = ("a photo of a {}.",)
-  synonyms: tuple[tuple[str, ...], ...] = ()
-
-  def __post_init__(self):
-    """Checks the fields."""
-    if self.synonyms and len(self.synonyms) != len(self.names):
-      raise InputError(
-        f"{len(self.synonyms)} lists of synonyms for {len(self.names)} names;"
-        " give one list a name"
-      )
-    if not all(self.synonyms):
-      raise InputError("a list of synonyms is empty; give at least one word")
-    if not self.names or not all(name.strip() for name in self.names):
-      raise InputError(f"class names {self.names!r}: give non-empty names")
-    for template in self.templates:
-      if "{}" not in template:
-        raise InputError(
-          f"template {template!r} has no {{}} for the class name"
-        )
-    if not self.templates:
-      raise InputError("templates is empty; give at least one, e.g. '{}'")
-
-  @property
-  def words(self) -> tuple[str, ...]:
-    """What the text tower reads: all synonyms, or the names."""
-    return tuple(itertools.chain(*self.synonyms)) or self.names
-
-  @property
-  def prompts(self) -> list[str]:
-    """Every word in every template, words outermost."""
-    return [t.replace("{}", n) for n in self.words for t in self.templates]
-
-  def members(self) -> Int[np.ndarray, "c m"] | None:
-    """Returns indices into `words` for each class; None without synonyms.
-
-    Classes with fewer synonyms than others repeat their first.
-    """
-    if not self.synonyms:
-      return None
-    most = max(len(words) for words in self.synonyms)
-    rows, first = [], 0
-    for words in self.synonyms:
-      own = list(range(first, first + len(words)))
-      rows.append(own + [first] * (most - len(words)))
-      first += len(words)
-    return np.array(rows, np.int32)
 
 
 @runtime_checkable
@@ -198,12 +137,11 @@ class SSegSegmenter:
     def encode_images(*args):
       return apply(*args).image_embedding
 
-    self._encode_windows = jax.jit(encode_windows)
-
     def encode_parts(*args):
       outputs = apply(*args)
       return outputs.part_embeddings, outputs.counts > 0
 
+    self._encode_windows = jax.jit(encode_windows)
     self._encode_images = jax.jit(encode_images)
     self._encode_parts = jax.jit(encode_parts)
     self._encode_words = jax.jit(
@@ -216,7 +154,7 @@ class SSegSegmenter:
   def set_weights(self, params: Any, model_state: Any) -> None:
     """Takes other weights of the same network, without compiling again."""
     self._params = jax.tree.map(jnp.asarray, params)
-    self._model_state = jax.tree.map(jnp.asarray, model_state)
+    self.model_state = jax.tree.map(jnp.asarray, model_state)
     # The last few alone: a server meets ever new words.
     self._embeddings = functools.lru_cache(_CLASS_SETS)(self._embed_classes)
 
@@ -228,19 +166,19 @@ class SSegSegmenter:
   def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
     """Returns embeddings of whole pictures, 0..255; sides as in training."""
     return self._encode_images(
-      self._params, self._model_state, images, self._frozen
+      self._params, self.model_state, images, self._frozen
     )
 
   def encode_tokens(
     self, tokens: Int[Array | np.ndarray, "b l"]
   ) -> Float[Array, "b e"]:
     """Returns embeddings of texts, given as the tokenizer's ids."""
-    return self._encode_text(self._params, self._model_state, tokens)
+    return self._encode_text(self._params, self.model_state, tokens)
 
   def encode_parts(self, images: Num[Array, "b h w 3"]) -> contrastive.Pictures:
     """Returns embeddings of the parts that the contrastive loss compares."""
     return contrastive.Pictures(
-      *self._encode_parts(self._params, self._model_state, images, self._frozen)
+      *self._encode_parts(self._params, self.model_state, images, self._frozen)
     )
 
   def encode_words(
@@ -248,7 +186,7 @@ class SSegSegmenter:
   ) -> contrastive.Captions:
     """Returns embeddings of the words of texts, or of texts as one word."""
     return contrastive.Captions(
-      *self._encode_words(self._params, self._model_state, tokens)
+      *self._encode_words(self._params, self.model_state, tokens)
     )
 
   def tokens(self, class_set: ClassSet) -> Int[np.ndarray, "c t l"]:
@@ -274,7 +212,7 @@ class SSegSegmenter:
     for first in range(0, len(tokens), _TEXT_CHUNK):
       chunk = tokens[first : first + _TEXT_CHUNK]
       padded = padding.pad_rows(chunk)
-      encoded = self._encode_text(self._params, self._model_state, padded)
+      encoded = self._encode_text(self._params, self.model_state, padded)
       parts.append(encoded[: len(chunk)])
     return _class_embeddings(jnp.concatenate(parts), len(class_set.words))
 
@@ -360,7 +298,7 @@ class SSegSegmenter:
       padded = padding.pad_rows(part, limit)
       outputs.append(
         self._encode_windows(
-          self._params, self._model_state, padded, self._frozen
+          self._params, self.model_state, padded, self._frozen
         )
       )
     return jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sseg_jax import config_files, default_config, files
+from sseg_jax import config_files, default_config, files, stored_config
 from sseg_jax.checkpoints import checkpoint, exported, hub, named_arrays
 from sseg_jax.checkpoints.checkpoint import Loaded
 from sseg_jax.errors import InputError, brief
@@ -114,7 +114,7 @@ def _config(stored: Any, place: str) -> ConfigDict:
   """Returns a stored config, whose fields have the types that they need."""
   remedy = "the file is damaged or was changed; load another copy"
   try:
-    config = default_config.completed(stored)
+    config = stored_config.completed(stored)
     for name in config_files.names(default_config.get_config()):
       *path, last = name.split(".")
       node, kinds = config, default_config.get_config()

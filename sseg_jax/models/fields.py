@@ -118,6 +118,11 @@ def _eye(c: Any) -> str | None:
     teacher.features(c)
   except InputError as error:
     return str(error)
+  if c.model.weights:
+    return (
+      f"model.weights={c.model.weights!r}: the weights of"
+      " model.backbone='teacher' are pseudo_masks.weights; leave it empty"
+    )
   wanted = {"query_embedding": "decoder", "mean": "after"}
   for name, value in wanted.items():
     if c.model[name] != value:
@@ -139,6 +144,7 @@ BETWEEN: tuple[Between, ...] = (
       "model.backbone",
       "model.teacher",
       "model.teacher_features",
+      "model.weights",
       "model.query_embedding",
       "model.mean",
     ),

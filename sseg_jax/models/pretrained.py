@@ -171,8 +171,6 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Replaces the parameters that `model.weights` and `text.weights` give.
 
-  A model with a frozen eye gets the parameters of that too (`teacher.load`).
-
   Args:
     config: fields as in `default_config.py`.
     params: of `sseg.init`.
@@ -197,16 +195,13 @@ def load(
     )
     new |= {f"text/{name}": array for name, array in found.items()}
     logging.info("the text tower starts from %s", path)
-
   if teacher.is_eye(config):
     frozen = named_arrays.flat(teacher.load(config))
     new |= {f"{teacher.NAME}/{name}": array for name, array in frozen.items()}
 
   def filled(tree):
-    arrays = [
-      jnp.asarray(new.get(name, leaf))
-      for name, leaf in named_arrays.flat(tree).items()
-    ]
+    flat = named_arrays.flat(tree)
+    arrays = [jnp.asarray(new.get(name, leaf)) for name, leaf in flat.items()]
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
   return filled(params), filled(model_state)

@@ -28,11 +28,7 @@ from sseg_jax.models import (
 )
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.keys import parameter_keys
-from sseg_jax.models.layers import (
-  Projection,
-  normalize_pixels,
-  unit,
-)
+from sseg_jax.models.layers import Projection, normalize_pixels, unit
 from sseg_jax.models.outputs import ImageFeatures, ImageOutputs
 
 Variables = dict[Any, Any]  # nested dictionaries of arrays

@@ -81,7 +81,7 @@ class Eye:
     for k in self.more_k:
       more = kmeans.kmeans(
         of_clusters.reshape(b, y * x, d),
-        jax.vmap(lambda key: jax.random.fold_in(key, k))(keys),  # noqa: B023
+        jax.vmap(jax.random.fold_in, (0, None))(keys, k),
         k=k,
         iterations=self.tokens.iterations,
         metric=self.tokens.metric,

@@ -84,11 +84,7 @@ def towers(
     regions=regions,
     masks_every=every,
   )
-  text, words = model.text_features(
-    batch["text"],
-    train=True,
-    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
-  )
+  text, words = _texts(model, batch, text_key)
   mask, metrics = losses.mask_loss(
     image.mask_logits,
     labels[::every],
@@ -99,8 +95,6 @@ def towers(
     size=(h // weights.mask_stride, w // weights.mask_stride),
     count=count,
   )
-  if words is not None:
-    words = words.astype(jnp.float32)
   features = Features(image.part_features, image.counts, text, words)
   return (features, weights.mask * mask), metrics | {"loss/mask": mask}
 
@@ -116,14 +110,20 @@ def _with_eye(
     rngs=ExampleRngs.from_ids(image_key, batch["id"]),
     valid=batch["valid"],
   )
+  text, words = _texts(model, batch, text_key)
+  return Features(image.part_features, image.counts, text, words)
+
+
+def _texts(
+  model: sseg.SSeg, batch: dict[str, Array], key: Array
+) -> tuple[Array, Array | None]:
+  """Returns `Features.text` and `.words` of a batch."""
   text, words = model.text_features(
     batch["text"],
     train=True,
-    rngs=ExampleRngs.from_ids(text_key, batch["id"]),
+    rngs=ExampleRngs.from_ids(key, batch["id"]),
   )
-  if words is not None:
-    words = words.astype(jnp.float32)
-  return Features(image.part_features, image.counts, text, words)
+  return text, None if words is None else words.astype(jnp.float32)
 
 
 def regions_seen(
