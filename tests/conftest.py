@@ -91,30 +91,42 @@ def stored_network(
   tmp_path_factory: pytest.TempPathFactory,
 ) -> pathlib.Path:
   """A folder with a tiny network: a work directory `run`, and an `export`."""
-  from test_evaluate import save_checkpoint
+  import stored
 
-  from sseg_jax.checkpoints import checkpoint, exported
-
-  folder, config = tmp_path_factory.mktemp("stored"), _tiny_config()
-  save_checkpoint(folder / "run", config)
-  loaded = checkpoint.load(folder / "run")
-  (folder / "export").mkdir()
-  fields = {
-    "config": loaded.config,
-    "words": ["cat"],
-    "templates": ["a {}."],
-    "thresholds": {
-      "values": {"default": 0.7},
-      "combiner": config.evaluate.combiner,
-      "classes": {"default": 2},
-    },
-    "preprocessing": {},
-    "step": loaded.step,
-    "commit": None,
-  }
-  tree = {"params": loaded.params, "model_state": loaded.model_state}
-  exported.save(folder / "export", tree, fields)
+  folder = tmp_path_factory.mktemp("stored")
+  stored.write(folder / "run", folder / "export", _tiny_config())
   return folder
+
+
+@pytest.fixture(scope="module")
+def stored_model(stored_network: pathlib.Path) -> object:
+  """The export of `stored_network`, loaded."""
+  import sseg_jax
+
+  return sseg_jax.load(stored_network / "export")
+
+
+@pytest.fixture
+def coloured(monkeypatch: pytest.MonkeyPatch) -> object:
+  """A model that finds red, green and blue; see test_segmenter."""
+  from test_segmenter import PARAMS, config, fake_network
+
+  from sseg_jax.inference import api, segmenter
+
+  monkeypatch.setattr(segmenter, "sseg", fake_network())
+  network = segmenter.SSegSegmenter(PARAMS, {}, config())
+  return api.Model(
+    network, templates=("{}",), threshold=None, step=1, metadata={}
+  )
+
+
+@pytest.fixture(scope="module")
+def tally() -> Iterator[None]:
+  """Prints what the fuzz tests of a file have counted."""
+  import hostile
+
+  yield
+  hostile.report()
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
 """A batch in parts has the gradients of the whole."""
 
 import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 from test_sharded import COLLECTIVES
 from test_train_step import BATCH, B
-from xla_flags import simulated_devices
 
 from sseg_jax import accumulation, train_step
 from sseg_jax.errors import InputError
@@ -176,20 +171,7 @@ print(json.dumps({
 
 @pytest.mark.slow
 def test_every_part_lies_on_all_devices():
-  tests = pathlib.Path(__file__).parent
-  environment = os.environ | {
-    "XLA_FLAGS": simulated_devices(4),
-    "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
-  }
-  done = subprocess.run(
-    [sys.executable, "-c", SCRIPT],
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout.splitlines()[-1])
+  found = xla_flags.found_on(4, SCRIPT)
   assert found["losses"][1] == pytest.approx(found["losses"][0], rel=1e-6)
   assert found["difference"] < 1e-5
   assert found["split"] > 20  # gradients lie as parameters do

@@ -6,25 +6,12 @@ from concurrent import futures
 import numpy as np
 import pytest
 from PIL import Image
-from test_segmenter import COLOURS, PARAMS, config, fake_network, stripes
+from test_segmenter import COLOURS, PARAMS, config, stripes
 
 from sseg_jax.errors import InputError
-from sseg_jax.inference import segmenter
 from sseg_jax.inference.api import Model, Segmentation
 from sseg_jax.inference.background import with_background
 from sseg_jax.inference.segmenter import SSegSegmenter
-
-
-@pytest.fixture
-def model(monkeypatch):
-  monkeypatch.setattr(segmenter, "sseg", fake_network())
-  return Model(
-    SSegSegmenter(PARAMS, {}, config()),
-    templates=("{}",),
-    threshold=None,
-    step=1,
-    metadata={},
-  )
 
 
 def same(one: Segmentation, other: Segmentation) -> None:
@@ -33,9 +20,9 @@ def same(one: Segmentation, other: Segmentation) -> None:
   assert one.names == other.names and one.threshold == other.threshold
 
 
-def test_the_best_synonym_counts(model):
+def test_the_best_synonym_counts(coloured):
   image, labels = stripes(32, 48)
-  found = model.segment(
+  found = coloured.segment(
     image, {"warm": ["red", "green"], "cold": "blue"}, background=False
   )
   assert found.names == ("warm", "cold")
@@ -43,7 +30,7 @@ def test_the_best_synonym_counts(model):
   inner = np.abs(np.diff(labels, axis=1, prepend=labels[:, :1])) == 0
   assert (found.labels == (labels == 2))[inner].mean() > 0.9
   # The synonyms of a word do not take scores from each other.
-  alone = model.segment(
+  alone = coloured.segment(
     image, {"warm": ["red"], "cold": "blue"}, background=False
   )
   np.testing.assert_allclose(
@@ -52,23 +39,23 @@ def test_the_best_synonym_counts(model):
   assert found.source.class_set.words == ("red", "green", "blue")
 
 
-def test_many_pictures_are_as_one_by_one(model):
+def test_many_pictures_are_as_one_by_one(coloured):
   sizes = [(32, 48), (32, 32), (32, 48), (40, 32), (32, 48), (32, 48)]
   images = [np.roll(stripes(*size)[0], i, 1) for i, size in enumerate(sizes)]
   texts = []
-  encode = model.segmenter._encode_text
-  model.segmenter._encode_text = lambda *a: texts.append(1) or encode(*a)
-  many = model.segment_many(images, COLOURS, batch_size=3)
+  encode = coloured.segmenter._encode_text
+  coloured.segmenter._encode_text = lambda *a: texts.append(1) or encode(*a)
+  many = coloured.segment_many(images, COLOURS, batch_size=3)
   assert len(texts) == 1  # the words are encoded once
   for image, found in zip(images, many, strict=True):
-    same(found, model.segment(image, list(COLOURS)))
+    same(found, coloured.segment(image, list(COLOURS)))
     np.testing.assert_array_equal(found.image, image)
-  assert model.segment_many([], COLOURS) == []
+  assert coloured.segment_many([], COLOURS) == []
   with pytest.raises(InputError, match="batch_size=0"):
-    model.segment_many(images, COLOURS, batch_size=0)
+    coloured.segment_many(images, COLOURS, batch_size=0)
 
 
-def test_frames_come_as_they_are_asked_for(model):
+def test_frames_come_as_they_are_asked_for(coloured):
   image, _ = stripes(32, 32)
   asked = []
 
@@ -78,26 +65,26 @@ def test_frames_come_as_they_are_asked_for(model):
       yield np.roll(image, i, 1)
 
   found = list(
-    itertools.islice(model.segment_frames(video(), COLOURS, batch_size=4), 5)
+    itertools.islice(coloured.segment_frames(video(), COLOURS, batch_size=4), 5)
   )
   assert len(asked) <= 9  # two batches and one that opens the third
   for i, result in enumerate(found):
-    same(result, model.segment(np.roll(image, i, 1), COLOURS))
+    same(result, coloured.segment(np.roll(image, i, 1), COLOURS))
   asked.clear()
-  one = model.segment_frames(video(), COLOURS, batch_size=1)
+  one = coloured.segment_frames(video(), COLOURS, batch_size=1)
   next(one)
   assert asked == [0]
   mixed = [image, image, stripes(32, 48)[0], image]
-  shapes = [r.labels.shape for r in model.segment_frames(mixed, COLOURS)]
+  shapes = [r.labels.shape for r in coloured.segment_frames(mixed, COLOURS)]
   assert shapes == [(32, 32), (32, 32), (32, 48), (32, 32)]
   with pytest.raises(InputError, match="words is empty"):
-    model.segment_frames(video(), "")
+    coloured.segment_frames(video(), "")
 
 
-def test_scores_of_one_word_and_its_heat_map(model):
+def test_scores_of_one_word_and_its_heat_map(coloured):
   image, _ = stripes(40, 90)
-  found = model.segment(image, COLOURS)
-  scores = model.scores(image, COLOURS)
+  found = coloured.segment(image, COLOURS)
+  scores = coloured.scores(image, COLOURS)
   for index, word in enumerate(COLOURS):
     np.testing.assert_allclose(
       found.word_scores(word), scores[..., index], atol=1e-6
@@ -111,12 +98,12 @@ def test_scores_of_one_word_and_its_heat_map(model):
     found.heatmap("background")
 
 
-def test_another_threshold_needs_no_network(model):
+def test_another_threshold_needs_no_network(coloured):
   image, _ = stripes(40, 90)
   image[:, 40:50] //= 2  # scores that differ
-  found = model.segment(image, COLOURS, background=False)
+  found = coloured.segment(image, COLOURS, background=False)
   calls = []
-  model.segmenter._encode_windows = lambda *a: calls.append(a)
+  coloured.segmenter._encode_windows = lambda *a: calls.append(a)
   for threshold in (0.0, 0.5, float(np.median(found.scores)), 2.0):
     other = found.with_threshold(threshold)
     np.testing.assert_array_equal(
@@ -136,18 +123,18 @@ def test_another_threshold_needs_no_network(model):
       found.with_threshold(bad)
 
 
-def test_bytes_of_a_result_count_what_it_keeps(model):
+def test_bytes_of_a_result_count_what_it_keeps(coloured):
   image, _ = stripes(32, 48)
-  found = model.segment(image, COLOURS)
+  found = coloured.segment(image, COLOURS)
   before = found.nbytes
   assert before == 32 * 48 * (3 + 4 + 4 + 4)
   found.heatmap("red")
   assert found.nbytes > before
 
 
-def test_masks_of_queries_and_their_words(model):
+def test_masks_of_queries_and_their_words(coloured):
   image, labels = stripes(32, 96)  # several windows
-  found = model.segment(image, COLOURS)
+  found = coloured.segment(image, COLOURS)
   assert found.masks and all(query.probability > 0.9 for query in found.masks)
   whole = np.zeros((3, 32, 96), bool)
   for query in found.masks:
@@ -161,11 +148,11 @@ def test_masks_of_queries_and_their_words(model):
 
 
 @pytest.mark.parametrize("size", [(32, 48), (70, 200), (5, 7), (1, 3000)])
-def test_pseudo_masks_are_the_regions_of_a_picture(model, size):
+def test_pseudo_masks_are_the_regions_of_a_picture(coloured, size):
   fields = {"generator": "pixels", "k": 3, "stride": 4, "init": "farthest"}
-  model.segmenter.config.pseudo_masks.update(fields)
+  coloured.segmenter.config.pseudo_masks.update(fields)
   image, labels = stripes(*size)
-  found = model.pseudo_masks(image)
+  found = coloured.pseudo_masks(image)
   assert found.shape == size and found.min() >= 0 and found.max() < 3
   if min(size) < 32:
     return  # the stripes are not as wide as cells
@@ -175,9 +162,9 @@ def test_pseudo_masks_are_the_regions_of_a_picture(model, size):
     assert one.max() > 0.8 * inside.sum()  # away from the edges
 
 
-def test_a_result_is_a_picture(model, tmp_path):
+def test_a_result_is_a_picture(coloured, tmp_path):
   image, _ = stripes(32, 48)
-  found = model.segment(Image.fromarray(image), "red, green, blue")
+  found = coloured.segment(Image.fromarray(image), "red, green, blue")
   assert found.overlay(legend=False).size == (48, 32)
   shown = found.show()
   assert isinstance(shown, Image.Image) and shown.width > 48
@@ -192,10 +179,10 @@ def test_a_result_is_a_picture(model, tmp_path):
     found.save(tmp_path / "absent" / "a.png")
 
 
-def test_threads_get_what_one_gets(model):
+def test_threads_get_what_one_gets(coloured):
   image, _ = stripes(32, 48)
   words = [[*COLOURS, f"word {i}"] for i in range(24)]
-  expected = [model.segment(image, some) for some in words]
+  expected = [coloured.segment(image, some) for some in words]
   other = Model(
     SSegSegmenter(PARAMS, {}, config()),
     templates=("{}",),
@@ -209,15 +196,15 @@ def test_threads_get_what_one_gets(model):
     same(one, two)
 
 
-def test_thousands_of_words_are_encoded_in_parts(model):
+def test_thousands_of_words_are_encoded_in_parts(coloured):
   image, labels = stripes(32, 32)
   words = [*COLOURS, *(f"thing {i}" for i in range(1000))]
-  found = model.segment(image, words, background=False)
+  found = coloured.segment(image, words, background=False)
   assert (found.labels == labels).mean() > 0.8
 
 
-def test_only_some_sets_of_words_are_kept(model):
+def test_only_some_sets_of_words_are_kept(coloured):
   image, _ = stripes(32, 32)
   for i in range(40):
-    model.segment(image, [*COLOURS, f"word {i}"])
-  assert model.segmenter._embeddings.cache_info().currsize <= 16
+    coloured.segment(image, [*COLOURS, f"word {i}"])
+  assert coloured.segmenter._embeddings.cache_info().currsize <= 16

@@ -21,24 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import sseg_jax
 from sseg_jax import predict, tokenizer
 from sseg_jax.exporting import folder as exporting
 from sseg_jax.images import result_files, writer
 from sseg_jax.inference import api
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tally():
-  yield
-  hostile.report()
-
-
-@pytest.fixture(scope="module")
-def model(stored_network):
-  return sseg_jax.load(stored_network / "export")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "tally")
 
 
 # ---------------------------------------------------------------- the command
@@ -98,7 +86,7 @@ def occupy(draw, sandbox, photo):
 @pytest.mark.slow
 @fuzz.some(25, 0.5)
 @given(data=st.data())
-def test_command_lines(model, sandbox, monkeypatch, capsys, data):
+def test_command_lines(stored_model, sandbox, monkeypatch, capsys, data):
   draw, photos = data.draw, pathlib.Path("P")
   shutil.rmtree(photos, ignore_errors=True)
   shutil.rmtree(sandbox.out)
@@ -135,7 +123,7 @@ def test_command_lines(model, sandbox, monkeypatch, capsys, data):
   extra = ("--heatmaps", "--json", "--no_background", "--image_size=32")
   extra += ("--background_threshold=nan", "--image_size=1048576", "--x")
   argv += draw(st.lists(st.sampled_from(extra), max_size=2, unique=True))
-  monkeypatch.setattr(api, "load", lambda *_, **__: model)
+  monkeypatch.setattr(api, "load", lambda *_, **__: stored_model)
   with sandbox.watched(), hostile.bounded(60):
     try:
       code = predict.main(argv)

@@ -1,10 +1,5 @@
 """The forms in which captions see regions, against NumPy; blocks and meshes."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,20 +186,6 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_meshes_give_the_same_loss_and_gradients():
-  folder = os.path.dirname(os.path.abspath(__file__))
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": xla_flags.simulated_devices(8),
-    "PYTHONPATH": os.pathsep.join([folder, os.path.dirname(folder)]),
-  }
-  done = subprocess.run(
-    [sys.executable, "-c", SCRIPT],
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout.splitlines()[-1])
+  found = xla_flags.found_on(8, SCRIPT)
   assert len(found) == 8
   assert {name: x for name, x in found.items() if x > 1e-5} == {}

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_api import model  # noqa: F401, a fixture
 from test_segmenter import COLOURS, stripes
 
 from sseg_jax import benchmarks, figures
@@ -36,9 +35,9 @@ def test_a_sheet_scales_pictures_and_puts_them_in_rows():
   assert (np.asarray(drawn)[10:40, -10:] == 255).all()  # cut to the cell
 
 
-def test_heat_maps_and_masks_are_where_the_words_are(model):  # noqa: F811
+def test_heat_maps_and_masks_are_where_the_words_are(coloured):
   image, _ = stripes(48, 48)
-  result = model.segment(image, [*COLOURS, "teal"])
+  result = coloured.segment(image, [*COLOURS, "teal"])
   heat = figures.heatmaps(result, most=2)
   assert heat.size == (10 + 3 * 240, 10 + 30 + CELL + 10)
   first = result.words.index(max(COLOURS, key=lambda w: result.areas[w]))
@@ -53,14 +52,14 @@ def test_heat_maps_and_masks_are_where_the_words_are(model):  # noqa: F811
   assert int(np.argmax(middles)) == third
 
 
-def test_pseudo_masks_stand_beside_the_truth(model, tmp_path):  # noqa: F811
+def test_pseudo_masks_stand_beside_the_truth(coloured, tmp_path):
   fields = {"generator": "pixels", "k": 6, "stride": 1, "init": "farthest"}
-  model.segmenter.config.pseudo_masks.update(fields)
+  coloured.segmenter.config.pseudo_masks.update(fields)
   shapes.write_things(tmp_path / "things", train_size=1, val_size=3)
   benchmark = benchmarks.open_benchmark(str(tmp_path / "things"))
   assert benchmark.split == "val" and benchmark.has_background
   assert benchmarks.open_training(str(tmp_path / "things"), benchmark)
-  drawn = figures.pseudo_masks(model, benchmark, count=2)
+  drawn = figures.pseudo_masks(coloured, benchmark, count=2)
   for row in range(2):
     assert not (cell(drawn, row, 1) == cell(drawn, row, 2)).all()
     same = (cell(drawn, row, 2) == cell(drawn, row, 3)).all(-1).mean()
@@ -101,10 +100,10 @@ def test_bars_are_as_long_as_their_values(tmp_path):
   assert bars(many, title="t", x="IoU", highest=100).height > 1500
 
 
-def test_what_keeps_no_picture_is_not_drawn(model):  # noqa: F811
+def test_what_keeps_no_picture_is_not_drawn(coloured):
   import dataclasses
 
-  result = model.segment(stripes(32, 48)[0], COLOURS)
+  result = coloured.segment(stripes(32, 48)[0], COLOURS)
   bare = dataclasses.replace(result, image=None)
   for draw in (figures.heatmaps, figures.query_masks):
     with pytest.raises(InputError, match="keeps no picture"):

@@ -17,24 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import sseg_jax
 from sseg_jax.errors import InputError
 from sseg_jax.images import given as given_
 from sseg_jax.inference import words as words_
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures("unchecked_types")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tally():
-  yield
-  hostile.report()
-
-
-@pytest.fixture(scope="module")
-def model(stored_network):
-  return sseg_jax.load(stored_network / "export")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "tally")
 
 
 # ------------------------------------------------------------------- pictures
@@ -176,7 +164,7 @@ def test_files_of_words(sandbox, text, encoding, name):
   background=st.booleans(),
 )
 def test_whole_results(
-  model, sandbox, size, mode, words, threshold, background
+  stored_model, sandbox, size, mode, words, threshold, background
 ):
   picture = (
     Image.new("RGB", size, (200, 30, 90)).convert(mode)
@@ -185,7 +173,9 @@ def test_whole_results(
   )
 
   def segment():
-    return model.segment(picture, words, threshold, background=background)
+    return stored_model.segment(
+      picture, words, threshold, background=background
+    )
 
   found = hostile.handed("whole results", segment, 60)
   if found is not None:
@@ -241,7 +231,7 @@ def test_too_many_or_too_long_words():
 
 
 @pytest.mark.parametrize("threshold", ["", [1], 10**400, -1, 1j, np.nan])
-def test_thresholds_that_are_none(model, threshold):
+def test_thresholds_that_are_none(stored_model, threshold):
   picture = np.zeros((32, 32, 3), np.uint8)
   with pytest.raises(InputError, match="give a score of 0 or more"):
-    model.segment(picture, "cat, sky", threshold)
+    stored_model.segment(picture, "cat, sky", threshold)

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_evaluate import save_checkpoint
+import stored
 
 import sseg_jax
 from sseg_jax.checkpoints import exported, hub
@@ -15,28 +15,9 @@ from sseg_jax.errors import InputError
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, make_tiny_config):
   """A work directory and an export of the same network."""
-  folder, config = tmp_path_factory.mktemp("run"), make_tiny_config()
-  save_checkpoint(folder, config)
-  from sseg_jax.checkpoints import checkpoint
-
-  loaded = checkpoint.load(folder)
+  folder = tmp_path_factory.mktemp("run")
   out = folder / "exported" / "safetensors"
-  out.mkdir(parents=True)
-  fields = {
-    "config": loaded.config,
-    "words": ["cat"],
-    "templates": ["a drawing of a {}."],
-    "thresholds": {
-      "values": {"default": 0.7},
-      "combiner": config.evaluate.combiner,
-      "classes": {"default": 2},
-    },
-    "preprocessing": {},
-    "step": loaded.step,
-    "commit": None,
-  }
-  tree = {"params": loaded.params, "model_state": loaded.model_state}
-  exported.save(out, tree, fields)
+  stored.write(folder, out, make_tiny_config(), "a drawing of a {}.")
   return folder, out
 
 

@@ -1,11 +1,5 @@
 """One step over four devices equals the same step on one."""
 
-import functools
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import xla_flags
 
@@ -113,29 +107,9 @@ print(json.dumps(found))
 """
 
 
-@functools.cache
-def found(tests_folder):
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": xla_flags.simulated_devices(4),
-    "PYTHONPATH": os.pathsep.join(
-      [tests_folder, os.path.dirname(tests_folder)]
-    ),
-  }
-  done = subprocess.run(
-    [sys.executable, "-c", SCRIPT],
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result():
-  return found(os.path.dirname(os.path.abspath(__file__)))
+  return xla_flags.found_on(4, SCRIPT)
 
 
 @pytest.mark.parametrize("mesh", ["4x1", "2x2"])

@@ -22,13 +22,7 @@ import sseg_jax
 from sseg_jax.checkpoints import exported, integrity
 from sseg_jax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tally():
-  yield
-  hostile.report()
+pytestmark = pytest.mark.usefixtures("unchecked_types", "tally")
 
 
 # -------------------------------------------------------------------- exports
@@ -47,15 +41,21 @@ def load_and_segment(kind, sandbox, folder, seconds=60):
         hostile.check_result(found, (32, 40), ("a", "b"))
 
 
-@pytest.mark.slow
-@fuzz.some(40, 0.6)
-@given(data=st.data())
-def test_configs_of_exports(stored_network, sandbox, data):
+def planted(stored_network, sandbox):
+  """Returns a copy of the export with what must not be run beside it."""
   folder = sandbox.root / "export"
   folder.mkdir(exist_ok=True)
   if not (folder / "run.py").exists():
     shutil.copytree(stored_network / "export", folder, dirs_exist_ok=True)
     sandbox.plant(folder)
+  return folder
+
+
+@pytest.mark.slow
+@fuzz.some(40, 0.6)
+@given(data=st.data())
+def test_configs_of_exports(stored_network, sandbox, data):
+  folder = planted(stored_network, sandbox)
   fields = json.loads((stored_network / "export" / "config.json").read_text())
   content = hostile.changed(data.draw, fields)
   (folder / "config.json").write_bytes(content)
@@ -71,7 +71,7 @@ def headers(draw, header):
     name = draw(st.sampled_from(names))
     entry = header.get(name)
     action = draw(st.integers(0, 7))
-    if entry is None:
+    if not isinstance(entry, dict):  # an action before has replaced it
       continue
     if action == 0:
       del header[name]
@@ -128,11 +128,7 @@ def headers(draw, header):
 @fuzz.some(60, 1)
 @given(data=st.data())
 def test_weights_of_exports(stored_network, sandbox, data):
-  folder = sandbox.root / "export"
-  folder.mkdir(exist_ok=True)
-  if not (folder / "run.py").exists():
-    shutil.copytree(stored_network / "export", folder, dirs_exist_ok=True)
-    sandbox.plant(folder)
+  folder = planted(stored_network, sandbox)
   whole = (stored_network / "export" / "weights.safetensors").read_bytes()
   end = 8 + struct.unpack("<Q", whole[:8])[0]
   kind = data.draw(st.sampled_from(["header"] * 5 + ["bytes", "values", "cut"]))

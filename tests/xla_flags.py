@@ -5,6 +5,12 @@ their speed.
 """
 
 import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
 
 _FAST = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
@@ -32,3 +38,25 @@ def simulated_devices(count: int) -> str:
 def without_cpu_only(flags: str) -> str:
   """Returns the flags that libtpu knows too."""
   return " ".join(flag for flag in flags.split() if flag != _CPU_ONLY)
+
+
+def found_on(count: int, script: str) -> Any:
+  """Runs a script that imports tests on so many simulated devices.
+
+  Returns the JSON of the last line that it prints.
+  """
+  tests = pathlib.Path(__file__).parent
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env=os.environ
+    | {
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": simulated_devices(count),
+      "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
