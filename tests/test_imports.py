@@ -60,6 +60,7 @@ ORDER = (
     "prompts",
     "synonyms",
     "default_config",
+    "stored_config",
     "images",
     "runtime",
     "command_line",
