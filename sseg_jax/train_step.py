@@ -59,14 +59,17 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-def init_state(setup: Setup) -> TrainState:
+def init_state(setup: Setup, *, published: bool = True) -> TrainState:
   """Returns the state before the first step, random with seed `config.seed`.
 
-  The parts that `model.weights` and `text.weights` name start from those
-  weights. Raises InputError if the weights do not fit the model.
+  Args:
+    setup: of the run.
+    published: whether the parts that `model.weights` and `text.weights` name,
+      and a frozen eye, get those weights. InputError if they do not fit.
   """
   params, model_state = sseg.init(setup.config, setup.config.seed)
-  params, model_state = pretrained.load(setup.config, params, model_state)
+  if published:
+    params, model_state = pretrained.load(setup.config, params, model_state)
   return TrainState(
     jnp.zeros((), jnp.int32),
     params,

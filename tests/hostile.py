@@ -102,6 +102,8 @@ class Sandbox:
   def __init__(self, root: pathlib.Path):
     self.root, self.out = root, root / "out"
     self._marker = root / "code_was_run"
+    self.elsewhere = root / "elsewhere"  # what links may point to
+    self.elsewhere.write_bytes(b"not to be changed\n")
     self.harm = {
       "pickle": pickle.dumps(_Harm(self._marker)),
       "python": f"open({str(self._marker)!r}, 'w')\n".encode(),

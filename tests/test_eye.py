@@ -21,6 +21,7 @@ from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import teacher, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.models.vit_sizes import VIT_SIZES
+from sseg_jax.plan import step
 from sseg_jax.pseudo_masks import caching, eye, generator, region_features
 
 
@@ -90,10 +91,10 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   state = train_step.init_state(setup)
   assert "teacher" not in state.params and "teacher" in state.model_state
   loaded = teacher.load(config)
-  step = jax.jit(functools.partial(train_step.train_step, setup))
+  take = jax.jit(functools.partial(train_step.train_step, setup))
   losses = []
   for _ in range(30):
-    state, metrics = step(state, setup.frozen, BATCH)
+    state, metrics = take(state, setup.frozen, BATCH)
     losses.append(float(metrics["loss"]))
   assert losses[-1] < 0.8 * losses[0]
   after = state.model_state["teacher"]
@@ -200,9 +201,17 @@ def test_stored_features_are_those_that_the_eye_sees(stored):
     "text": BATCH["text"][:6],
     "region_features": np.stack([found[i] for i in range(6)]),
   }
-  step = jax.jit(functools.partial(train_step.train_step, setup))
-  _, metrics = step(state, setup.frozen, batch)
+  take = jax.jit(functools.partial(train_step.train_step, setup))
+  _, metrics = take(state, setup.frozen, batch)
   assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
+
+
+def test_a_plan_reads_no_weights(stored):
+  stored.pseudo_masks.weights = "nowhere.npz"
+  built = step.build(stored, jax.devices()[:1])
+  assert "image" not in built.arguments[2]
+  built.function.lower(*built.arguments)
+  train_step.init_state(built.setup, published=False)
 
 
 def test_features_that_do_not_fit_the_run_are_refused(stored, tmp_path):

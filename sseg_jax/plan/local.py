@@ -22,7 +22,7 @@ def measure(step: Step, compiled: Compiled) -> dict[str, Any]:
   config = step.setup.config
   abstract_state, abstract_frozen, abstract_batch = step.arguments
   state = jax.device_put(
-    train_step.init_state(step.setup),
+    train_step.init_state(step.setup, published=False),
     sharding.state_sharding(abstract_state, step.mesh),
   )
   rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sseg_jax.models import backbones, query_embedding, vit_weights
+from sseg_jax.models import backbones, query_embedding, teacher, vit_weights
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
@@ -28,8 +28,11 @@ def training(config: Any) -> dict[str, float]:
 
   Pooling and the resizing of masks are left out: they have no formula here.
   Work that is computed twice to save memory counts once, so these are the model
-  FLOPs of MFU.
+  FLOPs of MFU. A network with a frozen eye has no formula: its dictionary is
+  empty, and all its parts count as they are traced.
   """
+  if teacher.is_eye(config):
+    return {}
   c, batch = config.model, config.batch_size
   pictures = batch / config.loss.mask_every  # those that teach masks
   side = config.image_size

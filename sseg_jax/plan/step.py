@@ -15,7 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sseg_jax import config_check, sharding, train_step
+from sseg_jax.data import fields
 from sseg_jax.errors import InputError
+from sseg_jax.models import teacher
 from sseg_jax.plan.chips import Topology
 from sseg_jax.plan.environment import COMPILE_ONLY
 
@@ -125,7 +127,11 @@ def abstract_batch(
   }
   if config.task == "supervised":
     batch["labels"] = array(np.int32, side, side)
-  if config.pseudo_masks.mode == "cached":
+  if fields.stored_regions(config):
+    del batch["image"]
+    size = teacher.regions(config), teacher.width(config)
+    batch["region_features"] = array(np.float16, *size)
+  elif config.pseudo_masks.mode == "cached":
     cells = side // config.pseudo_masks.stride
     batch["pseudo_labels"] = array(np.int32, cells, cells)
   elif config.data.photometric:
