@@ -89,6 +89,10 @@ def options(threads: int):
   """Returns the options of a deterministic pipeline with `threads` threads."""
   tf = import_tensorflow()
   result = tf.data.Options()
+  # Every number of threads is given. The thread that would tune them sleeps, at
+  # each look twice as long, and who closes an iterator waits for it: 10 s in a
+  # short run, up to a minute in a long one.
+  result.autotune.enabled = False
   result.deterministic = True
   result.threading.private_threadpool_size = threads
   result.threading.max_intra_op_parallelism = 1
