@@ -1,6 +1,7 @@
 """Settings and fixtures that all tests share."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -28,6 +29,9 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# To trace a network makes many objects that live: with the default, a tenth of
+# the time goes to looking for garbage among them.
+gc.set_threshold(100_000, 20, 20)
 
 ROOT = pathlib.Path(__file__).parents[1]
 

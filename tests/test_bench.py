@@ -8,6 +8,7 @@ import pytest
 from sseg_jax import optim
 from sseg_jax.bench import __main__ as command
 from sseg_jax.bench import cases, timing
+from sseg_jax.exporting import formats
 from sseg_jax.models import conv, swin, vit
 
 
@@ -30,8 +31,21 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", [n for n in cases.CASES if n != "export"])
 def test_every_case_does_equal_work(name, monkeypatch):
+  _measure(name, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of converters
+def test_every_export_does_equal_work(monkeypatch, unchecked_types):
+  """Traced with unknown sizes, so without checks: shapes are no numbers."""
+  for name in ("onnx", "savedmodel"):  # test_export.py writes and runs them
+    monkeypatch.delitem(formats.FORMATS, name)
+  _measure("export", monkeypatch)
+
+
+def _measure(name, monkeypatch):
   # Fewer blocks: most of the time would go to compiling them.
   monkeypatch.setitem(swin.SWIN_SIZES["swin_t"], "depths", (1, 1, 2, 1))
   monkeypatch.setitem(conv.CONV_SIZES["conv_small"], "depths", (1, 1, 1, 1))
