@@ -97,6 +97,7 @@ def of_regions(
   form: str,
   sharpness: float,
   max_logit_scale: float,
+  heads: int = 1,
   block: int = 0,
   mesh: Mesh | AbstractMesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -114,10 +115,29 @@ def of_regions(
     form: "caption_attends" or "words"; see `similarity`.
     sharpness: see `similarity`.
     max_logit_scale: see `contrastive`.
+    heads: parts of equal length of the embeddings. Each is compared by itself;
+      loss and metrics are means over them.
     block: see `contrastive`.
     mesh: see `contrastive`.
   """
   (regions, there), (words, count) = pictures, captions
+  if heads > 1:
+
+    def one(part):
+      return of_regions(
+        Pictures(part[0], there),
+        Captions(part[1], count),
+        logit_scale,
+        valid,
+        form=form,
+        sharpness=sharpness,
+        max_logit_scale=max_logit_scale,
+        block=block,
+        mesh=mesh,
+      )
+
+    parts = _parts(regions, heads), _parts(words, heads)
+    return jax.tree.map(lambda x: x.mean(0), lax.map(one, parts))
   valid = valid & there.any(1) & count.any(1)
   # NaN in a pair that is not valid would pass into every gradient.
   pictures = Pictures(jnp.where(valid[:, None, None], regions, 0), there)
@@ -131,6 +151,10 @@ def of_regions(
     block,
     mesh,
   )
+
+
+def _parts(x: Float[Array, "b n e"], heads: int) -> Float[Array, "h b n p"]:
+  return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, 0)
 
 
 def similarity(

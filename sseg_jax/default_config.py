@@ -150,6 +150,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.embed_dim = 256  # the joint space; GroupViT's output_dim
   c.model.proj_hidden = 4096  # GroupViT's ProjectMLP
   c.model.proj_norm = "bn"  # "bn" over the global batch, "ln" or "none"
+  # Each head makes a part of the embedding, with a loss of its own.
+  c.model.proj_heads = 1
 
   c.text = ml_collections.ConfigDict()
   c.text.layers = 12  # §4.1

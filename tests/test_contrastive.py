@@ -54,7 +54,9 @@ def similar(form, pictures, captions):
 
 of_regions = jax.jit(
   contrastive.of_regions,
-  static_argnames=("form", "sharpness", "max_logit_scale", "block", "mesh"),
+  static_argnames=(
+    *("form", "sharpness", "max_logit_scale", "heads", "block", "mesh"),
+  ),
 )
 similarity = jax.jit(
   contrastive.similarity, static_argnames=("form", "sharpness")
@@ -94,6 +96,29 @@ def test_the_loss_is_both_cross_entropies_over_valid_pairs(form):
   np.testing.assert_allclose(metrics["contrastive_i2t"], across, rtol=1e-5)
   np.testing.assert_allclose(metrics["contrastive_t2i"], down, rtol=1e-5)
   np.testing.assert_allclose(found, across + down, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_heads_have_losses_of_their_own(block):
+  pictures, captions, valid = batch("words", e=10)
+  arguments = jnp.float32(1), valid
+  both, metrics = loss(
+    "words", pictures, captions, *arguments, heads=2, block=block
+  )
+  each = [
+    loss(
+      "words",
+      pictures._replace(regions=pictures.regions[..., part]),
+      captions._replace(words=captions.words[..., part]),
+      *arguments,
+    )
+    for part in (slice(5), slice(5, 10))
+  ]
+  for name, value in metrics.items():
+    wanted = (each[0][1][name] + each[1][1][name]) / 2
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+  np.testing.assert_allclose(both, (each[0][0] + each[1][0]) / 2, rtol=1e-5)
+  assert not np.isclose(each[0][0], each[1][0])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -39,6 +39,7 @@ def config(tiny_config, weights, monkeypatch):
   c.model.teacher_features = "tokens+keys:1"
   c.model.mean = "after"
   c.model.proj_norm = "none"
+  c.model.proj_heads = 2
   c.model.region_dropout = 0.1
   c.text.layers = 0
   c.text.letter_groups = 50

@@ -1,5 +1,7 @@
 """Small layers against their formulas in NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,4 +149,26 @@ def test_gelu_is_jax_s_own():
   expected = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
   np.testing.assert_allclose(
     layers.gelu(x).astype(jnp.float32), expected, rtol=2**-8, atol=1e-6
+  )
+
+
+def test_heads_are_networks_of_their_own(rng):
+  many = layers.Projection(
+    6, 16, 6, norm="none", dtype=FLOAT, rngs=nnx.Rngs(0), heads=2
+  )
+  x, y = jnp.asarray(rng.normal(size=(2, 5, 6)), jnp.float32)
+  cosines = []
+  for i in range(2):
+    one = layers.Projection(6, 8, 3, norm="none", dtype=FLOAT, rngs=nnx.Rngs(1))
+    neurons = slice(8 * i, 8 * i + 8)
+    one.fc1.kernel[...] = many.fc1.kernel[:, neurons]
+    one.fc1.bias[...] = many.fc1.bias[neurons]
+    one.fc2.kernel[...] = many.fc2.kernel[i]
+    one.fc2.bias[...] = many.fc2.bias[i]
+    cosines.append((layers.unit(one(x)) * layers.unit(one(y))).sum(-1))
+  a, b = layers.unit(many(x)), layers.unit(many(y))
+  np.testing.assert_allclose((a * b).sum(-1), sum(cosines) / 2, atol=1e-6)
+  # The range of torch's own initial values, 1/√(neurons of one head).
+  assert (
+    0.9 / math.sqrt(8) < np.abs(many.fc2.kernel[...]).max() < 1 / math.sqrt(8)
   )

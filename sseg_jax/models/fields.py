@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
   "model.embed_dim": at_least(1),
   "model.proj_hidden": at_least(1),
   "model.proj_norm": one_of("bn", "ln", "none"),
+  "model.proj_heads": at_least(1),
   "text.layers": at_least(0),
   "text.width": at_least(1),
   "text.num_heads": at_least(1),
@@ -99,6 +100,17 @@ def _heads(part: str, width: str) -> Callable[[Any], str | None]:
     )
 
   return broken
+
+
+def _proj_heads(c: Any) -> str | None:
+  heads = c.model.proj_heads
+  for name in ("proj_hidden", "embed_dim"):
+    if c.model[name] % heads:
+      return (
+        f"model.{name}={c.model[name]}: must be a multiple of"
+        f" model.proj_heads={heads}"
+      )
+  return None
 
 
 def _stem(c: Any) -> str | None:
@@ -138,6 +150,9 @@ BETWEEN: tuple[Between, ...] = (
     ("model.hidden_dim", "model.num_heads"), _heads("model", "hidden_dim")
   ),
   Between(("text.width", "text.num_heads"), _heads("text", "width")),
+  Between(
+    ("model.proj_heads", "model.proj_hidden", "model.embed_dim"), _proj_heads
+  ),
   Between(("model.stem_widths", "model.stem_depths"), _stem),
   Between(
     (

@@ -21,6 +21,9 @@ xavier_uniform = nnx.initializers.xavier_uniform()
 fan_in_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 # torch's default for linear and convolution layers.
 torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_torch_uniform_heads = nnx.initializers.variance_scaling(
+  1 / 3, "fan_in", "uniform", batch_axis=0
+)
 
 
 def normalize_pixels(
@@ -76,6 +79,10 @@ class Projection(nnx.Module):
   (models/multi_label_contrastive.py). Under a sharded batch the batch norm's
   statistics are those of the global batch. As in GroupViT, the mean of the
   queries and each single query use the same statistics.
+
+  With several heads, the neurons and the outputs are divided among them: each
+  head is such a network of its own. Its output has the length 1/√heads, so that
+  the cosine of two results is the mean of the heads' cosines.
   """
 
   def __init__(
@@ -87,7 +94,10 @@ class Projection(nnx.Module):
     norm: str,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
+    heads: int = 1,
   ):
+    self.heads = heads
+    self.fc2: nnx.Module
     self.fc1 = nnx.Linear(
       d_in, hidden, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
     )
@@ -111,9 +121,19 @@ class Projection(nnx.Module):
       self.norm = None
     else:
       raise ValueError(f"model.proj_norm={norm!r} is not one of bn, ln, none")
-    self.fc2 = nnx.Linear(
-      hidden, d_out, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
-    )
+    if heads == 1:
+      self.fc2 = nnx.Linear(
+        hidden, d_out, kernel_init=torch_uniform, dtype=dtype, rngs=rngs
+      )
+    else:
+      self.fc2 = nnx.Einsum(
+        "...hd,hde->...he",
+        (heads, hidden // heads, d_out // heads),
+        (heads, d_out // heads),
+        kernel_init=_torch_uniform_heads,
+        dtype=dtype,
+        rngs=rngs,
+      )
 
   def __call__(
     self,
@@ -142,7 +162,12 @@ class Projection(nnx.Module):
       x = self.norm(x, use_running_average=not train, mask=mask)
     elif self.norm is not None:
       x = self.norm(x)
-    return self.fc2(nnx.relu(x))
+    x = nnx.relu(x)
+    if self.heads == 1:
+      return self.fc2(x)
+    x = self.fc2(x.reshape(*x.shape[:-1], self.heads, -1))
+    x = unit(x.astype(jnp.float32)) / math.sqrt(self.heads)
+    return x.reshape(*x.shape[:-2], -1)
 
 
 class RegionLayer(nnx.Module):

@@ -65,6 +65,7 @@ class SSeg(nnx.Module):
       hidden=c.proj_hidden,
       d_out=c.embed_dim,
       norm=c.proj_norm,
+      heads=c.proj_heads,
       dtype=dtype,
       rngs=rngs,
     )

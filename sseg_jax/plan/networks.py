@@ -64,12 +64,13 @@ def training(config: Any) -> dict[str, float]:
   if query_embedding.by_regions(c) and c.mean == "after":
     regions = k
   in_width = c.region_hidden if pooled else d
+  of_head = c.embed_dim // c.proj_heads
   if not pooled or c.region_hidden:
     found["projections"] = (
       batch
       * TRAINED
       * c.proj_hidden
-      * (regions * (in_width + c.embed_dim) + config.text.width + c.embed_dim)
+      * (regions * (in_width + of_head) + config.text.width + of_head)
     )
   if config.task == "sseg":
     found["contrastive"] = TRAINED * batch * batch * c.embed_dim

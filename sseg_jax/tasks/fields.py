@@ -75,6 +75,11 @@ def _form(c: Any) -> str | None:
       f"loss.contrastive_form={form!r}: compares each region by itself, so it"
       " needs model.mean='after'"
     )
+  if form == "global" and c.model.proj_heads > 1:
+    return (
+      f"model.proj_heads={c.model.proj_heads}: loss.contrastive_form='global'"
+      " compares whole embeddings; use 1, or another form"
+    )
   if form != "words" and not c.text.layers:
     return (
       "text.layers=0: only loss.contrastive_form='words' can learn from words"
@@ -121,5 +126,13 @@ BETWEEN: tuple[Between, ...] = (
   Between(
     ("model.backbone", "task", "accumulate_steps", "loss.contrastive"), _eye
   ),
-  Between(("loss.contrastive_form", "model.mean", "text.layers"), _form),
+  Between(
+    (
+      "loss.contrastive_form",
+      "model.mean",
+      "model.proj_heads",
+      "text.layers",
+    ),
+    _form,
+  ),
 )

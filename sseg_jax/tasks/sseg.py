@@ -179,6 +179,7 @@ def compare(
       valid,
       form=weights.contrastive_form,
       sharpness=weights.sharpness,
+      heads=setup.config.model.proj_heads,
       **how,
     )
   return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
