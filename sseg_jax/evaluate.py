@@ -101,7 +101,7 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
     action="store_true",
     help="instead of scores, write words.json and words.html, as training does"
     " at its end: counts in captions, scores and best regions of each word; to"
-    " --out, by default to the folder of --checkpoint",
+    " --out, by default to the work directory that --checkpoint names",
   )
 
 

@@ -168,7 +168,7 @@ def seen(folder):
 def test_words_are_ranked_and_their_regions_found(folder):
   found = seen(folder)
   assert len(found) == found.cropped == 3
-  assert found.number_with("cat") == 2 and found.number_with("zebra") == 0
+  assert found.numbers()["cat"] == 2 and "zebra" not in found.numbers()
   assert found.ranked(Network(), ["cat", "snow"]) == {"cat": 100, "snow": 100}
   regions = found.best_regions(Network(), ["cat", "snow"], 2)
   assert [len(r) for r in regions.values()] == [2, 2]
@@ -201,6 +201,11 @@ def test_the_report_is_whole_without_other_files(folder, tmp_path, monkeypatch):
   assert html.count("data:image/jpeg;base64,") == 3  # of "cat" alone
   assert "&lt;caf&#233;&gt;" in html and "http" not in html
   assert "the 1 most frequent words that stand in 2 or more captions" in html
+
+
+def test_only_a_work_directory_gets_the_report_by_itself(tmp_path):
+  with pytest.raises(InputError, match="not a work directory; say with --out"):
+    report.run(str(tmp_path), None)
 
 
 def test_without_held_out_pictures_there_are_counts_alone(folder, tmp_path):

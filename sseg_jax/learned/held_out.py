@@ -3,6 +3,7 @@
 The pictures are those of the retrieval score: they are seen once for both.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,9 +119,9 @@ class HeldOut:
         }
       )
 
-  def number_with(self, word: str) -> int:
-    """Returns how many of the pictures have the word in a caption."""
-    return sum(word in words for words in self._captions)
+  def numbers(self) -> dict[str, int]:
+    """Returns how many of the pictures have each word in a caption."""
+    return collections.Counter(w for words in self._captions for w in words)
 
   def ranked(
     self, segmenter: SSegSegmenter, words: Sequence[str]

@@ -119,7 +119,7 @@ def _img(region: Region) -> str:
   top = _start(rows, side, h)
   left = _start(columns, side, w)
   cut = slice(top, top + side), slice(left, left + side)
-  shade = np.where(region.inside[cut], 1.0, 0.3)[..., None]
+  shade = np.where(region.inside[cut], 1.0, 0.35)[..., None]
   pixels = (region.picture[cut] * shade).astype(np.uint8)
   small = Image.fromarray(pixels).resize((_SIDE, _SIDE))
   file = io.BytesIO()

@@ -48,7 +48,8 @@ def write(
   pictures = 0
   if held_out is not None and segmenter is not None and len(held_out):
     pictures = len(held_out)
-    with_word = {w: n for w in words if (n := held_out.number_with(w))}
+    numbers = held_out.numbers()
+    with_word = {w: numbers[w] for w in words if w in numbers}
     scores = held_out.ranked(segmenter, list(with_word)[:_SCORED])
     frequent = [w for w in words if counts["words"][w] >= _ENOUGH]
     strips = held_out.best_regions(segmenter, frequent[:_STRIPS], _REGIONS)
@@ -110,15 +111,23 @@ def run(path: str, out: Path | None) -> Path:
 
   Args:
     path: see `sources.read`.
-    out: a folder; None for the run's own, if `path` is a local folder.
+    out: a folder; None for `path`, if that is a work directory.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: if the checkpoint has no counts and the records of its training
-      are not there, or if its held-out records are gone.
+    InputError: if `out` is None and `path` is no work directory; if the
+      checkpoint has no counts and the records of its training are not there; or
+      if its held-out records are gone.
   """
+  if out is None:
+    out = Path(files.expand(path))
+    if not (out / "checkpoints").is_dir():
+      raise InputError(
+        f"checkpoint={path} is not a work directory; say with --out where the"
+        " report of words is written"
+      )
   loaded = sources.read(path)
   config = loaded.config
   if config.task != "sseg":
@@ -126,7 +135,6 @@ def run(path: str, out: Path | None) -> Path:
       f"checkpoint={path}: was trained without captions (task={config.task!r});"
       " it knows no words"
     )
-  out = out or Path(files.expand(path))
   files.make_folder("out", out)
   counts = loaded.metadata.get(rarity.NAME)
   if not counts:
