@@ -6,6 +6,7 @@ as articles, prepositions, and "photo".
 """
 
 import functools
+import re
 
 import numpy as np
 from jaxtyping import Bool
@@ -32,6 +33,17 @@ STOP_WORDS = frozenset(
   """.split()
 )
 _END_OF_WORD = "</w>"
+_LETTERS = re.compile(r"[^\W\d_]+")  # the tokenizer's words, as Python has them
+
+
+def words_of(text: str) -> list[str]:
+  """Returns the words of a text that a picture can show, in small letters.
+
+  They stand in the text's order, and may repeat. Singular and plural are two
+  words. "A dog's wooden house" gives ["dog", "wooden", "house"].
+  """
+  found = _LETTERS.findall(tokenizer.clean(text))
+  return [word for word in found if word not in STOP_WORDS]
 
 
 @functools.cache

@@ -96,6 +96,13 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
     " checkpoint's",
   )
   add("--per_class", action="store_true", help="print IoU of each class")
+  add(
+    "--words_report",
+    action="store_true",
+    help="instead of scores, write words.json and words.html, as training does"
+    " at its end: counts in captions, scores and best regions of each word; to"
+    " --out, by default to the work directory that --checkpoint names",
+  )
 
 
 def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
@@ -139,6 +146,7 @@ def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
 _OF_A_CHECKPOINT = (
   *("checkpoint", "classes", "background_threshold", "choose_threshold_split"),
   *("threshold_images", "templates", "combiner", "per_class", "synonyms"),
+  "words_report",
 )
 _OF_ORACLE = (
   *("generators", "weights", "position_rule", "k", "keep_ratio", "seeds"),
@@ -161,7 +169,12 @@ def _check(flags: argparse.Namespace) -> None:
     )
   if flags.oracle:
     return
-  for name in ("checkpoint", "benchmarks"):
+  if flags.words_report and flags.benchmarks is not None:
+    raise InputError(
+      "--words_report scores no benchmark; leave --benchmarks out, and call the"
+      " command twice for both"
+    )
+  for name in ("checkpoint", *(() if flags.words_report else ("benchmarks",))):
     if getattr(flags, name) is None:
       raise InputError(f"--{name} is missing; see --help for what to give")
 
@@ -178,6 +191,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   flags = _parser().parse_args(argv)
   _check(flags)
+  if flags.words_report:
+    from sseg_jax.learned import report  # loads JAX
+
+    print(report.run(flags.checkpoint, flags.out) / report.NAMES[1])
+    return 0
   return _oracle(flags) if flags.oracle else _checkpoint(flags)
 
 

@@ -18,7 +18,11 @@ from sseg_jax.runtime import preemption
 
 
 class Evaluator:
-  """Scores a state on the benchmarks and on retrieval, in the first process."""
+  """Scores a state on the benchmarks and on retrieval, in the first process.
+
+  Attributes:
+    segmenter: with the weights that were scored last; None before.
+  """
 
   def __init__(
     self,
@@ -42,7 +46,7 @@ class Evaluator:
     self._benchmarks = held_out
     self._workdir = workdir
     self._stop = stop or preemption.Stop()
-    self._segmenter: SSegSegmenter | None = None
+    self.segmenter: SSegSegmenter | None = None
     self._training = training or [None] * len(held_out)
     self._undrawn: list[Callable[[], None]] = []
 
@@ -52,6 +56,7 @@ class Evaluator:
     step: int,
     writer: Any,
     max_images: int,
+    observe: Callable[..., None] = lambda batch, outputs: None,
   ) -> dict[str, Any]:
     """Evaluates a state, in the first process.
 
@@ -63,6 +68,7 @@ class Evaluator:
       step: number of steps taken, under which pictures are written.
       writer: a `metrics.MetricWriter` for the pictures.
       max_images: number of pictures of each benchmark; 0 means all.
+      observe: of the held-out pairs, see `pairs.of_records`.
 
     Returns:
       "benchmarks": name -> result of `evaluation.evaluate`; "stored": the
@@ -76,9 +82,9 @@ class Evaluator:
     if jax.process_index() != 0:
       return {}
     self._stop.check()
-    if self._segmenter is None:
-      self._segmenter = SSegSegmenter(params, model_state, self._config)
-    self._segmenter.set_weights(params, model_state)
+    if self.segmenter is None:
+      self.segmenter = SSegSegmenter(params, model_state, self._config)
+    self.segmenter.set_weights(params, model_state)
     results: dict[str, Any] = {}
     chosen: dict[str, float] = {}
     self._undrawn = []
@@ -86,10 +92,10 @@ class Evaluator:
       rows: list[tuple] = []
       name = benchmark.name
       rule, choice = self._threshold(
-        self._segmenter, benchmark, self._training[i]
+        self.segmenter, benchmark, self._training[i]
       )
       results[name] = evaluation.evaluate(
-        self._segmenter,
+        self.segmenter,
         benchmark,
         threshold=rule.value if rule else None,
         templates=self._config.evaluate.templates,
@@ -111,7 +117,7 @@ class Evaluator:
       ),
     }
     if self._config.data.val and self._config.task == "sseg":
-      output["retrieval"] = self._retrieval(self._segmenter)
+      output["retrieval"] = self._retrieval(self.segmenter, observe)
     return output
 
   def _threshold(
@@ -171,22 +177,16 @@ class Evaluator:
     if len(rows) < wanted:
       rows.append((sample.image, sample.labels, predicted))
 
-  def _retrieval(self, segmenter: SSegSegmenter) -> dict:
-    from sseg_jax.data import pipeline
-
+  def _retrieval(
+    self, segmenter: SSegSegmenter, observe: Callable[..., None]
+  ) -> dict:
     config = self._config
-    parts = []
-    for batch in pipeline.eval_pairs(
-      config.data.val,
-      image_size=config.image_size,
-      context_length=config.text.context_length,
-      limit=config.evaluate.retrieval_size,
-      captions=config.evaluate.retrieval_captions,
-    ):
+
+    def checked(batch, outputs):
       self._stop.check()
-      some = pairs.embed(segmenter, batch["image"], batch["text"])
-      parts.append(some.where(batch["valid"]))
-    found = pairs.join(parts)
+      observe(batch, outputs)
+
+    found = pairs.of_records(segmenter, config.data.val, checked)
     rounds = [
       evaluation.ranks(pairs.similarity(config, found, i))
       for i in range(config.evaluate.retrieval_captions)

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from sseg_jax import config_check, evaluator, files, sharding, train_step
 from sseg_jax.checkpoints import changes
 from sseg_jax.checkpoints.checkpoint import Checkpoints
+from sseg_jax.learned import counts, held_out, report
 from sseg_jax.pseudo_masks import region_features
 from sseg_jax.runtime import lease, preemption, progress, provenance
 from sseg_jax.runtime.compiled_step import CompiledStep
@@ -86,8 +87,8 @@ def train(
     config = ml_collections.ConfigDict(config).copy_and_resolve_references()
     data = training_data.prepare(config, workdir)
     changes.check_records(found, data.records, config, workdir)
-    held_out, training = evaluator.open_benchmarks(config)
-    evaluator.check_score(config, held_out)
+    opened, training = evaluator.open_benchmarks(config)
+    evaluator.check_score(config, opened)
 
     # --- Model and state ------------------------------------------------------
     setup = train_step.make_setup(config, data.class_names, mesh)
@@ -127,6 +128,9 @@ def train(
       "changes": all_changes,
     }
     if first_process:
+      checkpoints.metadata |= counts.of_run(
+        config, data.records, checkpoints.restored
+      )
       text = json.dumps(config.to_dict(), indent=2) + "\n"
       files.write_text(workdir / "config.json", text)
     if start > config.total_steps:
@@ -167,7 +171,7 @@ def train(
     )
     writer = metrics.MetricWriter(workdir, resume_step=start)
     closing.callback(writer.close)
-    scores = evaluator.Evaluator(config, held_out, workdir, stop, training)
+    scores = evaluator.Evaluator(config, opened, workdir, stop, training)
     watchdog = Watchdog(config.watchdog_minutes, start)
     closing.callback(watchdog.close)
     speed = metrics.Throughput(config.batch_size, config.total_steps)
@@ -228,8 +232,9 @@ def train(
       return {"preempted": step}
     batches.close()
     steps.pause()
+    pairs = held_out.HeldOut(config)
     try:
-      result = scores(state, step, writer, 0)
+      result = scores(state, step, writer, 0, pairs)
       checkpoints.set_thresholds(step, result.pop("stored", {}))
       if step > start or not writer.evaluated:
         writer.scalars(step, evaluator.flat_scores(result))
@@ -253,7 +258,11 @@ def train(
       held.check()
       text = json.dumps(result, indent=2) + "\n"
       files.write_text(workdir / "result.json", text)
-      scores.draw()  # after the result, so that a failure here loses no result
+      # After the result, so that a failure here loses no result.
+      scores.draw()
+      report.of_run(
+        workdir, config, checkpoints.metadata, pairs, scores.segmenter
+      )
     return result
 
 

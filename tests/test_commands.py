@@ -27,6 +27,7 @@ WITH_EXAMPLES = (
   "export",
   "plan",
   "predict",
+  "study",
 )
 _HELP = """
 import runpy, sys

@@ -274,6 +274,11 @@ def test_bad_flags(tmp_path, folder, capsys):
     ),
     (["--benchmarks=y"], "--checkpoint is missing"),
     (["--checkpoint=x"], "--benchmarks is missing"),
+    (
+      ["--checkpoint=x", "--benchmarks=y", "--words_report"],
+      "leave --benchmarks out",
+    ),
+    (["--words_report"], "--checkpoint is missing"),
   ],
 )
 def test_flags_of_the_other_kind_of_scores(argv, message, capsys):

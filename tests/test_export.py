@@ -33,6 +33,7 @@ from sseg_jax.models import sseg
 from sseg_jax.pseudo_masks import kmeans, unrolled
 
 WORDS = ("cat", "café crème", "sky & sea")
+COUNTS = {"words": {"cat": 3}, "captions": 9, "records": 9, "of": 9}
 # Alone in a fresh process: what a runner may not find.
 BLOCKED = "import sys; sys.modules['sseg_jax'] = None; sys.argv = sys.argv[1:];"
 BLOCKED += "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -70,7 +71,8 @@ def _like_the_quickstart(c):
 
 def _source(config) -> source.Source:
   params, state = jax.tree.map(np.asarray, sseg.init(config, 3))
-  loaded = checkpoint.Loaded(config.to_dict(), params, state, 7, {})
+  metadata = {"word_counts": COUNTS}
+  loaded = checkpoint.Loaded(config.to_dict(), params, state, 7, metadata)
   return source.make(loaded, words=WORDS)
 
 
@@ -413,3 +415,15 @@ def test_transformers_has_no_other_backbone(stored, tmp_path, capsys):
 def test_the_checkpoint_may_be_an_export(stored):
   assert isinstance(stored, pathlib.Path)
   assert sseg_jax.load(stored).step == 7
+
+
+def test_an_export_tells_of_words_that_were_rare_in_training(stored, capsys):
+  model = sseg_jax.load(stored)
+  assert model.metadata["word_counts"] == COUNTS
+  image = np.zeros((32, 32, 3), np.uint8)
+  for _ in range(2):
+    model.segment(image, "cat, zebra")
+  assert capsys.readouterr().err == (
+    "note: never seen: 'zebra'; seldom seen: 'cat' in 3; counted in the 9"
+    " captions of training\n"
+  )

@@ -30,10 +30,8 @@ def weights(tmp_path_factory):
   return small_vit.write(tmp_path_factory.mktemp("weights") / "vit.npz")
 
 
-@pytest.fixture
-def config(tiny_config, weights, monkeypatch):
-  monkeypatch.setitem(VIT_SIZES, "tiny", small_vit.SIZES)
-  c = tiny_config
+def eye_config(c, weights):
+  """Changes a config to one with a small eye, `VIT_SIZES["tiny"]`."""
   c.model.backbone = "teacher"
   c.model.teacher = "tiny"
   c.model.teacher_features = "tokens+keys:1"
@@ -47,7 +45,13 @@ def config(tiny_config, weights, monkeypatch):
   c.pseudo_masks.generator = "dino"
   c.pseudo_masks.weights = weights
   c.pseudo_masks.k = 3
-  return c
+
+
+@pytest.fixture
+def config(tiny_config, weights, monkeypatch):
+  monkeypatch.setitem(VIT_SIZES, "tiny", small_vit.SIZES)
+  eye_config(tiny_config, weights)
+  return tiny_config
 
 
 def images():

@@ -33,7 +33,7 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
-  {"checkpoint_scores", "figures"},
+  {"checkpoint_scores", "figures", "learned"},
   {"evaluation"},
   {
     "config_check",

@@ -124,6 +124,13 @@ def test_the_work_directory_holds_the_files_of_a_run(trained):
   assert [r["step"] for r in rows if "mIoU/plain" in r] == [4, 8]
   loaded = checkpoint.load(workdir)
   assert loaded.step == 8 and loaded.config["total_steps"] == 8
+  counts = loaded.metadata["word_counts"]
+  assert counts["records"] == counts["of"] == 32
+  words = json.loads((workdir / "words.json").read_text())
+  assert words["pictures"] == words["cropped"] == 4
+  assert {w: x["count"] for w, x in words["words"].items()} == counts["words"]
+  assert any(x["score"] is not None for x in words["words"].values())
+  assert "<h1>" in (workdir / "words.html").read_text()
   # Of the one evaluation between steps.
   (row,) = [r for r in rows if "mIoU/plain" in r and r["step"] == 4]
   best = json.loads((workdir / "checkpoints" / "best.json").read_text())
@@ -167,13 +174,26 @@ def test_evaluate_agrees_with_the_run(trained, capsys):
   assert result["step"] == 8
 
 
+def test_the_report_of_words_can_be_written_again(trained, tmp_path, capsys):
+  argv = [f"--checkpoint={trained[0]}", "--words_report", f"--out={tmp_path}"]
+  assert evaluate.main(argv) == 0
+  assert capsys.readouterr().out == f"{tmp_path / 'words.html'}\n"
+  found = json.loads((tmp_path / "words.json").read_text())
+  of_run = json.loads((trained[0] / "words.json").read_text())
+  assert found["words"].keys() == of_run["words"].keys()
+  for word, row in found["words"].items():
+    assert row == pytest.approx(of_run["words"][word], abs=1)
+
+
 def test_predict_reads_the_checkpoint(trained, tmp_path, capsys):
   workdir, _ = trained
   image = workdir / "data" / "plain" / "images" / "00000.png"
   argv = [f"--checkpoint={workdir}", f"--image={image}", f"--out={tmp_path}"]
-  assert predict.main([*argv, "--words=ball, grass", "--json"]) == 0
-  result = json.loads(capsys.readouterr().out)
-  assert set(result["areas"]) == {"background", "ball", "grass"}
+  assert predict.main([*argv, "--words=ball, zebra", "--json"]) == 0
+  output = capsys.readouterr()
+  assert "note: never seen: 'zebra'" in output.err
+  result = json.loads(output.out)
+  assert set(result["areas"]) == {"background", "ball", "zebra"}
   assert sum(result["areas"].values()) == pytest.approx(1)
   assert pathlib.Path(result["overlay"]).is_file()
 

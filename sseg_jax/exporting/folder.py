@@ -8,6 +8,7 @@ from typing import Any
 from sseg_jax import files, tokenizer
 from sseg_jax.exporting.source import Source
 from sseg_jax.images import palette
+from sseg_jax.inference import rarity
 from sseg_jax.inference.sliding_window import LONG_SIDE_CAP
 from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD
 from sseg_jax.runtime import provenance
@@ -41,6 +42,7 @@ def fields(source: Source, refine: str) -> dict[str, Any]:
       "classes": chosen_with.get("classes") or {},
     },
     "rule": source.rule,
+    **{k: metadata[k] for k in (rarity.NAME,) if k in metadata},
     "preprocessing": {
       "outside_the_file": "bilinear resize without antialias, half-pixel"
       " centres, short side to image_size; windows over the long side",

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from sseg_jax import prompts
 from sseg_jax.errors import InputError
 from sseg_jax.images import given
-from sseg_jax.inference import batches
+from sseg_jax.inference import batches, rarity
 from sseg_jax.inference import words as words_
 from sseg_jax.inference.background import (
   Threshold,
@@ -80,6 +80,7 @@ class Model:
     self.threshold = threshold
     self.step = step
     self.metadata = metadata
+    self._tell_of_rare = rarity.Teller(metadata)
 
   def segment(
     self,
@@ -262,11 +263,13 @@ class Model:
     """Returns words as this model takes them.
 
     InputError for bad words (see `words.parse`), and for two words with equal
-    tokens: the tokenizer ignores case and cuts long texts.
+    tokens: the tokenizer ignores case and cuts long texts. A line on standard
+    error names words that were rare in training, each once.
     """
     named = words_.parse(words, background=background)
     class_set = ClassSet(named.names, self.templates, named.synonyms)
     self._cut(class_set)
+    self._tell_of_rare(class_set.words)
     return class_set
 
   def truncated(self, class_set: ClassSet) -> tuple[str, ...]:

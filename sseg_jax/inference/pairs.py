@@ -1,16 +1,17 @@
 """Pictures and captions as the contrastive loss compares them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
 from sseg_jax import contrastive
 from sseg_jax.inference.segmenter import SSegSegmenter
+from sseg_jax.models.outputs import ImageOutputs
 
 _ROWS = 64  # pictures compared with all texts at once
 
@@ -33,27 +34,62 @@ class Pairs(NamedTuple):
     return Pairs(pictures, texts)
 
 
-def embed(
+def of_records(
   segmenter: SSegSegmenter,
-  images: Num[np.ndarray, "b h w 3"],
-  tokens: Int[np.ndarray, "b c l"],
+  folder: str,
+  observe: Callable[[Mapping[str, Any], ImageOutputs], None] = (
+    lambda batch, outputs: None
+  ),
 ) -> Pairs:
-  """Embeds pictures, of sides as in training, and texts of each."""
-  b, c, length = tokens.shape
-  rows = jnp.asarray(tokens).reshape(b * c, length)
-  pictures: Any
-  texts: Any
+  """Embeds the first pairs of a folder of records, as many as the config says.
+
+  Args:
+    segmenter: its config says how many pictures, and how many captions of each.
+    folder: of records.
+    observe: gets each batch of `pipeline.eval_pairs`, before its pictures are
+      embedded, and what the image tower gives for them.
+  """
+  from sseg_jax.data import pipeline
+
+  config = segmenter.config
+  parts = []
+  for batch in pipeline.eval_pairs(
+    folder,
+    image_size=config.image_size,
+    context_length=config.text.context_length,
+    limit=config.evaluate.retrieval_size,
+    captions=config.evaluate.retrieval_captions,
+  ):
+    outputs = segmenter.look_at(jnp.asarray(batch["image"]))
+    observe(batch, outputs)
+    b, c, length = batch["text"].shape
+    texts = of_texts(segmenter, batch["text"].reshape(b * c, length))
+    pairs = Pairs(
+      of_pictures(config, outputs),
+      [x.reshape(b, c, *x.shape[1:]) for x in texts],
+    )
+    parts.append(pairs.where(batch["valid"]))
+  return _join(parts)
+
+
+def of_pictures(config: Any, outputs: ImageOutputs) -> list[np.ndarray]:
+  """Returns `Pairs.pictures` from what the image tower gives."""
+  if config.loss.contrastive_form == "global":
+    return [np.asarray(outputs.image_embedding)]
+  return [np.asarray(outputs.part_embeddings), np.asarray(outputs.counts > 0)]
+
+
+def of_texts(
+  segmenter: SSegSegmenter, tokens: Int[np.ndarray, "b l"]
+) -> list[np.ndarray]:
+  """Returns embeddings of texts [b, …]: `Pairs.texts` without its axis c."""
+  rows = jnp.asarray(tokens)
   if segmenter.config.loss.contrastive_form == "global":
-    pictures = (segmenter.encode_images(jnp.asarray(images)),)
-    texts = (segmenter.encode_tokens(rows),)
-  else:
-    pictures = segmenter.encode_parts(jnp.asarray(images))
-    texts = segmenter.encode_words(rows)
-  pictures, texts = jax.device_get((tuple(pictures), tuple(texts)))
-  return Pairs(pictures, [x.reshape(b, c, *x.shape[1:]) for x in texts])
+    return [np.asarray(segmenter.encode_tokens(rows))]
+  return [np.asarray(x) for x in segmenter.encode_words(rows)]
 
 
-def join(parts: Sequence[Pairs]) -> Pairs:
+def _join(parts: Sequence[Pairs]) -> Pairs:
   """Joins pairs along their first axis."""
   pictures, texts = (
     [np.concatenate(x) for x in zip(*group, strict=True)]
@@ -64,8 +100,11 @@ def join(parts: Sequence[Pairs]) -> Pairs:
 
 def similarity(
   config: Any, pairs: Pairs, caption: int
-) -> Float[np.ndarray, "b b"]:
-  """Returns how well each picture fits each picture's text `caption`."""
+) -> Float[np.ndarray, "b _"]:
+  """Returns how well each picture fits each picture's text `caption`.
+
+  There may be more or fewer texts than pictures.
+  """
   texts = [x[:, caption] for x in pairs.texts]
   if config.loss.contrastive_form == "global":
     image, text = (
@@ -82,7 +121,7 @@ def similarity(
   )
   captions = contrastive.Captions(*map(jnp.asarray, texts))
   rows = []
-  for i in range(0, len(texts[0]), _ROWS):
+  for i in range(0, len(pairs.pictures[0]), _ROWS):
     some = (jnp.asarray(x[i : i + _ROWS]) for x in pairs.pictures)
     rows.append(compare(contrastive.Pictures(*some), captions))
   return np.concatenate([np.asarray(x) for x in rows])

@@ -20,6 +20,7 @@ from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.encoded import Encoded
 from sseg_jax.inference.sliding_window import LARGEST_SIZE, PAD, Layout
 from sseg_jax.models import sseg
+from sseg_jax.models.outputs import ImageOutputs
 from sseg_jax.tokenizer import Tokenizer, check_distinct
 
 __all__ = [
@@ -137,13 +138,9 @@ class SSegSegmenter:
     def encode_images(*args):
       return apply(*args).image_embedding
 
-    def encode_parts(*args):
-      outputs = apply(*args)
-      return outputs.part_embeddings, outputs.counts > 0
-
     self._encode_windows = jax.jit(encode_windows)
     self._encode_images = jax.jit(encode_images)
-    self._encode_parts = jax.jit(encode_parts)
+    self._look_at = jax.jit(apply)
     self._encode_words = jax.jit(
       lambda *args: sseg.apply_words(graphdef, *args)
     )
@@ -175,11 +172,9 @@ class SSegSegmenter:
     """Returns embeddings of texts, given as the tokenizer's ids."""
     return self._encode_text(self._params, self.model_state, tokens)
 
-  def encode_parts(self, images: Num[Array, "b h w 3"]) -> contrastive.Pictures:
-    """Returns embeddings of the parts that the contrastive loss compares."""
-    return contrastive.Pictures(
-      *self._encode_parts(self._params, self.model_state, images, self._frozen)
-    )
+  def look_at(self, images: Num[Array, "b h w 3"]) -> ImageOutputs:
+    """Returns all that the image tower gives; pictures as `encode_images`."""
+    return self._look_at(self._params, self.model_state, images, self._frozen)
 
   def encode_words(
     self, tokens: Int[Array | np.ndarray, "b l"]

@@ -17,7 +17,7 @@ from sseg_jax import config_files, default_config, files, stored_config
 from sseg_jax.checkpoints import checkpoint, exported, hub, named_arrays
 from sseg_jax.checkpoints.checkpoint import Loaded
 from sseg_jax.errors import InputError, brief
-from sseg_jax.inference import background
+from sseg_jax.inference import background, rarity
 from sseg_jax.inference.sliding_window import LARGEST_SIZE
 from sseg_jax.models import fields, sseg
 
@@ -89,6 +89,7 @@ def read(
   try:
     _check_limits(config, loaded)
     background.check_stored(loaded.metadata)
+    rarity.check_stored(loaded.metadata)
     _check_templates(loaded.metadata.get("templates"))
   except InputError as error:
     raise InputError(f"{origin}: {error}") from error

@@ -1,0 +1,1 @@
+"""What a run has learned of each word: counts, scores, best regions."""

@@ -1,0 +1,179 @@
+"""Tables of photos: forms of the loss, a linear probe, numbers of photos.
+
+The region features are in the records, and what the eye sees in scored photos
+is kept in `OUT/seen`, so that no transformer runs twice.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sseg_jax import command_line, config_files, files
+from sseg_jax.errors import InputError, reported
+
+_PHOTOS = (150, 300, 600, 1200, 2384)
+_FORMS = ("global", "caption_attends", "words")
+TABLES = ("curve", "probe", "forms")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command_line.Parser(
+    "study",
+    "Makes tables of photos with stored region features: curve (mIoU over the"
+    " number of photos), probe (a linear probe of the same features), forms (of"
+    " the contrastive loss, with features of one layer and of two). Rows that"
+    " are finished are kept: the same command, started again, continues.",
+    (
+      "--records=regions/train --data_root=DATA \\\n    --out=runs/tables",
+      "--records=regions/train --data_root=DATA \\\n    --out=runs/tables"
+      " --tables=probe --seeds=0",
+    ),
+  )
+  add = parser.add_argument
+  add(
+    "--config",
+    default="photos",
+    help="name or file of the config, default: %(default)s",
+  )
+  add("--records", required=True, help="folder of records with features")
+  add("--data_root", required=True, help="holds VOCdevkit/ and coco/")
+  add("--out", required=True, type=files.path, help="folder of the tables")
+  add("--tables", default="curve,probe,forms", help="default: %(default)s")
+  add("--seeds", default="0,1,2", help="default: %(default)s")
+  add("--benchmarks", default="voc20", help="default: %(default)s")
+  add("--splits", default="train,val", help="scored as one; %(default)s")
+  add(
+    "--features",
+    default="tokens,tokens+values:9",
+    help="of the table forms and of the probe; default: %(default)s",
+  )
+  add(
+    "--set",
+    action="append",
+    default=[],
+    metavar="FIELD=VALUE",
+    help="changes a field of the config; may be repeated",
+  )
+  return parser
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  flags = _parser().parse_args(argv)
+  tables = [name.strip() for name in flags.tables.split(",")]
+  for name in tables:
+    if name not in TABLES:
+      raise InputError(f"tables: {name!r} is none of {', '.join(TABLES)}")
+  try:
+    seeds = [int(seed) for seed in flags.seeds.split(",")]
+  except ValueError as error:
+    raise InputError(
+      f"seeds={flags.seeds!r}: give whole numbers, e.g. 0,1,2"
+    ) from error
+  files.make_folder("out", flags.out)
+  path = flags.out / "rows.jsonl"
+  done = (
+    [json.loads(x) for x in path.read_text().splitlines()]
+    if path.is_file()
+    else []
+  )
+  rows = _rows(flags, tables, seeds)
+  for name, compute in rows:
+    if any(row["row"] == name for row in done):
+      continue
+    row = {"row": name, **compute()}
+    done.append(row)
+    with path.open("a") as file:
+      file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), file=sys.stderr, flush=True)
+  text = table(done)
+  files.write_text(flags.out / "table.md", text)
+  print(text, end="")
+  return 0
+
+
+def _rows(
+  flags: argparse.Namespace, tables: Sequence[str], seeds: Sequence[int]
+) -> Iterator[tuple[list, Callable[[], dict[str, float]]]]:
+  """Yields name and seed of each row, and what computes its scores."""
+  # Imported here, because these load JAX.
+  from sseg_jax import benchmarks
+  from sseg_jax.study import photos, seen
+
+  opened = [
+    seen.Joined(
+      [
+        benchmarks.open_benchmark(name, flags.data_root, split=split)
+        for split in flags.splits.split(",")
+      ]
+    )
+    for name in benchmarks.parse_specs(flags.benchmarks)
+  ]
+  config = config_files.overridden(
+    config_files.load(flags.config), config_files.parse_settings(flags.set)
+  )
+  study = photos.Study(config, flags.records, opened, flags.out)
+  whole = config.model.teacher_features
+  features = flags.features.split(",")
+  counts = sorted({min(count, study.count) for count in _PHOTOS})
+  cases: dict[str, list[tuple[str, Callable, dict[str, Any]]]] = {
+    "curve": [
+      (f"{count} photos", study.trained, {"features": whole, "count": count})
+      for count in counts
+    ],
+    "probe": [
+      (f"probe, {each}", study.probed, {"features": each})
+      for each in dict.fromkeys([*features, whole])
+    ],
+    "forms": [
+      (
+        f"{form}, {each}",
+        study.trained,
+        {
+          "features": each,
+          "loss__contrastive_form": form,
+          # The others embed a caption as a whole, at its last token: a layer
+          # must bring the words there.
+          "text__layers": config.text.layers if form == "words" else 1,
+        },
+      )
+      for each in features
+      for form in _FORMS
+    ],
+  }
+  for kind in tables:
+    for seed in seeds:
+      for name, compute, arguments in cases[kind]:
+        yield [name, seed], functools.partial(compute, seed, **arguments)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Returns the table: means over seeds, with the lowest and the highest."""
+  names = list(dict.fromkeys(row["row"][0] for row in rows))
+  scores = list(dict.fromkeys(k for row in rows for k in row if k != "row"))
+  lines = [
+    "| " + " | ".join(["row", "seeds", *scores]) + " |",
+    "| --- |" + " ---: |" * (len(scores) + 1),
+  ]
+  for name in names:
+    mine = [row for row in rows if row["row"][0] == name]
+    cells = [name, str(len(mine))]
+    for score in scores:
+      values = [row[score] for row in mine if score in row]
+      cells.append(_cell(values) if values else "-")
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+  mean = statistics.fmean(values)
+  return f"{mean:.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+if __name__ == "__main__":
+  sys.exit(main())
