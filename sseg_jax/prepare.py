@@ -18,8 +18,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sseg_jax.data import recipes
 from sseg_jax.data.options import DUPLICATES, Options
 from sseg_jax.data.preparation import Report, prepare
+from sseg_jax.data.recipes import RECIPES
 from sseg_jax.data.sources.streams import READERS
 from sseg_jax.errors import InputError, reported
 
@@ -50,8 +52,9 @@ Captions and pictures that cannot be used are left out, counted and named.
 _FOR_SOURCE = (
   "source", "kind", "captions", "val_size", "shard_size", "quality", "min_size",
   "max_aspect", "min_words", "max_words", "duplicates", "exclude_pictures",
-  "seed", "workers", "overwrite",
+  "limit", "seed", "workers", "overwrite",
 )  # fmt: skip
+_FOR_RECIPE = ("run", "img2dataset")
 _FOR_PSEUDO_MASKS = (
   "records", "config", "set", "first_id", "batch_size", "process_index",
   "process_count", "features",
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     help="folders of evaluation pictures, separated by commas; what is the same"
     " to the eye is left out",
   )
+  add("--limit", type=int, help="most pictures; default 0 takes all")
   add("--seed", type=int, help="chooses the held-out pictures; default 0")
   add(
     "--workers",
@@ -127,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     " core",
   )
   add("--overwrite", action="store_true", help="replace finished records")
+
+  add = parser.add_argument_group("from a published list").add_argument
+  add(
+    "--recipe",
+    help=f"{', '.join(RECIPES)}: prints the commands that fetch the pictures of"
+    " the list --source to OUT/fetched and make records of them",
+  )
+  add("--run", action="store_true", help="run them")
+  add("--img2dataset", help="the program; default img2dataset")
 
   add = parser.add_argument_group("pseudo-masks").add_argument
   add(
@@ -173,6 +186,32 @@ def _check(args: dict[str, Any], wanted: str, needed: tuple, foreign: tuple):
       )
 
 
+def _follow(
+  recipe: str,
+  quiet: bool,
+  source: str,
+  out: str,
+  run: bool = False,
+  img2dataset: str = "img2dataset",
+  **rest: Any,
+) -> dict[str, Any]:
+  """Prints the commands of a recipe, or fetches its pictures.
+
+  Returns:
+    Arguments of `prepare` for the pictures; {} if nothing is to be run.
+  """
+  processes = rest.get("workers") or os.cpu_count() or 1
+  steps = recipes.commands(recipe, source, out, processes, img2dataset, rest)
+  if not quiet:
+    print(recipes.described(recipe, steps), flush=True)
+  if not run:
+    return {}
+  recipes.fetch(recipe, source, out, steps[1])
+  limit = recipes.get(recipe).limit
+  fetched = {"source": f"{out.rstrip('/')}/fetched/pictures", "out": out}
+  return {"duplicates": "exact", "limit": limit} | rest | fetched
+
+
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
@@ -180,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   as_json = args.pop("json", False)
   report: Any
   if args.pop("add_pseudo_masks", False):
-    _check(args, "--add_pseudo_masks", ("records", "config"), _FOR_SOURCE)
+    foreign = (*_FOR_SOURCE, "recipe", *_FOR_RECIPE)
+    _check(args, "--add_pseudo_masks", ("records", "config"), foreign)
     # Imports JAX, which the other job does not need.
     from sseg_jax import config_check
     from sseg_jax.pseudo_masks import caching
@@ -189,6 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   else:
     wanted = "a source of captions (without --add_pseudo_masks)"
     _check(args, wanted, ("source",), _FOR_PSEUDO_MASKS)
+    recipe = args.pop("recipe", "")
+    if recipe:
+      args = _follow(recipe, as_json, **args)
+      if not args:
+        return 0
+    else:
+      _check(args, wanted, (), _FOR_RECIPE)
     args.setdefault("workers", os.cpu_count() or 1)
     report = prepare(**args, progress=not as_json)
   text = json.dumps(dataclasses.asdict(report)) if as_json else str(report)

@@ -28,6 +28,7 @@ class Options:
       earlier one; "near" also those that are the same to the eye.
     exclude_pictures: folders, separated by commas; pictures that are the same
       to the eye as one of theirs are left out.
+    limit: most pictures, in the source's order; 0 takes all.
     seed: chooses the held-out pictures.
     workers: number of processes that convert pictures; 0 uses this process.
     overwrite: whether finished records in OUT are replaced.
@@ -46,6 +47,7 @@ class Options:
   max_words: int = 0
   duplicates: str = "keep"
   exclude_pictures: str = ""
+  limit: int = 0
   seed: int = 0
   workers: int = 0
   overwrite: bool = False
@@ -60,6 +62,7 @@ class Options:
       ("min_size", 0),
       ("min_words", 0),
       ("max_words", 0),
+      ("limit", 0),
       ("workers", 0),
     ):
       if (value := getattr(self, name)) < low:

@@ -80,6 +80,8 @@ def choose(
     near = np.zeros(len(rows), bool)
     near[left[found >= 0]] = True
     drop("near_duplicate", near)
+  if options.limit:
+    drop("over_limit", np.cumsum(kept) > options.limit)
   left = np.flatnonzero(kept)
   val = left[np.argsort(rows["split"][left], kind="stable")][: options.val_size]
   return Survivors(np.setdiff1d(left, val), val, dropped, pairs)

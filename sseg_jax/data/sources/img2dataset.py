@@ -23,7 +23,11 @@ from sseg_jax.data.sources.samples import (
   reason_of_failure,
   split_name,
 )
+from sseg_jax.errors import InputError
 
+# Rows of a published list that give no URL, as `recipes.py` counts them: JSON,
+# but img2dataset takes every file that is called so for statistics of its own.
+LEFT_OUT = "rows_left_out.counts"
 _STATS = re.compile(r"^(\d{3,})_stats\.json$")
 _SHARD = re.compile(r"^(\d{3,})(\.tar|\.tfrecord|\.parquet)?$")
 _ORDER = (".tar", ".tfrecord", None, ".parquet")
@@ -169,3 +173,20 @@ def _counted(stats: str, found: int) -> Iterator[Sample]:
     yield Sample("", reason="failed_to_download")
   for _ in range(told["successes"] - found):
     yield Sample("", reason="missing_image")
+
+
+def left_out(folder: str) -> list[tuple[str, str]]:
+  """Returns reason and name of the rows of the list that gave no URL."""
+  try:
+    with open_file(f"{folder}/{LEFT_OUT}") as file:
+      counted = json.loads(file.read())
+    found = []
+    for reason, entry in counted.items():
+      names = entry["examples"]
+      names += [""] * (entry["count"] - len(names))
+      found += [(reason, name) for name in names]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise InputError(
+      f"{folder}/{LEFT_OUT} cannot be read ({error}); run the recipe again"
+    ) from error
+  return found

@@ -65,7 +65,10 @@ def _builder(name: str) -> Any:
 
   try:
     if name.startswith(PREFIX):
-      builder = tfds.builder(name.removeprefix(PREFIX))
+      # None stands for ~/tensorflow_datasets. TFDS itself reads the variable
+      # only once, when it is imported.
+      folder = os.environ.get("TFDS_DATA_DIR") or None
+      builder = tfds.builder(name.removeprefix(PREFIX), data_dir=folder)
     else:
       builder = tfds.builder_from_directory(files.expand(name))
     if not builder.info.splits:

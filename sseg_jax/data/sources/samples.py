@@ -115,15 +115,14 @@ def reason_of_failure(status: str, message: str) -> str:
   Its messages hold hosts and numbers; a reason stands for many of them.
   """
   text = message.lower()
-  if status == "failed_to_resize":
-    if "decod" in text:
-      return "not_a_picture"
-    return "too_small" if "too small" in text else "failed_to_resize"
   if (start := text.find("http error ")) >= 0:
     code = text[start + 11 : start + 14]
     if code.isdigit():
       return f"http_{code}"
   for words, reason in (
+    (("image decoding",), "not_a_picture"),
+    (("image too small",), "too_small"),
+    (("aspect ratio",), "too_narrow"),
     (("timed out", "timeout"), "timed_out"),
     (("name or service", "name resolution", "getaddrinfo"), "unknown_host"),
     (("refused",), "connection_refused"),

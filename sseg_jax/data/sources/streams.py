@@ -130,7 +130,10 @@ def find(
       f" {wanted}"
     )
   told = f"{shown(source, 300)} ({kind}, {len(parts)} parts)"
-  return Stream(kind, parts, told)
+  rejected = []
+  if kind == "img2dataset" and img2dataset.LEFT_OUT in (names or []):
+    rejected = img2dataset.left_out(f"{source.rstrip('/')}")
+  return Stream(kind, parts, told, rejected)
 
 
 def _of_folder(found: folder.Found) -> Stream:

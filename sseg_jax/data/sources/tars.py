@@ -73,10 +73,10 @@ def _forget(tar: tarfile.TarFile) -> None:
 
 
 def _ends_early(file: IO[bytes], offset: int) -> bool:
-  """Whether a tar lacks its end, two blocks of zeros, and so perhaps files."""
-  file.seek(max(0, offset - 512))
-  rest = file.read(1024)
-  return len(rest) < 512 or any(rest[:512])
+  """Whether a tar lacks its end, blocks of zeros, and so perhaps files."""
+  file.seek(offset)
+  rest = file.read(512)
+  return len(rest) < 512 or any(rest)
 
 
 def _add(groups: dict[str, Members], name: str, read_bytes) -> None:
