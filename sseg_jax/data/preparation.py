@@ -265,7 +265,7 @@ def _assemble(
   for reason, key in stream.left_out:
     staging.count(counts.left_out, reason, key)
   for part in parts:
-    counts.add(part.counts)
+    counts.add(part.counts())
   rows = np.concatenate([part.rows for part in parts])
   state = epath.Path(manifest.join(out, "parts")) / "chosen.json"
   if state.exists():

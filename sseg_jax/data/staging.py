@@ -230,7 +230,7 @@ class Staged:
     number: of the part.
 
   Attributes:
-    counts: what the part held.
+    path: of the records.
     rows: array of `ROW`, one for each record.
 
   Raises:
@@ -240,22 +240,25 @@ class Staged:
   def __init__(self, folder: str, number: int):
     place = epath.Path(folder)
     self.path = place / f"{number:06d}.data"
-    done = place / f"{number:06d}.done"
+    self._done = place / f"{number:06d}.done"
     try:
-      raw = json.loads(done.read_text())
-      found = raw["counts"]
-      for name in ("short_sides", "caption_words", "words"):
-        found[name] = collections.Counter(found[name])
-      self.counts = Counts(**found)
+      raw = json.loads(self._done.read_text())
+      self._bytes = raw["bytes"]
       data = zlib.decompress(base64.b64decode(raw["rows"]))
       self.rows = np.frombuffer(data, ROW)
     except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
-      raise FileNotFoundError(f"{done}: {error}") from error
-    self.bytes = raw["bytes"]
+      raise FileNotFoundError(f"{self._done}: {error}") from error
+
+  def counts(self) -> Counts:
+    """Returns what the part held; not kept, as its words are many."""
+    found = json.loads(self._done.read_text())["counts"]
+    for name in ("short_sides", "caption_words", "words"):
+      found[name] = collections.Counter(found[name])
+    return Counts(**found)
 
   def is_whole(self) -> bool:
     """Whether the data's size is that of the finished part."""
-    return self.path.exists() and self.path.stat().length == self.bytes
+    return self.path.exists() and self.path.stat().length == self._bytes
 
   def read(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yields the fields of records, by their increasing numbers."""

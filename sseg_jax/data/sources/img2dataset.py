@@ -105,6 +105,11 @@ def _data(part: Part) -> Iterator[Sample]:
 
 
 def _files(part: Part) -> Iterator[Sample]:
+  if "://" in part.path:
+    raise InputError(
+      f"--source: {part.path}: img2dataset's files are read only from this"
+      " machine; copy them here, or fetch with --output_format=webdataset"
+    )
   groups: dict[str, Members] = {}
   try:
     names = sorted(os.listdir(part.path))

@@ -13,7 +13,7 @@ from sseg_jax.data.sources.samples import (
   split_name,
 )
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSED = SUFFIXES[1:]
 
 
