@@ -106,6 +106,11 @@ RULES: dict[str, Rule] = {
   "optim.clip_norm": NOT_NEGATIVE,
   "data.source": one_of("records", "shapes"),
   "data.train": TEXT,
+  "data.weights": Rule(
+    lambda x: x == "" or bool(data_fields.weights(x)),
+    "numbers over 0 with commas between them, one for each folder of"
+    " data.train, or empty",
+  ),
   "data.val": TEXT,
   "data.lanes": at_least(1),
   "data.shuffle_window": at_least(1),

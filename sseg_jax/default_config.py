@@ -274,6 +274,9 @@ def get_config() -> ml_collections.ConfigDict:
   # written to the work directory at the start of the run.
   c.data.source = "records"
   c.data.train = ""
+  # Shares of the folders in a batch: "2,1,1" takes half from the first, to
+  # the nearest 1 / lanes. "" takes all records equally often.
+  c.data.weights = ""
   c.data.val = ""  # held-out pairs for retrieval; optional
   # Parts of the global order of records; must divide batch_size (pipeline.py).
   c.data.lanes = 64

@@ -1,9 +1,11 @@
-"""Turns a folder of captioned pictures into records to train on: the command.
+"""Turns captioned pictures, of a folder or the web, into records: the command.
 
     python -m sseg_jax.prepare --source=FOLDER --out=FOLDER --val_size=1000
 
 Writes OUT/train and, with --val_size, OUT/val, and prints what was kept, what
-was left out, and why. The work is in `data/preparation.py`. With
+was left out, and why; OUT/report.html shows it. The work is in
+`data/preparation.py`. With --recipe it first says how the pictures of a
+published list of URLs are fetched (`data/recipes.py`). With
 --add_pseudo_masks the command stores pseudo-masks in finished records instead;
 that work is in `pseudo_masks/caching.py`.
 """
@@ -16,7 +18,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax.data.preparation import Options, Report, prepare
+from sseg_jax.data import recipes
+from sseg_jax.data.options import DUPLICATES, Options
+from sseg_jax.data.preparation import Report, prepare
+from sseg_jax.data.recipes import RECIPES
+from sseg_jax.data.sources.streams import READERS
 from sseg_jax.errors import InputError, reported
 
 __all__ = ["Options", "Report", "main", "prepare"]
@@ -30,6 +36,11 @@ examples:
     python -m sseg_jax.prepare --source=coco --out=records --image_size=256 \\
       --captions=annotations/captions_train2017.json
 
+  Webdataset's tars, img2dataset's output, Hugging Face's Parquet files, or a
+  TFDS data set:
+    python -m sseg_jax.prepare --source='cc3m/{0000..0575}.tar' --out=records
+    python -m sseg_jax.prepare --source=tfds:coco_captions@val --out=records
+
   Pseudo-masks for records that are finished:
     python -m sseg_jax.prepare --add_pseudo_masks --records=records/train \\
       --out=cached/train --config=configs/photos.py
@@ -39,9 +50,11 @@ Captions and pictures that cannot be used are left out, counted and named.
 
 # Flags of one of the two jobs; the other flags belong to both.
 _FOR_SOURCE = (
-  "source", "captions", "val_size", "shard_size", "quality", "seed", "workers",
-  "overwrite",
+  "source", "kind", "captions", "val_size", "shard_size", "quality", "min_size",
+  "max_aspect", "min_words", "max_words", "duplicates", "exclude_pictures",
+  "limit", "seed", "workers", "overwrite",
 )  # fmt: skip
+_FOR_RECIPE = ("run", "img2dataset")
 _FOR_PSEUDO_MASKS = (
   "records", "config", "set", "first_id", "batch_size", "process_index",
   "process_count", "features",
@@ -51,7 +64,7 @@ _FOR_PSEUDO_MASKS = (
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.prepare",
-    description="Turns a folder of captioned pictures into records.\nWith"
+    description="Turns captioned pictures into records.\nWith"
     " --add_pseudo_masks, stores pseudo-masks in finished records.",
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,16 +83,46 @@ def _parser() -> argparse.ArgumentParser:
   add("--json", action="store_true", help="print the report as JSON")
 
   add = parser.add_argument_group("from a source of captions").add_argument
-  add("--source", help="folder of pictures and captions")
+  add(
+    "--source",
+    help="folder of pictures and captions; tars, Parquet files or the output of"
+    " img2dataset: a folder, or names with * or {0000..0575}; tfds:NAME@SPLIT",
+  )
+  add(
+    "--kind",
+    help=f"of the source: {', '.join(READERS)}; default auto looks at it",
+  )
   add(
     "--captions",
-    help="a file, in this folder or in the source: .jsonl, .json (also COCO's),"
-    " .tsv or .csv; default auto looks for captions.* and metadata.*, then for"
-    " the only .tsv, then for one .txt beside each picture",
+    help="of a folder of pictures: a file, in this folder or in the source:"
+    " .jsonl, .json (also COCO's), .tsv or .csv; default auto looks for"
+    " captions.* and metadata.*, then for the only .tsv, then for one .txt"
+    " beside each picture. Of other sources: the field or column; default auto"
+    " looks for caption, text, …",
   )
   add("--val_size", type=int, help="number of held-out pictures; default 0")
   add("--shard_size", type=int, help="records in a file; default 1000")
   add("--quality", type=int, help="of the JPEGs, 1 to 95; default 95")
+  add("--min_size", type=int, help="least short side; default 0")
+  add(
+    "--max_aspect",
+    type=float,
+    help="largest ratio of the sides; default 0 takes all",
+  )
+  add("--min_words", type=int, help="least words of a caption; default 0")
+  add("--max_words", type=int, help="most words; default 0 takes all")
+  add(
+    "--duplicates",
+    help=f"{', '.join(DUPLICATES)}: exact leaves out pictures of the same bytes"
+    " as an earlier one, near also those the same to the eye; default keep",
+  )
+  add(
+    "--exclude_pictures",
+    metavar="FOLDERS",
+    help="folders of evaluation pictures, separated by commas; what is the same"
+    " to the eye is left out",
+  )
+  add("--limit", type=int, help="most pictures; default 0 takes all")
   add("--seed", type=int, help="chooses the held-out pictures; default 0")
   add(
     "--workers",
@@ -88,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     " core",
   )
   add("--overwrite", action="store_true", help="replace finished records")
+
+  add = parser.add_argument_group("from a published list").add_argument
+  add(
+    "--recipe",
+    help=f"{', '.join(RECIPES)}: prints the commands that fetch the pictures of"
+    " the list --source to OUT/fetched and make records of them",
+  )
+  add("--run", action="store_true", help="run them")
+  add("--img2dataset", help="the program; default img2dataset")
 
   add = parser.add_argument_group("pseudo-masks").add_argument
   add(
@@ -134,6 +186,32 @@ def _check(args: dict[str, Any], wanted: str, needed: tuple, foreign: tuple):
       )
 
 
+def _follow(
+  recipe: str,
+  quiet: bool,
+  source: str,
+  out: str,
+  run: bool = False,
+  img2dataset: str = "img2dataset",
+  **rest: Any,
+) -> dict[str, Any]:
+  """Prints the commands of a recipe, or fetches its pictures.
+
+  Returns:
+    Arguments of `prepare` for the pictures; {} if nothing is to be run.
+  """
+  processes = rest.get("workers") or os.cpu_count() or 1
+  steps = recipes.commands(recipe, source, out, processes, img2dataset, rest)
+  if not quiet:
+    print(recipes.described(recipe, steps), flush=True)
+  if not run:
+    return {}
+  recipes.fetch(recipe, source, out, steps[1])
+  limit = recipes.get(recipe).limit
+  fetched = {"source": f"{out.rstrip('/')}/fetched/pictures", "out": out}
+  return {"duplicates": "exact", "limit": limit} | rest | fetched
+
+
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
@@ -141,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   as_json = args.pop("json", False)
   report: Any
   if args.pop("add_pseudo_masks", False):
-    _check(args, "--add_pseudo_masks", ("records", "config"), _FOR_SOURCE)
+    foreign = (*_FOR_SOURCE, "recipe", *_FOR_RECIPE)
+    _check(args, "--add_pseudo_masks", ("records", "config"), foreign)
     # Imports JAX, which the other job does not need.
     from sseg_jax import config_check
     from sseg_jax.pseudo_masks import caching
@@ -150,6 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   else:
     wanted = "a source of captions (without --add_pseudo_masks)"
     _check(args, wanted, ("source",), _FOR_PSEUDO_MASKS)
+    recipe = args.pop("recipe", "")
+    if recipe:
+      args = _follow(recipe, as_json, **args)
+      if not args:
+        return 0
+    else:
+      _check(args, wanted, (), _FOR_RECIPE)
     args.setdefault("workers", os.cpu_count() or 1)
     report = prepare(**args, progress=not as_json)
   text = json.dumps(dataclasses.asdict(report)) if as_json else str(report)

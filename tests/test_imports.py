@@ -26,6 +26,7 @@ ORDER = (
     "bench",
     "ablations",
     "curves",
+    "inspect_records",
   },
   {"study", "page"},
   {"exporting"},

@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from sseg_jax import prepare
-from sseg_jax.data import records, reencode
+from sseg_jax.data import (
+  assembly,
+  records,
+  reencode,
+  staging,
+  survival,
+  survivors,
+)
+from sseg_jax.data.sources import streams
 from sseg_jax.errors import InputError
 
 RED = (200, 40, 30)
@@ -125,24 +133,71 @@ def test_val_that_leaves_nothing_is_refused(tmp_path):
   assert not (tmp_path / "out/train/manifest.json").exists()
 
 
-def test_interrupted_run_starts_clean(tmp_path, monkeypatch):
+def _files(folder):
+  """All files below a folder, with their bytes."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  ("place", "name", "call"),
+  [
+    (staging, "write", 0),  # nothing is there yet
+    (staging, "write", 2),  # two parts of three
+    (survivors, "choose", 0),  # all parts
+    (assembly, "write_val", 0),
+    (records.ShardWriter, "finish", 2),  # one shard of train
+    (survival, "write", 0),  # all shards
+    (assembly, "finish", 1),  # all but the last manifest
+  ],
+)
+def test_an_interrupted_run_continues(tmp_path, monkeypatch, place, name, call):
+  """The same bytes as without an interruption, and no work done twice."""
   source, out = _source(tmp_path / "source"), tmp_path / "out"
+  (source / "011.png").unlink()
+  monkeypatch.setattr(streams, "_FOLDER_PART", 4)
+  options = {"val_size": 2, "shard_size": 4, "duplicates": "near"}
+  prepare.prepare(str(source), str(tmp_path / "whole"), **options)
+  real, calls = getattr(place, name), []
 
   def stop(*args, **kwargs):
-    raise KeyboardInterrupt
+    calls.append(args)
+    if len(calls) > call:
+      raise KeyboardInterrupt
+    return real(*args, **kwargs)
 
   with monkeypatch.context() as m:
-    m.setattr(records.RecordWriter, "reject", stop)
-    (source / "011.png").unlink()
+    m.setattr(place, name, stop)
     with pytest.raises(KeyboardInterrupt):
-      prepare.prepare(str(source), str(out), val_size=2, seed=1)
-  assert (out / "val/manifest.json").exists()
+      prepare.prepare(str(source), str(out), **options)
   assert not (out / "train/manifest.json").exists()
+  made = []
+  real_write = staging.write
+  monkeypatch.setattr(
+    staging, "write", lambda *a: made.append(a[1]) or real_write(*a)
+  )
+  prepare.prepare(str(source), str(out), **options)
+  assert made == (list(range(call, 3)) if place is staging else [])
+  assert _files(out) == _files(tmp_path / "whole")
+
+
+def test_other_options_start_anew(tmp_path, monkeypatch):
+  source, out = _source(tmp_path / "source"), tmp_path / "out"
+  with monkeypatch.context() as m:
+    m.setattr(survival, "write", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      prepare.prepare(str(source), str(out), val_size=2, seed=1)
   report = prepare.prepare(str(source), str(out), val_size=4)
-  assert (report.train, report.val) == (7, 4)
+  assert (report.train, report.val) == (8, 4)
+  prepare.prepare(str(source), str(tmp_path / "whole"), val_size=4)
+  assert _files(out) == _files(tmp_path / "whole")
 
 
-def test_workers_do_not_change_the_bytes(tmp_path):
+def test_workers_do_not_change_the_bytes(tmp_path, monkeypatch):
+  monkeypatch.setattr(streams, "_FOLDER_PART", 16)
   source = _source(tmp_path / "source", 70)
   (source / "007.png").write_bytes(b"rubbish")
   for workers in (0, 2):
@@ -155,12 +210,11 @@ def test_workers_do_not_change_the_bytes(tmp_path):
       image_size=12,
       shard_size=20,
     )
-  files = sorted(p for p in (tmp_path / "out0").rglob("*") if p.is_file())
-  # Two manifests, 60 records in three shards and nine in one, with indexes.
-  assert len(files) == 2 + 2 * (3 + 1)
-  for path in files:
-    twin = tmp_path / "out2" / path.relative_to(tmp_path / "out0")
-    assert path.read_bytes() == twin.read_bytes()
+  # Two manifests and reports, 60 records in three shards and nine in one, with
+  # indexes.
+  files = _files(tmp_path / "out0")
+  assert len(files) == 2 + 2 + 2 * (3 + 1)
+  assert files == _files(tmp_path / "out2")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ _FIXED = {
   "data.source",
   "data.lanes",
   "data.shuffle_window",
+  "data.weights",
   "data.shapes.train_size",
   "data.shapes.hard_share",
 }

@@ -1,61 +1,31 @@
-"""Converts pictures to JPEGs, in one process or in several."""
+"""Runs a function on many jobs, in one process or in several."""
 
 import collections
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-
-from sseg_jax.data import reencode, sources
-
-_CHUNK = 32  # pictures a worker takes at a time
-
-# From pictures to a JPEG each, or to the reason why there is none.
-Convert = Callable[[Sequence[sources.Item]], list[bytes | str]]
-
-
-def to_jpegs(
-  items: Sequence[sources.Item], short_side: int, quality: int
-) -> list[bytes | str]:
-  """Returns each picture's JPEG, or the reason why there is none."""
-  results: list[bytes | str] = []
-  for item in items:
-    try:
-      try:
-        data = item.image.read_bytes()
-      except OSError:
-        raise reencode.Rejected("missing_image") from None
-      results.append(
-        reencode.to_jpeg(data, short_side=short_side, quality=quality)
-      )
-    except reencode.Rejected as error:
-      results.append(str(error))
-  return results
+from typing import Any
 
 
 def converted(
-  convert: Convert, items: Sequence[sources.Item], workers: int
-) -> Iterator[tuple[sources.Item, bytes | str]]:
-  """Yields every item with its result, in order, for any number of workers."""
-  chunks = (
-    items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)
-  )
+  convert: Callable[..., Any], jobs: Iterable[tuple], workers: int
+) -> Iterator[Any]:
+  """Yields `convert(*job)` of each job, in order, for any number of workers."""
   if workers < 1:
-    for chunk in chunks:
-      yield from zip(chunk, convert(chunk), strict=True)
+    for job in jobs:
+      yield convert(*job)
     return
   # Not fork: TensorFlow's threads would not survive in the children.
   context = multiprocessing.get_context("spawn")
   with ProcessPoolExecutor(workers, mp_context=context) as pool:
-    # Only some chunks are pending, because `map` would hold all pictures.
+    # Only some jobs are pending, because `map` would hold all of them.
     pending: collections.deque = collections.deque()
     try:
-      for chunk in chunks:
-        pending.append((chunk, pool.submit(convert, chunk)))
+      for job in jobs:
+        pending.append(pool.submit(convert, *job))
         if len(pending) > 2 * workers:
-          done, future = pending.popleft()
-          yield from zip(done, future.result(), strict=True)
+          yield pending.popleft().result()
       while pending:
-        done, future = pending.popleft()
-        yield from zip(done, future.result(), strict=True)
+        yield pending.popleft().result()
     finally:  # the caller may stop early
       pool.shutdown(wait=True, cancel_futures=True)

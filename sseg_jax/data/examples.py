@@ -57,6 +57,7 @@ class Examples:
       window=config.data.shuffle_window,
       seed=config.seed,
       mask_every=config.loss.mask_every,
+      bounds=fields.lane_bounds(config, [m.total for m in table.manifests]),
     )
     supervised = config.task == "supervised"
     self._needs_text = not supervised

@@ -3,7 +3,9 @@
 The records 0 … total-1 are cut into `lanes` contiguous ranges whose sizes
 differ by one at most, for any number of shards. Every batch takes
 batch/lanes records from each lane, lane after lane, so a batch mixes all parts
-of the data, and data sets that lie one after the other are mixed in proportion.
+of the data, and data sets that lie one after the other are mixed in proportion
+to their size. With `data.weights` each data set gets lanes of its own instead,
+in proportion to its weight (`weighted_bounds`).
 A lane's range is cut into windows of at most `window` records. Each epoch of a
 lane visits its windows in a new order and the records of each window in a new
 order; reads stay within one window per lane at a time. An epoch of a lane may
@@ -15,6 +17,7 @@ exactly once in `mask_every` epochs of its lane.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,6 +41,41 @@ def mix(*parts: int | np.ndarray) -> np.ndarray:
   return h
 
 
+def lanes_of(weights: Sequence[float], lanes: int) -> list[int]:
+  """Shares lanes out in proportion to weights, one at least to each.
+
+  A batch takes equally many records from every lane, so the share of a data set
+  in each batch is its share of the lanes: a multiple of 1 / `lanes`.
+  """
+  total = sum(weights)
+  exact = [lanes * weight / total for weight in weights]
+  shared = [max(1, int(share)) for share in exact]
+  while sum(shared) != lanes:
+    step = 1 if sum(shared) < lanes else -1
+    # The one that is furthest from its exact share; of several the first.
+    able = [i for i, n in enumerate(shared) if n + step >= 1]
+    best = max(able, key=lambda i: (step * (exact[i] - shared[i]), -i))
+    shared[best] += step
+  return shared
+
+
+def weighted_bounds(
+  counts: Sequence[int], weights: Sequence[float], lanes: int
+) -> list[int]:
+  """Returns the bounds of lanes, of which each holds one data set's records.
+
+  Args:
+    counts: records of each data set, which lie one after the other.
+    weights: of each data set, over 0.
+    lanes: at least as many as data sets.
+  """
+  bounds, start = [0], 0
+  for count, own in zip(counts, lanes_of(weights, lanes), strict=True):
+    bounds += [start + lane * count // own for lane in range(1, own + 1)]
+    start += count
+  return bounds
+
+
 class LaneOrder:
   """The order of `total` records in `lanes` lanes.
 
@@ -49,6 +87,8 @@ class LaneOrder:
     seed: seed of the whole order.
     mask_every: every `mask_every`-th record of a batch learns masks. It must
       divide the number of records that a range of lanes gives to a batch.
+    bounds: first record of each lane, and `total`; None cuts the records into
+      lanes of equal size. See `weighted_bounds`.
   """
 
   def __init__(
@@ -60,11 +100,14 @@ class LaneOrder:
     window: int,
     seed: int,
     mask_every: int = 1,
+    bounds: Sequence[int] | None = None,
   ):
     self.lanes = lanes
     self._mask_every = mask_every
     self.per_lane = batch_size // lanes
-    self._bounds = [lane * total // lanes for lane in range(lanes + 1)]
+    if bounds is None:
+      bounds = [lane * total // lanes for lane in range(lanes + 1)]
+    self._bounds = list(bounds)
     self._window = window
     self._seed = seed
     # Two epochs of each lane are cached, because a batch may span two epochs.

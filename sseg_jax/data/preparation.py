@@ -1,77 +1,45 @@
-"""Turns a folder of captioned pictures into records to train on.
+"""Turns captioned pictures, of a folder or the web, into records.
 
 `prepare` writes OUT/train and, with `val_size`, OUT/val. It counts what was
-kept, what was left out, and why, and stores the counts in OUT/train's manifest.
-That manifest is the last file written: after an interruption, call `prepare`
-again. `sources/` says which captions are read.
+kept, what was left out, and why, and stores the counts in OUT/train's manifest
+and in OUT/report.html. `sources/` says what is read.
+
+Pictures are converted part by part into OUT/parts (`staging.py`). Then all of
+them are compared, some are held out (`survivors.py`), and the rest is written
+into shards (`assembly.py`). OUT/train's manifest is the last file written:
+after an interruption, the same call goes on where it was.
 """
 
 import dataclasses
-import functools
 import hashlib
+import json
 import os
+import re
 import time
-from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import tqdm
+import numpy as np
+from etils import epath
 
 from sseg_jax import files
 from sseg_jax.data import (
+  assembly,
   conversion,
   import_tensorflow,
   manifest,
-  records,
-  sources,
+  staging,
+  survival,
+  survivors,
 )
-from sseg_jax.data.sources.folder import Found
+from sseg_jax.data.options import Options
+from sseg_jax.data.sources import streams
 from sseg_jax.data.sources.rows import few, shown
 from sseg_jax.errors import InputError, Unavailable
+from sseg_jax.runtime import lease
 from sseg_jax.runtime.progress_bar import progress_bar
 
-_LONG = 300  # characters of a name that the report keeps
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How `prepare` reads a source and writes records.
-
-  Attributes:
-    captions: file of the captions; "auto" searches the source for one.
-    val_size: number of pictures held out for validation.
-    shard_size: number of records in a file.
-    image_size: larger pictures are shrunk until their short side has this many
-      pixels; 0 keeps every size.
-    quality: of the JPEGs, 1 to 95.
-    seed: chooses the held-out pictures.
-    workers: number of processes that convert pictures; 0 uses this process.
-    overwrite: whether finished records in OUT are replaced.
-    progress: whether a terminal shows a progress bar.
-  """
-
-  captions: str = "auto"
-  val_size: int = 0
-  shard_size: int = 1000
-  image_size: int = 0
-  quality: int = 95
-  seed: int = 0
-  workers: int = 0
-  overwrite: bool = False
-  progress: bool = False
-
-  def __post_init__(self):
-    """Raises InputError if a number is out of its range."""
-    for name, low in (
-      ("val_size", 0),
-      ("shard_size", 1),
-      ("image_size", 0),
-      ("workers", 0),
-    ):
-      if (value := getattr(self, name)) < low:
-        raise InputError(f"--{name}={value}: must be at least {low}")
-    if not 1 <= self.quality <= 95:
-      raise InputError(f"--quality={self.quality}: must be 1 to 95")
+_PARTS = re.compile(r"^(\d{6}\.(data|done)|plan\.json|chosen\.json)(\.new)?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,18 +95,18 @@ def _lines(counted: dict[str, dict]) -> list[str]:
 def prepare(source: str, out: str, **options: Any) -> Report:
   """Writes OUT/train and OUT/val; the same bytes for any number of workers.
 
-  The held-out pictures are those whose keys hash lowest with `seed`, so a
-  source that grows keeps most of them. The others stay in the source's order.
+  An interrupted call with the same arguments is continued.
 
   Args:
-    source: folder of pictures and captions.
+    source: folder of pictures and captions, or another source that
+      `sources.streams.find` knows.
     out: folder for the records.
     **options: the fields of `Options`.
 
   Raises:
     InputError: an option out of its range, bad source, a finished OUT without
       `overwrite`, an OUT that cannot be written, or too few usable pictures.
-    Unavailable: a worker process was ended from outside.
+    Unavailable: a worker process was ended from outside, or the disk is full.
   """
   chosen = Options(**options)
   source, out = files.expand(source), files.expand(out)
@@ -150,6 +118,8 @@ def prepare(source: str, out: str, **options: Any) -> Report:
       f"--out={out} cannot be written ({shown(error.message, 300)}); make room,"
       " or choose another folder"
     ) from error
+  except OSError as error:
+    raise files.unwritable("--out", out, error) from error
   except BrokenProcessPool as error:
     raise Unavailable(
       "a worker process was ended, perhaps because the memory is full; start"
@@ -181,104 +151,179 @@ def _check_places(source: str, out: str) -> None:
 def _prepare(source: str, out: str, options: Options) -> Report:
   start = time.monotonic()
   train, val = manifest.join(out, "train"), manifest.join(out, "val")
-  if manifest.is_finished(train) and not options.overwrite:
+  parts = manifest.join(out, "parts")
+  finished = manifest.is_finished(train)
+  if finished and not options.overwrite:
     raise InputError(
       f"{out} holds prepared records; give --overwrite to replace them, or"
       " another --out"
     )
-  found = sources.read_items(source, options.captions, exclude=(train, val))
-  if options.val_size >= len(found):
+  stream = streams.find(
+    source, options.kind, options.captions, (train, val, parts)
+  )
+  if stream.kind == "folder" and options.val_size >= stream.count:
     raise InputError(
-      f"--val_size={options.val_size}: only {len(found)} of {found.read}"
-      " pictures have a caption and a file, and one at least must be left to"
-      " train on"
+      f"--val_size={options.val_size}: only {stream.count} of"
+      f" {stream.count + len(stream.rejected)} pictures have a caption and a"
+      " file, and one at least must be left to train on"
     )
-  settings = _settings(source, found, options)
-  # From here on OUT is unfinished until train's manifest is back.
-  manifest.clear(train)
-  manifest.clear(val)
-  rest, rejected, held_out = list(found), list(found.rejected), 0
-  with progress_bar(len(found), "pictures", show=options.progress) as bar:
-    if options.val_size:
-      candidates = sorted(found, key=lambda i: _hash(i.key, options.seed))
-      with records.RecordWriter(
-        val, shard_size=options.shard_size, split="val"
-      ) as writer:
-        tried, bad = _write(writer, candidates, options, bar, options.val_size)
-        writer.info |= settings
-      held_out = writer.total
-      rejected += bad
-      keys = {item.key for item in candidates[:tried]}
-      rest = [item for item in rest if item.key not in keys]
+  with lease.Lease(out, field="out"):
+    plan = _plan(stream, options)
+    if finished or not _is_planned(parts, plan):
+      # From here on OUT is unfinished until train's manifest is back.
+      for folder in (train, val):
+        manifest.clear(folder)
+      _clear_parts(parts)
+    for folder in (train, val, parts) if options.val_size else (train, parts):
+      epath.Path(folder).mkdir(parents=True, exist_ok=True)
+    files.write_text(epath.Path(parts) / "plan.json", plan)
+    done = _convert(stream, parts, options)
+    report = _assemble(source, out, stream, done, options)
+    _clear_parts(parts)
+  return dataclasses.replace(report, seconds=time.monotonic() - start)
+
+
+def _plan(stream: streams.Stream, options: Options) -> str:
+  """Returns what decides the records; a restart with the same continues."""
+  digest = hashlib.sha256()
+  for part in stream.parts:
+    told: list[Any] = [part]
+    paths = [part.path, *(item.image for item in part.of if part.path == "")]
+    for path in filter(None, paths):
+      try:
+        status = os.stat(path)
+        told.append((status.st_size, status.st_mtime_ns))
+      except OSError:
+        continue  # remote, or a picture that is found to be missing later
+    digest.update(repr(told).encode("utf-8", "backslashreplace"))
+  chosen = dataclasses.asdict(options)
+  for name in ("workers", "overwrite", "progress"):
+    del chosen[name]
+  return json.dumps({"options": chosen, "parts": digest.hexdigest()}, indent=2)
+
+
+def _is_planned(parts: str, plan: str) -> bool:
+  path = epath.Path(parts) / "plan.json"
+  return path.exists() and path.read_text() == plan
+
+
+def _clear_parts(parts: str) -> None:
+  """Deletes the files of unfinished work, and their folder if it is empty."""
+  folder = epath.Path(parts)
+  if not folder.exists():
+    return
+  names = list(folder.iterdir())
+  # The plan goes last: without it the others are of no use, with it they are.
+  for path in sorted(names, key=lambda p: p.name == "plan.json"):
+    if _PARTS.match(path.name):
+      path.unlink()
+  if all(_PARTS.match(path.name) for path in names):
+    folder.rmdir()
+
+
+def _convert(
+  stream: streams.Stream, parts: str, options: Options
+) -> list[staging.Staged]:
+  """Converts the parts that are not finished, and returns all."""
+  # Once records are assembled, parts' data are deleted one after the other.
+  assembling = (epath.Path(parts) / "chosen.json").exists()
+  done: dict[int, staging.Staged] = {}
+  for number in range(len(stream.parts)):
     try:
-      with records.RecordWriter(train, shard_size=options.shard_size) as writer:
-        rejected += _write(writer, rest, options, bar)[1]
-        for reason, key in rejected:
-          writer.reject(reason, shown(key, _LONG))
-        writer.info |= settings | {"val": held_out}
-        report = Report(
-          read=found.read,
-          train=writer.total,
-          val=held_out,
-          rejected=writer.rejected,
-          seconds=time.monotonic() - start,
-          captions=found.captions,
-          captions_left_out=settings["captions_left_out"],
-          notes=tuple(found.notes),
-        )
-        if not writer.total:
-          raise _nothing_left(report, source)
-    except InputError:
-      manifest.clear(val)  # of no use without its training split
-      raise
+      found = staging.Staged(parts, number)
+      if assembling or found.is_whole():
+        done[number] = found
+    except FileNotFoundError:
+      continue
+  todo = [n for n in range(len(stream.parts)) if n not in done]
+  jobs = [(parts, n, stream.parts[n], options.rules) for n in todo]
+  size = {n: part.count for n, part in enumerate(stream.parts)}
+  if not stream.count:
+    size = dict.fromkeys(size, 1)
+  unit = "pictures" if stream.count else "parts"
+  bar = progress_bar(sum(size.values()), unit, show=options.progress)
+  with bar:
+    bar.update(sum(size[n] for n in done))
+    made = conversion.converted(staging.write, jobs, options.workers)
+    for number, _ in zip(todo, made, strict=True):
+      bar.update(size[number])
+      done[number] = staging.Staged(parts, number)
+  return [done[number] for number in range(len(stream.parts))]
+
+
+def _assemble(
+  source: str,
+  out: str,
+  stream: streams.Stream,
+  parts: list[staging.Staged],
+  options: Options,
+) -> Report:
+  """Chooses the records, and writes shards, manifests and the report."""
+  counts = staging.Counts(read=len(stream.rejected))
+  for reason, key in stream.rejected:
+    staging.count(counts.rejected, reason, key)
+  for reason, key in stream.left_out:
+    staging.count(counts.left_out, reason, key)
+  for part in parts:
+    counts.add(part.counts())
+  rows = np.concatenate([part.rows for part in parts])
+  state = epath.Path(manifest.join(out, "parts")) / "chosen.json"
+  if state.exists():
+    told = json.loads(state.read_text())
+    excluded = told["excluded"]
+    chosen = survivors.choose(rows, options, excluded)
+  else:
+    excluded = survivors.excluded_pictures(
+      options.exclude_pictures, options.workers
+    )
+    chosen = survivors.choose(rows, options, excluded)
+    survivors.count_dropped(counts, chosen, parts)
+    told = {
+      "excluded": excluded,
+      "rejected": counts.rejected,
+      "like": survivors.pairs(chosen, parts),
+      "samples": survival.samples(chosen.train, rows, parts),
+    }
+  counts.rejected = told["rejected"]
+  report = Report(
+    read=counts.read,
+    train=len(chosen.train),
+    val=len(chosen.val),
+    rejected=counts.rejected,
+    seconds=0,
+    captions=stream.captions,
+    captions_left_out=counts.left_out,
+    notes=tuple(stream.notes),
+  )
+  if not report.train:
+    _clear_parts(manifest.join(out, "parts"))
+    raise _nothing_left(report, source)
+  if not state.exists():
+    files.write_text(state, json.dumps(told))
+  settings = _settings(source, report, options)
+  train, val = manifest.join(out, "train"), manifest.join(out, "val")
+  if options.val_size and not manifest.is_finished(val):
+    shards = assembly.write_val(val, parts, chosen, options.shard_size)
+    assembly.finish(val, "val", shards, {}, settings)
+  shards = assembly.write_train(train, parts, chosen, options.shard_size)
+  survival.write(out, report, counts, told)
+  settings |= {"val": report.val}
+  assembly.finish(train, "train", shards, report.rejected, settings)
   return report
 
 
-def _settings(source: str, found: Found, options: Options) -> dict[str, Any]:
+def _settings(source: str, report: Report, options: Options) -> dict[str, Any]:
   """Returns what the manifests keep about the source and the options."""
-  left_out: dict[str, dict] = {}
-  for reason, name in found.left_out:
-    records.count_rejection(left_out, reason, shown(name, _LONG))
-  return {
-    "image_size": options.image_size,
-    "quality": options.quality,
-    "seed": options.seed,
+  kept = dataclasses.asdict(options)
+  for name in ("workers", "overwrite", "progress", "captions", "val_size"):
+    del kept[name]
+  return kept | {
     "source": source,
-    "read": found.read,
-    "captions": found.captions,
-    "captions_left_out": left_out,
-    "notes": found.notes,
+    "read": report.read,
+    "captions": report.captions,
+    "captions_left_out": report.captions_left_out,
+    "notes": list(report.notes),
   }
-
-
-def _write(
-  writer: records.RecordWriter,
-  items: Sequence[sources.Item],
-  options: Options,
-  bar: tqdm.tqdm,
-  limit: int | None = None,
-) -> tuple[int, list[tuple[str, str]]]:
-  """Converts pictures and writes their records, at most `limit`.
-
-  Returns:
-    How many items were tried, and reason and key of those that are rejected.
-  """
-  convert = functools.partial(
-    conversion.to_jpegs,
-    short_side=options.image_size,
-    quality=options.quality,
-  )
-  tried, rejected = 0, []
-  for item, result in conversion.converted(convert, items, options.workers):
-    bar.update()
-    tried += 1
-    if isinstance(result, str):
-      rejected.append((result, item.key))
-      continue
-    writer.write(_record(item, result))
-    if writer.total == limit:
-      break
-  return tried, rejected
 
 
 def _nothing_left(report: Report, source: str) -> InputError:
@@ -290,18 +335,4 @@ def _nothing_left(report: Report, source: str) -> InputError:
     )
   return InputError(
     f"{source}: none of its pictures can be used: {told}; repair the source"
-  )
-
-
-def _hash(key: str, seed: int) -> bytes:
-  return hashlib.sha256(f"{seed}/{key}".encode()).digest()
-
-
-def _record(item: sources.Item, image: bytes) -> records.Record:
-  return records.Record(
-    key=item.key.encode(),
-    image=image,
-    captions=tuple(caption.encode() for caption in item.captions),
-    source=item.source.encode() or None,
-    license=item.license.encode() or None,
   )

@@ -77,20 +77,15 @@ def from_object(row: object, where: str, listing: Listing) -> Row:
   if not files:
     return Row(where, reason="url_not_file")
   name = next(filter(listing.names_picture, files), files[0])
-  fields = [known[n] for n in CAPTION_NAMES if n in known]
-  # An empty field gives way to another one.
-  values = next(
-    filter(None, map(_usable, fields)), fields[0] if fields else None
-  )
-  captions, left_out = clean_all(captions_of(values))
+  captions, left_out = clean_all(captions_of(captions_field(known)))
   return Row(
     where,
     name,
     captions,
     left_out or (() if captions else ("no_caption",)),
-    source=_first(known, SOURCE_NAMES),
-    license=_first(known, LICENSE_NAMES),
-    detail="" if fields else detail,
+    source=first_of(known, SOURCE_NAMES),
+    license=first_of(known, LICENSE_NAMES),
+    detail="" if any(n in known for n in CAPTION_NAMES) else detail,
   )
 
 
@@ -107,7 +102,15 @@ def _usable(value: object) -> object:
   return value if clean_all(captions_of(value))[0] else None
 
 
-def _first(known: Mapping[str, object], names: Iterable[str]) -> str:
+def captions_field(known: Mapping[str, object]) -> object:
+  """Returns the captions' value in fields of canonical names; else None."""
+  fields = [known[n] for n in CAPTION_NAMES if n in known]
+  # An empty field gives way to another one.
+  return next(filter(None, map(_usable, fields)), fields[0] if fields else None)
+
+
+def first_of(known: Mapping[str, object], names: Iterable[str]) -> str:
+  """Returns the first of the named values that is not empty, as text."""
   return next(
     (encodable(known[name]) for name in names if name in known and known[name]),
     "",

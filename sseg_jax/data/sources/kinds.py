@@ -21,7 +21,7 @@ READERS: dict[str, Reader] = {
   ".txt": tables.read,
 }
 # Names that say what the file is. The first one that exists is read.
-_NAMES = (
+NAMES = (
   "captions.jsonl",
   "captions.ndjson",
   "captions.tsv",
@@ -63,7 +63,7 @@ def choose(listing: Listing) -> str | None:
   top = [name for name in listing.files if "/" not in name]
   named = [
     name
-    for known in _NAMES
+    for known in NAMES
     for name in sorted(top, reverse=True)  # names in small letters come first
     if name.lower() == known
   ]
@@ -91,7 +91,7 @@ def choose(listing: Listing) -> str | None:
   deep = [
     name
     for name in listing.files
-    if "/" in name and name.rpartition("/")[2].lower() in _NAMES
+    if "/" in name and name.rpartition("/")[2].lower() in NAMES
   ]
   if deep:
     found = _one(deep, listing)
