@@ -12,8 +12,11 @@ the same network. It learns the name of each region that the teacher labelled,
 and masks of every fourth picture.
 
 Hardware: two CPU cores.
-Hours: 0.1 (of a CPU, labels and scores included), projected, not measured.
-Score: no score: has not been run.
+Hours: 0.5 (labels 9 minutes, training 18, scores 2; other programs kept both
+  cores busy), measured.
+Score: mIoU 82.7 on `plain`, 69.3 on `hard` and 76.5 on `held_out` pictures,
+  measured, one seed; its teacher has 78.9, 68.5 and 71.6. See
+  configs/README.md.
 """
 
 from sseg_jax import config_files

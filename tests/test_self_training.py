@@ -267,6 +267,10 @@ def test_the_whole_run_and_a_stop_in_each_phase(
   # While it trains: the eight pictures are labelled first.
   assert run.run(config, out, StopAfter(8 + 3)).keys() == {"preempted"}
   assert not (out / "result.json").exists()
+  # Equal weights have equal scores, which take long to compile.
+  monkeypatch.setattr(
+    run.checkpoint_scores, "run", lambda path, *_: {"mine": {"mIoU": len(path)}}
+  )
   resumed = run.run(config, out, StopAfter(1000))
   assert resumed == json.loads((out / "result.json").read_text())
   one, other = (
@@ -274,20 +278,22 @@ def test_the_whole_run_and_a_stop_in_each_phase(
   )
   assert one.step == other.step == 4
   jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
-  assert straight["difference"] == resumed["difference"]
   assert straight["labels"] == resumed["labels"]
-  for name in ("teacher", "student"):
-    (scores,) = straight[name]["benchmarks"].values()
-    (again,) = resumed[name]["benchmarks"].values()
-    assert scores["per_class"] == again["per_class"]
-  assert set(straight["difference"]) == {"mine", "mean"}
+  for result in (straight, resumed):
+    of_teacher, of_student = (
+      result[name]["benchmarks"]["mine"]["mIoU"]
+      for name in ("teacher", "student")
+    )
+    difference = pytest.approx(of_student - of_teacher, abs=0.01)
+    assert result["difference"] == {"mine": difference, "mean": difference}
+  assert 0 <= straight["student"]["benchmarks"]["mine"]["mIoU"] <= 100
   # It started from the teacher, its words stayed, and the rest learned.
   was = checkpoint.load(stored_network / "run").params
   jax.tree.map(np.testing.assert_array_equal, was["text"], one.params["text"])
   moved = jax.tree.map(
     lambda a, b: float(abs(a - b).max()),
-    was["maskformer"],
-    one.params["maskformer"],
+    was["backbone"],
+    one.params["backbone"],
   )
   assert 0 < max(jax.tree.leaves(moved)) < 0.1
   assert _times(stored_network) == before

@@ -50,31 +50,25 @@ _CALLED = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What the folder of labels holds, and what this run did.
+  """What the folder of labels holds.
 
   Attributes:
     records: labelled pictures.
-    written: shards written by this run.
-    kept: shards that were there already.
     rejected: reason -> {"count": int, "examples": names}.
     shares: of all pixels, in percent, the share of each label.
     ignored: the share of ignored pixels.
-    seconds: wall clock of this run.
   """
 
   records: int
-  written: int
-  kept: int
   rejected: dict[str, dict[str, Any]]
   shares: dict[str, float]
   ignored: float
-  seconds: float
 
   def __str__(self) -> str:
     """Returns the report as a line to print."""
     text = (
-      f"{self.records} labelled pictures; {self.written} shards written,"
-      f" {self.kept} were there; {self.ignored:.1f} % of the pixels ignored"
+      f"{self.records} labelled pictures; {self.ignored:.1f} % of the pixels"
+      " ignored"
     )
     for reason, entry in sorted(self.rejected.items()):
       text += f"; {reason}: {entry['count']} ({', '.join(entry['examples'])})"
@@ -321,12 +315,9 @@ def finish(teacher: Teacher, parts: Sequence[Part], out: str) -> Report:
   names = teacher.names
   return Report(
     total,
-    0,
-    len(shards),
     rejected,
     {name: round(float(shares[i]), 3) for i, name in enumerate(names)},
     round(float(shares[IGNORED]), 3),
-    0.0,
   )
 
 

@@ -133,6 +133,8 @@ def student_config(
     student.data.train = labels
     # From here on it is a run on records as any other, which goes on alone.
     student.self_training.teacher = ""
+    if not config.evaluate.every_steps:
+      student.evaluate.benchmarks = ""  # scored once, beside the teacher
     if config.self_training.start == "teacher":
       student.start_from = config.self_training.teacher
   return student
