@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   as_json = args.pop("json", False)
   report: Any
   if args.pop("add_pseudo_masks", False):
-    foreign = (*_FOR_SOURCE, *_FOR_BENCHMARK)
+    foreign: tuple[str, ...] = (*_FOR_SOURCE, *_FOR_BENCHMARK)
     _check(args, "--add_pseudo_masks", ("records", "config"), foreign)
     # Imports JAX, which the other job does not need.
     from sseg_jax import config_check
