@@ -40,6 +40,7 @@ class Settings:
     max_images: of each benchmark; 0 for all.
     out: folder for result.json, pictures and curves.
     pictures: how many samples of each benchmark are drawn to `out`.
+    store: whether chosen thresholds are stored with the checkpoint.
   """
 
   data_root: str = "."
@@ -55,6 +56,7 @@ class Settings:
   max_images: int = 0
   out: Path | None = None
   pictures: int = 8
+  store: bool = True
 
   def __post_init__(self):
     """Raises InputError for values that no checkpoint can be scored with."""
@@ -120,7 +122,7 @@ def run(
       rows = [(s.image, s.labels, labels) for s, labels in keeper.kept]
       report.draw(out, benchmark, results[benchmark.name], rows)
   others = (settings.combiner, settings.image_size, settings.templates)
-  if not any((*others, settings.synonyms)):
+  if settings.store and not any((*others, settings.synonyms)):
     chosen = {
       name: result["threshold_choice"]["threshold"]
       for name, result in results.items()

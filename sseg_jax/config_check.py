@@ -55,6 +55,18 @@ def _numbers(x: Any, low: float) -> bool:
   return len(x) == 2 and numbers and low < x[0] <= x[1]
 
 
+def _class_names(names: Any) -> bool:
+  if not all(isinstance(name, str) and name.strip() for name in names):
+    return False
+  if not names:
+    return True
+  try:
+    prompts.without_background(tuple(names), "data.classes")
+  except InputError:
+    return False
+  return len({name.lower() for name in names}) == len(names)
+
+
 RULES: dict[str, Rule] = {
   **models_fields.RULES,
   **tasks_fields.RULES,
@@ -67,6 +79,7 @@ RULES: dict[str, Rule] = {
     f"a multiple of {backbones.LARGEST_STRIDE}, the backbone's largest stride",
   ),
   "pallas": SWITCH,
+  "start_from": TEXT,
   "pseudo_masks.generator": registered(generator.GENERATORS),
   "pseudo_masks.k": at_least(1),
   "pseudo_masks.stride": at_least(1),
@@ -112,6 +125,7 @@ RULES: dict[str, Rule] = {
     " data.train, or empty",
   ),
   "data.val": TEXT,
+  "data.classes": Rule(_class_names, "texts that differ, background first"),
   "data.lanes": at_least(1),
   "data.shuffle_window": at_least(1),
   "data.crop_scale": Rule(
@@ -128,6 +142,16 @@ RULES: dict[str, Rule] = {
   "data.shapes.train_size": at_least(1),
   "data.shapes.eval_size": at_least(1),
   "data.shapes.hard_share": SHARE,
+  "self_training.teacher": TEXT,
+  "self_training.pictures": TEXT,
+  "self_training.names": TEXT,
+  "self_training.classes": TEXT,
+  "self_training.background": SWITCH,
+  "self_training.threshold": NOT_NEGATIVE,
+  "self_training.min_score": NOT_NEGATIVE,
+  "self_training.start": one_of("teacher", "scratch"),
+  "self_training.batch_size": at_least(1),
+  "self_training.shard_size": at_least(1),
   "mesh.data": Rule(
     lambda x: x == -1 or 1 <= x <= LARGEST, "-1, or at least 1"
   ),
@@ -183,13 +207,22 @@ def _queries(c: Any) -> str | None:
   )
 
 
-def _supervised(c: Any) -> str | None:
-  if c.task != "supervised" or c.data.source == "shapes":
+def _self_training(c: Any) -> str | None:
+  teacher = c.self_training.teacher
+  if not teacher:
     return None
-  return (
-    'task="supervised" needs class names, which only data.source="shapes" has'
-    " yet"
-  )
+  given = f"self_training.teacher={config_files.shown(teacher)}: "
+  if c.task != "supervised":
+    return (
+      f'{given}its student needs task="supervised", not {c.task!r};'
+      " configs/sseg_plus.py is an example"
+    )
+  if c.data.source != "records" or c.data.train or c.data.val:
+    return (
+      f"{given}its student learns from labels that the run makes; leave"
+      ' data.train and data.val empty, and data.source="records"'
+    )
+  return None
 
 
 def _cells(c: Any) -> str | None:
@@ -248,7 +281,16 @@ BETWEEN: tuple[Between, ...] = (
   Between(("optim.warmup_steps", "total_steps"), _warmup),
   Between(("data.lanes", "batch_size"), data_fields.lanes),
   Between(("pseudo_masks.k", "model.num_queries"), _queries),
-  Between(("task", "data.source"), _supervised),
+  Between(
+    (
+      "self_training.teacher",
+      "task",
+      "data.source",
+      "data.train",
+      "data.val",
+    ),
+    _self_training,
+  ),
   Between(
     (
       "image_size",

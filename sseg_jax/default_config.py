@@ -9,44 +9,12 @@ their differences.
 import ml_collections
 from ml_collections import config_dict
 
-from sseg_jax.errors import InputError
+from sseg_jax.batch_fields import check_batch, follow_batch
+
+__all__ = ["COMBINERS", "check_batch", "follow_batch", "get_config"]
 
 # Values of `evaluate.combiner`; see inference/scoring.py.
 COMBINERS = ("mean", "sum", "hard", "smallest")
-
-
-def check_batch(c: ml_collections.ConfigDict) -> None:
-  """Raises InputError for a `batch_size` below 1.
-
-  This is checked first, because other fields are computed from it
-  (`follow_batch`).
-  """
-  if c.batch_size < 1:
-    raise InputError(f"batch_size={c.batch_size} must be at least 1")
-
-
-def follow_batch(
-  c: ml_collections.ConfigDict,
-  pairs: int,
-  *,
-  epochs: int = 30,
-  warmup_epochs: int = 2,
-) -> None:
-  """Makes steps and learning rates of `c` depend on its `batch_size`.
-
-  When `batch_size` is overridden later, they are computed again, unless they
-  are overridden directly. The number of epochs stays the same. Learning rates
-  are proportional to the batch, as in GroupViT, starting from the present
-  values in `c`.
-  """
-  batch = c.get_ref("batch_size")
-  epoch = pairs // batch
-  c.total_steps = epochs * epoch
-  c.optim.warmup_steps = warmup_epochs * epoch
-  for name in ("peak_lr", "start_lr", "end_lr"):
-    # The number is wrapped in a reference so that the product has type float.
-    each = ml_collections.FieldReference(c.optim[name] / c.batch_size)
-    c.optim[name] = each * batch
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -54,8 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
 
   # "sseg" learns from captions and pseudo-masks (the paper). "supervised"
-  # trains the same network on the records' label maps: an upper bound for
-  # comparisons.
+  # trains the same network on the records' label maps: of a person, an upper
+  # bound for comparisons; of another model, self-training (§3.7).
   c.task = "sseg"
   c.seed = 0
   # 30 epochs (as GroupViT) of the 11,156,203 pairs of CC12M that GroupViT could
@@ -74,6 +42,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether Swin and the teacher compute attention in a Pallas kernel on TPUs.
   # False leaves it to XLA. (On CUDA GPUs the teacher always uses cuDNN.)
   c.pallas = True
+  # "": random weights, or those that model.weights and text.weights name.
+  # Otherwise a run or an exported folder, of which the run takes all arrays
+  # that have the same name and shape here (tasks/start.py). Ignored when a run
+  # resumes.
+  c.start_from = ""
 
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
@@ -165,6 +138,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Few captions then teach "dog" by "dogs". Not of the paper; 0 leaves it out.
   c.text.letter_groups = 0
   c.text.weights = ""  # as model.weights, for the text tower
+  # "supervised" only: text tower and its projection stay as they started, so
+  # that words which no label map has keep their meaning.
+  c.text.frozen = False
 
   c.pseudo_masks = ml_collections.ConfigDict()
   c.pseudo_masks.generator = "pixels"  # see pseudo_masks/generator.py
@@ -278,6 +254,9 @@ def get_config() -> ml_collections.ConfigDict:
   # the nearest 1 / lanes. "" takes all records equally often.
   c.data.weights = ""
   c.data.val = ""  # held-out pairs for retrieval; optional
+  # "supervised" only: names of the labels 0, 1, …, "background" first where
+  # label 0 is that. Empty: the list that the records have.
+  c.data.classes = ()
   # Parts of the global order of records; must divide batch_size (pipeline.py).
   c.data.lanes = 64
   c.data.shuffle_window = 4096  # records permuted together
@@ -295,6 +274,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.shapes.train_size = 16_384
   c.data.shapes.eval_size = 256  # pictures of each held-out split
   c.data.shapes.hard_share = 0.5  # of the training pictures, from the hard kind
+
+  c.self_training = _self_training()
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # devices along the batch; -1: all devices / fsdp
@@ -349,4 +330,35 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
   # Number of rankings, each with one caption per picture; scores are the mean.
   c.evaluate.retrieval_captions = 1
+  return c
+
+
+def _self_training() -> ml_collections.ConfigDict:
+  """Returns the fields of S-Seg+ (§3.7); without `teacher` none matters."""
+  c = ml_collections.ConfigDict()
+  # A run, an exported folder or org/name: the model that labels the pictures.
+  # "": the run trains as its other fields say. Otherwise it labels, trains a
+  # student with task="supervised", and scores both (self_training/).
+  c.teacher = ""
+  # Unlabelled pictures, comma-separated: folders of records, of which captions
+  # and labels are not read, or folders of pictures and patterns such as *.jpg.
+  c.pictures = ""
+  # "": all of them. Otherwise a text file with a name a line, with or without
+  # suffix, as VOC's ImageSets: of folders of pictures only these are taken.
+  c.names = ""
+  # The target's class list: a key of `prompts.CLASS_NAMES`, or a file with a
+  # name a line.
+  c.classes = ""
+  # Whether pixels may be background (Table 2) or all have a class (Table 4).
+  c.background = False
+  # Background threshold of the teacher. None: the one that is stored with it
+  # for this class list, or its default.
+  c.threshold = config_dict.placeholder(float)
+  # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
+  # paper does as far as is known.
+  c.min_score = 0.0
+  # What the student starts from: "teacher" (all that fits) or "scratch".
+  c.start = "teacher"
+  c.batch_size = 32  # pictures of one size labelled at once
+  c.shard_size = 256  # pictures in a file; a killed job repeats one at most
   return c

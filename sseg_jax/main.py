@@ -147,11 +147,19 @@ def run(argv: Sequence[str]) -> int:
 
       print(json.dumps(result))
     else:
-      from sseg_jax import evaluator
-
-      print(evaluator.headline(result))
+      print(_headline(result))
       print(f"result: {flags.workdir}/result.json")
   return 0
+
+
+def _headline(result: dict[str, Any]) -> str:
+  if "difference" in result:
+    from sseg_jax.self_training import run as self_training
+
+    return self_training.headline(result)
+  from sseg_jax import evaluator
+
+  return evaluator.headline(result)
 
 
 def _train(
@@ -173,6 +181,10 @@ def _train(
     handler.setFormatter(logging.PythonFormatter())
     handler.addFilter(_ours)
     logging.get_absl_logger().addHandler(handler)
+  if config.self_training.teacher:
+    from sseg_jax.self_training import run as self_training
+
+    return self_training.run(config, workdir, stop)
   return train.train(config, workdir, stop)
 
 

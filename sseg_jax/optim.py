@@ -12,6 +12,8 @@ import optax
 _NO_DECAY = re.compile(
   r"bias|scale|norm|token|embedding|position|quer(y|ies)|table"
 )
+# Parts of the model that `text.frozen` keeps as they are.
+TEXT_PARTS = ("text", "text_projection")
 
 
 def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
@@ -61,7 +63,8 @@ def build(config: Any) -> optax.GradientTransformation:
   Gradients are clipped by their global norm, unless `clip_norm` is 0.
 
   Args:
-    config: the whole config; `optim` and `total_steps` are read.
+    config: the whole config; `optim`, `total_steps` and `text.frozen` are
+      read.
   """
   c = config.optim
   adamw = optax.adamw(
@@ -72,6 +75,22 @@ def build(config: Any) -> optax.GradientTransformation:
     weight_decay=c.weight_decay,
     mask=decay_mask,
   )
-  if not c.clip_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw)
+  learns = adamw
+  if c.clip_norm:
+    learns = optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw)
+  if not config.text.frozen:
+    return learns
+  # Without gradients alone, weight decay would still shrink the text tower.
+  return optax.multi_transform(
+    {"learns": learns, "stays": optax.set_to_zero()}, _parts
+  )
+
+
+def _parts(params: Any) -> Any:
+  """Returns a tree of "stays", for the text tower, and "learns"."""
+  return {
+    name: jax.tree.map(
+      lambda _, name=name: "stays" if name in TEXT_PARTS else "learns", part
+    )
+    for name, part in params.items()
+  }

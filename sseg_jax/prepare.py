@@ -5,9 +5,11 @@
 Writes OUT/train and, with --val_size, OUT/val, and prints what was kept, what
 was left out, and why; OUT/report.html shows it. The work is in
 `data/preparation.py`. With --recipe it first says how the pictures of a
-published list of URLs are fetched (`data/recipes.py`). With
---add_pseudo_masks the command stores pseudo-masks in finished records instead;
-that work is in `pseudo_masks/caching.py`.
+published list of URLs are fetched (`data/recipes.py`). With --benchmark it
+writes a benchmark's pictures with their label maps
+(`benchmarks/labelled_records.py`). With --add_pseudo_masks the command stores
+pseudo-masks in finished records instead; that work is in
+`pseudo_masks/caching.py`.
 """
 
 import argparse
@@ -45,16 +47,27 @@ examples:
     python -m sseg_jax.prepare --add_pseudo_masks --records=records/train \\
       --out=cached/train --config=configs/photos.py
 
+  Pictures and label maps of a benchmark, to train with task="supervised":
+    python -m sseg_jax.prepare --benchmark=voc --data_root=DATA \\
+      --split=train --out=records/voc_train
+
 Captions and pictures that cannot be used are left out, counted and named.
 """
 
-# Flags of one of the two jobs; the other flags belong to both.
+# Flags that only one job has, or that not all have.
 _FOR_SOURCE = (
   "source", "kind", "captions", "val_size", "shard_size", "quality", "min_size",
   "max_aspect", "min_words", "max_words", "duplicates", "exclude_pictures",
   "limit", "seed", "workers", "overwrite",
 )  # fmt: skip
 _FOR_RECIPE = ("run", "img2dataset")
+_FOR_BENCHMARK = ("benchmark", "data_root", "split")
+# Flags of sources that a benchmark has as well.
+_ALSO_FOR_BENCHMARK = ("shard_size", "quality", "overwrite")
+_NOT_FOR_BENCHMARK = (
+  *(name for name in _FOR_SOURCE if name not in _ALSO_FOR_BENCHMARK),
+  "image_size", "recipe", *_FOR_RECIPE,
+)  # fmt: skip
 _FOR_PSEUDO_MASKS = (
   "records", "config", "set", "first_id", "batch_size", "process_index",
   "process_count", "features",
@@ -64,8 +77,9 @@ _FOR_PSEUDO_MASKS = (
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sseg_jax.prepare",
-    description="Turns captioned pictures into records.\nWith"
-    " --add_pseudo_masks, stores pseudo-masks in finished records.",
+    description="Turns captioned pictures into records.\nWith --benchmark, a"
+    " benchmark with its label maps. With --add_pseudo_masks,"
+    "\nstores pseudo-masks in finished records.",
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     # A flag that is not given is absent from the result.
@@ -140,6 +154,17 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--run", action="store_true", help="run them")
   add("--img2dataset", help="the program; default img2dataset")
+
+  add = parser.add_argument_group("from a benchmark").add_argument
+  add(
+    "--benchmark",
+    metavar="NAME",
+    help="write the pictures and label maps of a benchmark: voc, context, coco"
+    " (below --data_root), KIND=PATH, or [NAME=]FOLDER with images/, labels/"
+    " and classes.txt",
+  )
+  add("--data_root", help="holds VOCdevkit/ and coco/")
+  add("--split", help="of the benchmark; default train")
 
   add = parser.add_argument_group("pseudo-masks").add_argument
   add(
@@ -219,16 +244,28 @@ def main(argv: Sequence[str] | None = None) -> int:
   as_json = args.pop("json", False)
   report: Any
   if args.pop("add_pseudo_masks", False):
-    foreign = (*_FOR_SOURCE, "recipe", *_FOR_RECIPE)
+    foreign: tuple[str, ...] = (
+      *(*_FOR_SOURCE, "recipe"),
+      *(*_FOR_RECIPE, *_FOR_BENCHMARK),
+    )
     _check(args, "--add_pseudo_masks", ("records", "config"), foreign)
     # Imports JAX, which the other job does not need.
     from sseg_jax import config_check
     from sseg_jax.pseudo_masks import caching
 
     report = caching.run(**args, check=config_check.check, progress=not as_json)
+  elif "benchmark" in args:
+    foreign = (*_NOT_FOR_BENCHMARK, *_FOR_PSEUDO_MASKS)
+    _check(args, "--benchmark", (), foreign)
+    from sseg_jax.benchmarks import labelled_records
+
+    report = labelled_records.write(
+      args.pop("benchmark"), **args, progress=not as_json
+    )
   else:
     wanted = "a source of captions (without --add_pseudo_masks)"
-    _check(args, wanted, ("source",), _FOR_PSEUDO_MASKS)
+    foreign = (*_FOR_PSEUDO_MASKS, "data_root", "split")
+    _check(args, wanted, ("source",), foreign)
     recipe = args.pop("recipe", "")
     if recipe:
       args = _follow(recipe, as_json, **args)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from sseg_jax import accumulation
 from sseg_jax.models import pretrained, sseg
-from sseg_jax.tasks import TASKS
+from sseg_jax.tasks import TASKS, start
 from sseg_jax.tasks.setup import make_setup
 from sseg_jax.tasks.sseg import Features, compare, pseudo_mask_labels, towers
 from sseg_jax.tasks.sseg import loss as sseg_loss
@@ -65,11 +65,13 @@ def init_state(setup: Setup, *, published: bool = True) -> TrainState:
   Args:
     setup: of the run.
     published: whether the parts that `model.weights` and `text.weights` name,
-      and a frozen eye, get those weights. InputError if they do not fit.
+      a frozen eye, and what `start_from` names get those weights. InputError
+      if they do not fit.
   """
   params, model_state = sseg.init(setup.config, setup.config.seed)
   if published:
     params, model_state = pretrained.load(setup.config, params, model_state)
+    params, model_state = start.from_run(setup.config, params, model_state)
   return TrainState(
     jnp.zeros((), jnp.int32),
     params,

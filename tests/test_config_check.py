@@ -122,7 +122,24 @@ def _changed(**fields):
     ({"accumulate_steps": 3}, "accumulate_steps=3: its product with"),
     ({"loss__contrastive_block": 5}, "loss.contrastive_block=5: must divide"),
     ({"loss__mask": 0.0, "loss__contrastive": 0.0}, "one must be over 0"),
-    ({"task": "supervised"}, 'only data.source="shapes" has'),
+    ({"data.classes": ("cat", "Cat")}, "data.classes=.*texts that differ"),
+    (
+      {"data.classes": ("cat", "background")},
+      "data.classes=.*background first",
+    ),
+    ({"text.frozen": True}, "text.frozen=True: task='sseg' learns words"),
+    (
+      {"self_training.teacher": "runs/a"},
+      'its student needs task="supervised", not .sseg.',
+    ),
+    (
+      {
+        "self_training.teacher": "runs/a",
+        "task": "supervised",
+        "data.train": "x",
+      },
+      "labels that the run makes; leave data.train",
+    ),
     (
       {"data__source": "shapes", "data__shapes__train_size": 99},
       "data.shapes.train_size=99: must be at least batch_size=4096",

@@ -61,6 +61,7 @@ ORDER = (
     "prompts",
     "synonyms",
     "default_config",
+    "batch_fields",
     "stored_config",
     "images",
     "runtime",

@@ -53,7 +53,7 @@ def _config(by_regions):
   return c
 
 
-def _loss(config, batch, outputs, text):
+def _loss(config, batch, outputs, text, targets=None):
   class Fixed(sseg.SSeg):
     def __init__(self):
       self.logit_scale = nnx.Param(jnp.log(5.0))
@@ -67,7 +67,10 @@ def _loss(config, batch, outputs, text):
   return supervised.loss(
     config,
     Fixed(),
-    jnp.zeros((CLASSES, 2), int),
+    (
+      jnp.zeros((CLASSES, 2), int),
+      jnp.eye(CLASSES) if targets is None else targets,
+    ),
     jax.tree.map(jnp.asarray, batch),
     jax.random.key(0),
   )
@@ -130,4 +133,41 @@ def test_an_invalid_picture_reaches_neither_loss_nor_gradient(by_regions):
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
       run(outputs, text),
       expected,
+    )
+
+
+def test_background_wants_all_classes_equally_unlikely():
+  config = default_config.get_config()
+  made = supervised.frozen(config, ("background", "cat", "dog"))
+  assert made["class_tokens"].shape == (2, 77)
+  np.testing.assert_allclose(
+    made["class_targets"], [[0.5, 0.5], [1, 0], [0, 1]]
+  )
+  made = supervised.frozen(config, ("cat", "dog"))
+  np.testing.assert_allclose(made["class_targets"], np.eye(2))
+
+
+@pytest.mark.parametrize("by_regions", [False, True])
+def test_background_is_learned_as_that(by_regions):
+  outputs, text = _outputs()
+  targets = np.eye(CLASSES, dtype=np.float32)
+  targets[3] = 1 / CLASSES
+  name = "loss/region" if by_regions else "loss/pixel"
+  config, batch = _config(by_regions), _batch()
+  run = jax.jit(lambda *a: _loss(config, batch, *a)[1][name])
+  # With equal embeddings all classes are equally likely: log(classes), and no
+  # other target of label 3 is so easy.
+  same = outputs._replace(
+    query_embeddings=0 * outputs.query_embeddings + 1,
+    part_embeddings=0 * outputs.part_embeddings + 1,
+  )
+  ones = np.ones_like(text)
+  np.testing.assert_allclose(
+    run(same, ones, targets), np.log(CLASSES), rtol=1e-5
+  )
+  p = _log_probabilities(outputs.part_embeddings, text)
+  if by_regions:
+    losses = -p[:2, 0].mean(-1), -p[:2, 1, 254]
+    np.testing.assert_allclose(
+      run(outputs, text, targets), np.mean(losses), rtol=1e-5
     )

@@ -62,22 +62,40 @@ def write_shard(
   """Writes one shard: records, each with what it gets.
 
   That is a label map uint8 [h, w], and features float16 [n, d] of regions or
-  None.
+  None. The other arguments are as for `write_records`.
+  """
+
+  def whole() -> Iterator[records.Record]:
+    for record, labels, features in labelled:
+      found: dict[str, Any] = {"pseudo_labels": records.encode_png(labels)}
+      if features is not None:
+        found["region_features"] = np.asarray(features, "<f2").tobytes()
+      yield dataclasses.replace(record, **found)
+
+  write_records(folder, number, split, name, whole(), fingerprint)
+
+
+def write_records(
+  folder: str,
+  number: int,
+  split: str,
+  name: str,
+  found: Iterable[records.Record],
+  fingerprint: str,
+) -> None:
+  """Writes one shard under a temporary name, then renames it.
 
   Args:
     folder: of the new data set; must exist.
     number: of the shard in its data set.
     split: the first part of the shards' names.
     name: final name of the shard.
-    labelled: the records in their order, with labels and features.
-    fingerprint: of all that the labels depend on.
+    found: the records in their order.
+    fingerprint: of all that the records depend on.
   """
   writer = records.ShardWriter(manifest.join(folder, f"{split}-{number:05d}"))
-  for record, labels, features in labelled:
-    found: dict[str, Any] = {"pseudo_labels": records.encode_png(labels)}
-    if features is not None:
-      found["region_features"] = np.asarray(features, "<f2").tobytes()
-    writer.write(records.encode(dataclasses.replace(record, **found)))
+  for record in found:
+    writer.write(records.encode(record))
   writer.close()
   gfile = import_tensorflow().io.gfile
   path = _done(folder, name)

@@ -8,14 +8,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sseg_jax import errors
-from sseg_jax.data import manifest, shapes
+from sseg_jax.data import label_classes, manifest, shapes
 
 
 class TrainingData(NamedTuple):
   """What `prepare` found.
 
   Attributes:
-    class_names: the classes of the records' label maps; () if unknown.
+    class_names: the classes of the records' label maps, "background" first
+      where label 0 means that; () if unknown.
     records: fingerprint of the training records; None if the run draws them.
   """
 
@@ -32,7 +33,8 @@ def prepare(config: Any, workdir: epath.Path) -> TrainingData:
     workdir: folder of the run; the embedded data set is drawn to WORKDIR/data.
 
   Raises:
-    InputError: if a folder of records is missing or holds no records.
+    InputError: if a folder of records is missing or holds no records; or if the
+      supervised task does not know the classes of the label maps.
   """
   if config.data.source == "shapes":
     return _draw(config, workdir)
@@ -49,7 +51,10 @@ def prepare(config: Any, workdir: epath.Path) -> TrainingData:
         f"data.val={config.data.val}: holds no records; write it again, or"
         ' leave it out with --config.data.val=""'
       )
-  return TrainingData((), manifest.fingerprint(found))
+  names: tuple[str, ...] = ()
+  if config.task == "supervised":
+    names = label_classes.of(config.data.classes, found)
+  return TrainingData(names, manifest.fingerprint(found))
 
 
 def _draw(config: Any, workdir: epath.Path) -> TrainingData:

@@ -5,6 +5,7 @@ from typing import Any
 from sseg_jax import contrastive
 from sseg_jax.field_rules import (
   NOT_NEGATIVE,
+  SWITCH,
   Between,
   Rule,
   at_least,
@@ -22,6 +23,7 @@ RULES: dict[str, Rule] = {
   "loss.contrastive_form": one_of(*contrastive.FORMS),
   "loss.sharpness": NOT_NEGATIVE,
   "loss.max_words": at_least(1),
+  "text.frozen": SWITCH,
 }
 
 
@@ -88,6 +90,15 @@ def _form(c: Any) -> str | None:
   return None
 
 
+def _frozen_text(c: Any) -> str | None:
+  if c.task == "supervised" or not c.text.frozen:
+    return None
+  return (
+    f"text.frozen=True: task={c.task!r} learns words from captions; use False,"
+    ' or task="supervised"'
+  )
+
+
 def _eye(c: Any) -> str | None:
   if not teacher.is_eye(c):
     return None
@@ -135,4 +146,5 @@ BETWEEN: tuple[Between, ...] = (
     ),
     _form,
   ),
+  Between(("task", "text.frozen"), _frozen_text),
 )

@@ -1,4 +1,9 @@
-"""The task of the upper bound: the same network learns true label maps."""
+"""The task with label maps: the same network learns masks and their names.
+
+The label maps are a person's, for an upper bound, or another model's, for
+self-training. Classes are recognised by the embeddings of their names, so the
+network takes any words afterwards.
+"""
 
 import functools
 from collections.abc import Callable
@@ -6,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sseg_jax import losses, tokenizer
+from sseg_jax import losses, prompts, tokenizer
 from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
@@ -16,10 +22,40 @@ from sseg_jax.tasks.task import Metrics, Setup
 
 
 def frozen(config: Any, class_names: tuple[str, ...]) -> dict[str, Any]:
-  """Returns `class_tokens`, int32 [c,l]: a sentence for each class name."""
+  """Returns the arrays of the classes, which are never trained.
+
+  Args:
+    config: fields as in `default_config.py`.
+    class_names: the name of each label, "background" first or nowhere.
+
+  Returns:
+    `class_tokens`, int32 [c,l]: a sentence for each name but "background".
+    `class_targets`, float32 [labels,c]: for each label the probabilities that
+    the classes should have (`_targets`).
+  """
+  names, has_background = class_names, False
+  if class_names:
+    names, has_background = prompts.without_background(
+      class_names, "data.classes"
+    )
   tokenize = tokenizer.Tokenizer(config.text.context_length)
-  tokens = tokenize([f"a photo of a {name}." for name in class_names])
-  return {"class_tokens": tokens}
+  tokens = tokenize([f"a photo of a {name}." for name in names])
+  targets = _targets(len(names), has_background)
+  return {"class_tokens": tokens, "class_targets": targets}
+
+
+def _targets(classes: int, has_background: bool) -> np.ndarray:
+  """Returns the wanted probabilities of each label, float32 [labels,c].
+
+  A class has one of its own. Background has no word: all classes shall be
+  equally unlikely there, so that a threshold tells it from them (Dhamija et
+  al. 2018, "Reducing network agnostophobia", entropic open-set loss).
+  """
+  targets = np.eye(classes, dtype=np.float32)
+  if has_background:
+    row = np.full((1, classes), 1 / max(1, classes), np.float32)
+    targets = np.concatenate([row, targets])
+  return targets
 
 
 def step_loss(
@@ -30,13 +66,14 @@ def step_loss(
   key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns `loss` with the arguments that every task gets (`task.Task`)."""
-  return loss(setup.config, model, frozen["class_tokens"], batch, key)
+  classes = frozen["class_tokens"], frozen["class_targets"]
+  return loss(setup.config, model, classes, batch, key)
 
 
 def loss(
   config: Any,
   model: sseg.SSeg,
-  class_tokens: Int[Array, "c l"],
+  classes: tuple[Int[Array, "c l"], Float[Array, "labels c"]],
   batch: dict[str, Array],
   key: Array,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -54,13 +91,13 @@ def loss(
   Args:
     config: fields as in `default_config.py`.
     model: the network; its batch statistics are updated.
-    class_tokens: result of `frozen`; row i is the name of label i.
+    classes: `class_tokens` and `class_targets` of `frozen`.
     batch: as in `train_step.train_step`, with "labels", int32 [b,h,w].
     key: random key of dropout.
   """
-  weights, classes = config.loss, len(class_tokens)
-  k = config.pseudo_masks.k
-  masks = _true_masks(batch["labels"], classes, k)
+  class_tokens, targets = (jnp.asarray(array) for array in classes)
+  weights, k = config.loss, config.pseudo_masks.k
+  masks = _true_masks(batch["labels"], len(targets), k)
   counted = masks.exists & batch["valid"][:, None]
 
   by_regions = query_embedding.by_regions(config.model)
@@ -79,11 +116,14 @@ def loss(
     regions=regions,
     masks_every=every,
   )
-  text = model.encode_text(
-    jnp.asarray(class_tokens),
-    train=True,
-    rngs=ExampleRngs.from_ids(text_key, jnp.arange(classes)),
-  )
+  if config.text.frozen:
+    text = jax.lax.stop_gradient(model.encode_text(class_tokens))
+  else:
+    text = model.encode_text(
+      class_tokens,
+      train=True,
+      rngs=ExampleRngs.from_ids(text_key, jnp.arange(len(class_tokens))),
+    )
   mask, metrics = losses.mask_loss(
     image.mask_logits,
     masks.labels[::every],
@@ -95,16 +135,18 @@ def loss(
   )
   class_probabilities = functools.partial(
     scoring.class_probabilities,
-    class_embeddings=scoring.class_embeddings(text, classes),
+    class_embeddings=scoring.class_embeddings(text, len(class_tokens)),
     logit_scale=model.logit_scale[...],
     max_logit_scale=weights.max_logit_scale,
   )
   if by_regions:
     name = "loss/region"
-    words = _region_loss(class_probabilities, image, masks.present, counted)
+    words = _region_loss(
+      class_probabilities, image, masks.present, counted, targets
+    )
   else:
     name = "loss/pixel"
-    words = _pixel_loss(class_probabilities, image, batch, classes)
+    words = _pixel_loss(class_probabilities, image, batch, targets)
   total = weights.mask * mask + weights.contrastive * words
   return total, metrics | {"loss/mask": mask, name: words}
 
@@ -144,6 +186,7 @@ def _region_loss(
   image: sseg.ImageOutputs,
   present: Array,
   counted: Array,
+  targets: Array,
 ) -> Array:
   """Returns the cross-entropy of each mask's class, the mean over masks."""
   k = counted.shape[1]
@@ -153,15 +196,15 @@ def _region_loss(
   # The j-th mask is of the j-th class present.
   names = jnp.argsort(~present, 1, stable=True)[:, :k]
   names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
-  log_p = jnp.take_along_axis(log_p, names[..., None], -1)[..., 0]
-  return -(log_p * counted).sum() / jnp.maximum(1, counted.sum())
+  each = -(targets[names] * log_p).sum(-1)
+  return (each * counted).sum() / jnp.maximum(1, counted.sum())
 
 
 def _pixel_loss(
   class_probabilities: Callable[[Array], Array],
   image: sseg.ImageOutputs,
   batch: dict[str, Array],
-  classes: int,
+  targets: Array,
 ) -> Array:
   """Returns the cross-entropy of each pixel's class, the mean over pixels."""
   labels, valid = batch["labels"], batch["valid"][:, None, None]
@@ -170,13 +213,11 @@ def _pixel_loss(
   probabilities = class_probabilities(queries)
   scores = scoring.combine(mask_logits, probabilities, "mean")
   _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
-  small = jnp.where(_known(labels, classes), labels, -1)
+  small = jnp.where(_known(labels, len(targets)), labels, -1)
   small = losses.resize_labels(small, (h, w))
   seen = (small >= 0) & valid
-  log_p = jnp.take_along_axis(
-    _log(scores), jnp.maximum(small, 0)[..., None], -1
-  )[..., 0]
-  return -(log_p * seen).sum() / jnp.maximum(1, seen.sum())
+  each = -(targets[jnp.maximum(small, 0)] * _log(scores)).sum(-1)
+  return (each * seen).sum() / jnp.maximum(1, seen.sum())
 
 
 def _log(probabilities: Array) -> Array:

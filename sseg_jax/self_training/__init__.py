@@ -1,0 +1,1 @@
+"""S-Seg+: a teacher labels pictures, and a student learns from them."""

@@ -1,0 +1,303 @@
+"""S-Seg+: labels of a teacher, resumed jobs, and the whole command."""
+
+import io
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_resume import StopAfter
+from test_segmenter import COLOURS, stripes
+
+from sseg_jax.checkpoints import checkpoint
+from sseg_jax.data import label_classes, manifest, records
+from sseg_jax.errors import InputError
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.runtime import preemption
+from sseg_jax.self_training import labelling, pictures, run, teacher
+
+SIZES = ((32, 48), (32, 32), (32, 48), (64, 32), (32, 48))
+
+
+@pytest.fixture
+def red(coloured):
+  """Makes teachers that know red, green and blue."""
+
+  def make(threshold=None, min_score=0.0):
+    return teacher.Teacher(
+      coloured.segmenter,
+      ClassSet(COLOURS, ("{}",)),
+      threshold,
+      min_score,
+      {"teacher_sha256": "aa", "threshold": threshold, "min_score": min_score},
+    )
+
+  return make
+
+
+def _records(folder, labels=b"", count=1):
+  with records.RecordWriter(str(folder), shard_size=2) as writer:
+    for i, size in enumerate(SIZES * count):
+      png = records.encode_png(stripes(*size)[0])
+      more = {"labels": labels, "captions": (b"x",)} if labels else {}
+      writer.write(records.Record(b"%d" % i, png, **more))
+  return str(folder)
+
+
+def _label(made, folder, out, names="", **how):
+  parts = pictures.open_parts(str(folder), names, 2)
+  labelling.label(made, parts, str(out), **how)
+  return labelling.finish(made, parts, str(out))
+
+
+def _maps(out):
+  found = {}
+  for record in records.read(str(out)):
+    found[record.key.decode()] = np.asarray(
+      Image.open(io.BytesIO(record.labels))
+    )
+  return found
+
+
+def _files(folder):
+  return {
+    p.name: p.read_bytes()
+    for p in pathlib.Path(folder).iterdir()
+    if p.suffix != ".png"
+  }
+
+
+def test_records_get_the_teacher_s_labels_and_keep_none_of_their_own(
+  red, tmp_path
+):
+  bare = _records(tmp_path / "bare")
+  # What no reader of label maps would take.
+  given = _records(tmp_path / "given", labels=b"not read")
+  report = _label(red(), bare, tmp_path / "a", batch_size=2)
+  assert (report.records, report.ignored) == (5, 0)
+  maps = _maps(tmp_path / "a")
+  for i, size in enumerate(SIZES):
+    assert np.mean(maps[str(i)] == stripes(*size)[1]) > 0.9
+  found = manifest.read_manifest(str(tmp_path / "a"))
+  assert found.labels and found.info[label_classes.KEY] == list(COLOURS)
+  assert (tmp_path / "a" / labelling.SHEET).is_file()
+  _label(red(), given, tmp_path / "b")
+  for one, other in zip(
+    records.read(str(tmp_path / "a")),
+    records.read(str(tmp_path / "b")),
+    strict=True,
+  ):
+    assert one == other and not one.captions
+
+
+def test_background_and_unsure_pixels(red, tmp_path):
+  folder = _records(tmp_path / "in")
+  _label(red(threshold=0.99), folder, tmp_path / "a")
+  maps = _maps(tmp_path / "a")["1"]
+  found = manifest.read_manifest(str(tmp_path / "a"))
+  assert found.info[label_classes.KEY] == ["background", *COLOURS]
+  assert set(np.unique(maps)) <= {0, 1, 2, 3} and (maps == 0).any()
+  _label(red(min_score=0.99), folder, tmp_path / "b")
+  unsure = _maps(tmp_path / "b")["1"]
+  # The same pixels, but for the surest, which are never background.
+  assert ((unsure == 255) >= (maps == 0)).all()
+
+
+def test_a_killed_job_goes_on_and_gives_the_same_bytes(
+  red, tmp_path, monkeypatch
+):
+  folder = _records(tmp_path / "in")
+  _label(red(), folder, tmp_path / "whole")
+  left = [4]
+
+  def dies():
+    left[0] -= 1
+    if not left[0]:  # in the middle of the second shard
+      raise preemption.Stopped
+
+  with pytest.raises(preemption.Stopped):
+    _label(red(), folder, tmp_path / "out", check=dies)
+  assert not manifest.is_finished(str(tmp_path / "out"))
+  seen = []
+  _label(red(), folder, tmp_path / "out", check=lambda: seen.append(1))
+  assert len(seen) == 3
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_processes_share_the_parts(red, tmp_path):
+  folder = _records(tmp_path / "in")
+  _label(red(), folder, tmp_path / "whole")
+  parts = pictures.open_parts(folder, "", 2)
+  out = str(tmp_path / "out")
+  labelling.label(red(), parts, out, process_index=1, process_count=2)
+  with pytest.raises(InputError, match="shard 0 is missing"):
+    labelling.finish(red(), parts, out)
+  labelling.label(red(), parts, out, process_index=0, process_count=2)
+  labelling.finish(red(), parts, out)
+  assert _files(out) == _files(tmp_path / "whole")
+
+
+def test_labels_of_something_else_are_refused_by_name(red, tmp_path):
+  folder = _records(tmp_path / "in")
+  out = tmp_path / "out"
+  _label(red(), folder, out)
+  with pytest.raises(InputError, match="another background threshold.*0.5"):
+    _label(red(threshold=0.5), folder, out)
+  with pytest.raises(InputError, match="other pictures .*delete the folder"):
+    _label(red(), _records(tmp_path / "more", count=2), out)
+  with pytest.raises(InputError, match="records that are not labels"):
+    _label(red(), folder, folder)
+  (out / labelling.MADE_WITH).write_text("{")
+  with pytest.raises(InputError, match="labels.json is damaged"):
+    _label(red(), folder, out)
+
+
+def test_a_folder_of_pictures(red, tmp_path):
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  for name in ("a", "b", "c"):
+    Image.fromarray(stripes(32, 48)[0]).save(photos / f"{name}.png")
+  (photos / "d.jpg").write_bytes(b"no picture")
+  report = _label(red(), photos, tmp_path / "out")
+  assert report.records == 3
+  assert report.rejected == {"unreadable": {"count": 1, "examples": ["d.jpg"]}}
+  assert "unreadable: 1 (d.jpg)" in str(report)
+  for labels in _maps(tmp_path / "out").values():
+    assert np.mean(labels == stripes(32, 48)[1]) > 0.9
+  (tmp_path / "list.txt").write_text("c 1\na.png\n")
+  _label(red(), photos, tmp_path / "some", str(tmp_path / "list.txt"))
+  assert list(_maps(tmp_path / "some")) == ["c.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+  ("given", "names", "message"),
+  [
+    ("", "", "self_training.pictures is empty"),
+    ("nowhere", "", "nowhere: no such file or folder"),
+    ("empty", "", "self_training.pictures: .*is a folder without pictures"),
+    ("photos", "list", "list: has 1 names, as 'z', of no picture"),
+    ("photos", "nolist", "nolist: cannot be read as a text file"),
+    ("records", "list", "has records alone; leave names out"),
+  ],
+)
+def test_pictures_that_cannot_be_had(
+  given, names, message, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for name in ("empty", "photos"):
+    (tmp_path / name).mkdir()
+  Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+  (tmp_path / "list").write_text("a\nz\n")
+  _records(tmp_path / "records")
+  with pytest.raises(InputError, match=message):
+    pictures.open_parts(given, names, 2)
+
+
+@pytest.fixture(scope="module")
+def config(make_tiny_config, stored_network, tmp_path_factory):
+  """A run whose teacher is a tiny network with random weights."""
+  folder = tmp_path_factory.mktemp("target")
+  with records.RecordWriter(str(folder / "in"), shard_size=4) as writer:
+    for i in range(8):
+      picture = records.encode_png(np.roll(stripes(32, 32)[0], i, 1))
+      writer.write(records.Record(b"%d" % i, picture))
+  for part in ("images", "labels"):
+    (folder / "mine" / part).mkdir(parents=True)
+  image, labels = stripes(32, 32)
+  Image.fromarray(image).save(folder / "mine" / "images" / "a.png")
+  Image.fromarray(labels.astype(np.uint8)).save(
+    folder / "mine" / "labels" / "a.png"
+  )
+  (folder / "mine" / "classes.txt").write_text("\n".join(COLOURS))
+  c = make_tiny_config()
+  c.task, c.total_steps = "supervised", 4
+  c.text.frozen = True
+  c.model.decoder_layers = 1  # to compile sooner
+  c.model.deep_supervision = False
+  c.checkpoint.every_steps = c.evaluate.every_steps = 0
+  c.evaluate.benchmarks = str(folder / "mine")
+  c.self_training.teacher = str(stored_network / "run")
+  c.self_training.pictures = str(folder / "in")
+  c.self_training.classes = str(folder / "mine" / "classes.txt")
+  return c.lock()
+
+
+def _times(folder):
+  return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def _changed(config, **fields):
+  other = config.copy_and_resolve_references().unlock()
+  for name, value in fields.items():
+    part, _, field = name.rpartition("__")
+    (other[part] if part else other)[field] = value
+  return other
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"self_training__classes": ""}, "self_training.classes is empty"),
+    ({"self_training__classes": "x.txt"}, "self_training.classes: .*x.txt"),
+    (
+      {"self_training__background": True},
+      "has no background threshold; .*give",
+    ),
+    ({"self_training__teacher": "nowhere"}, "nowhere"),
+    ({"evaluate__benchmarks": ""}, "evaluate.benchmarks is empty"),
+  ],
+)
+def test_what_cannot_work_is_one_line(config, tmp_path, fields, message):
+  with pytest.raises(InputError, match=message):
+    run.run(_changed(config, **fields), tmp_path)
+  assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_run_and_a_stop_in_each_phase(
+  config, tmp_path, monkeypatch, stored_network
+):
+  before = _times(stored_network)
+  straight = run.run(config, tmp_path / "a", StopAfter(1000))
+  out = tmp_path / "b"
+  # While it labels.
+  assert run.run(config, out, StopAfter(3)) == {"preempted": 0}
+  # While it trains: the eight pictures are labelled first.
+  assert run.run(config, out, StopAfter(8 + 3)).keys() == {"preempted"}
+  assert not (out / "result.json").exists()
+  # Equal weights have equal scores, which take long to compile.
+  monkeypatch.setattr(
+    run.checkpoint_scores, "run", lambda path, *_: {"mine": {"mIoU": len(path)}}
+  )
+  resumed = run.run(config, out, StopAfter(1000))
+  assert resumed == json.loads((out / "result.json").read_text())
+  one, other = (
+    checkpoint.load(tmp_path / name / "student") for name in ("a", "b")
+  )
+  assert one.step == other.step == 4
+  jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+  assert straight["labels"] == resumed["labels"]
+  for result in (straight, resumed):
+    of_teacher, of_student = (
+      result[name]["benchmarks"]["mine"]["mIoU"]
+      for name in ("teacher", "student")
+    )
+    difference = pytest.approx(of_student - of_teacher, abs=0.01)
+    assert result["difference"] == {"mine": difference, "mean": difference}
+  assert 0 <= straight["student"]["benchmarks"]["mine"]["mIoU"] <= 100
+  # It started from the teacher, its words stayed, and the rest learned.
+  was = checkpoint.load(stored_network / "run").params
+  jax.tree.map(np.testing.assert_array_equal, was["text"], one.params["text"])
+  moved = jax.tree.map(
+    lambda a, b: float(abs(a - b).max()),
+    was["backbone"],
+    one.params["backbone"],
+  )
+  assert 0 < max(jax.tree.leaves(moved)) < 0.1
+  assert _times(stored_network) == before
+  lines = run.headline(straight).splitlines()
+  assert [line.split(":")[0] for line in lines] == [
+    *("teacher", "student", "difference")
+  ]
