@@ -12,6 +12,7 @@ from typing import Any
 
 from sseg_jax import command_line, files, prompts, synonyms
 from sseg_jax.errors import InputError, reported
+from sseg_jax.inference import protocols
 
 _EXAMPLES = (
   "--checkpoint=runs/photos \\\n    --benchmarks=voc,coco --data_root=DATA"
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     type=int,
     help="pictures of each benchmark that are drawn to --out; by default 8,"
     " with --oracle 6",
+  )
+  add(
+    "--protocol",
+    metavar="NAME",
+    help="fixes resize, windows, prompts, class names, thresholds and the"
+    f" background rule: {', '.join(protocols.PROTOCOLS)}; by default what the"
+    f" checkpoint's config says, reported as '{protocols.OWN}'",
   )
   add("--json", action="store_true", help="print the result as JSON")
   _add_flags_of_scores(parser.add_argument_group("scores of a checkpoint"))
@@ -160,6 +168,8 @@ def _check(flags: argparse.Namespace) -> None:
       )
     )
   if flags.oracle:
+    if flags.protocol:
+      raise InputError("--protocol: belongs to scores, not to --oracle")
     return
   for name in ("checkpoint", "benchmarks"):
     if getattr(flags, name) is None:
@@ -192,7 +202,7 @@ def _checkpoint(flags: argparse.Namespace) -> int:
       flags,
       *("data_root", "split", "background_threshold", "max_images", "out"),
       *("choose_threshold_split", "threshold_images", "templates"),
-      *("combiner", "image_size", "pictures", "synonyms"),
+      *("combiner", "image_size", "pictures", "synonyms", "protocol"),
     ),
   )
   results = checkpoint_scores.run(

@@ -33,7 +33,8 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
-  {"checkpoint_scores", "figures"},
+  {"checkpoint_scores", "system_scores", "figures"},
+  {"scores"},
   {"evaluation"},
   {
     "config_check",
