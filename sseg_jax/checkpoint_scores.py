@@ -4,10 +4,13 @@
 that a checkpoint is compared with.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax.checkpoints import checkpoint
+import numpy as np
+
+from sseg_jax.checkpoints import checkpoint, named_arrays
 from sseg_jax.inference import background, protocols, sources
 from sseg_jax.inference.by_protocol import ByProtocol
 from sseg_jax.inference.segmenter import SSegSegmenter
@@ -45,7 +48,12 @@ def run(
     image_size=settings.image_size,
     synonyms=settings.synonyms,
   )
-  fields = {"system": "sseg", "checkpoint": str(path), "step": int(loaded.step)}
+  fields = {
+    "system": "sseg",
+    "checkpoint": str(path),
+    "step": int(loaded.step),
+    "weights_sha256": _sha256(loaded.params, loaded.model_state),
+  }
   if settings.protocol:
     # Thresholds that were chosen under another protocol mean nothing here.
     protocol = protocols.find(settings.protocol)
@@ -79,3 +87,13 @@ def run(
       loaded, background.to_store(chosen, counts, network.combiner)
     )
   return results
+
+
+def _sha256(*trees: Any) -> str:
+  """Returns a hash of all arrays with their names, wherever they came from."""
+  found = hashlib.sha256()
+  for tree in trees:
+    for name, array in sorted(named_arrays.flat(tree).items()):
+      found.update(name.encode())
+      found.update(np.ascontiguousarray(array).tobytes())
+  return found.hexdigest()

@@ -33,7 +33,7 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
-  {"checkpoint_scores", "system_scores", "figures"},
+  {"checkpoint_scores", "system_scores", "figures", "paper_report"},
   {"scores"},
   {"evaluation"},
   {

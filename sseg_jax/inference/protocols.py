@@ -79,6 +79,8 @@ class Protocol:
 
   def line(self) -> str:
     """Returns what it fixes as a line of text."""
+    if self == MADE_ELSEWHERE:
+      return f"protocol {self.name}: label maps that were made elsewhere"
     if self.keeps_ratio:
       seen = (
         f"short side {self.short_side}, windows of {self.window} every"
@@ -144,6 +146,12 @@ PROTOCOLS = {
 # Without a protocol: a checkpoint is seen as its config says, with GroupViT's
 # resize, and the background is decided once for the whole picture.
 OWN = "own"
+
+
+# Of label maps that somebody gives: only they know what was done.
+MADE_ELSEWHERE = Protocol(
+  "predictions", "the benchmark", keeps_ratio=True, short_side=0, window=0
+)
 
 
 def find(name: str) -> Protocol:
