@@ -1,7 +1,8 @@
-"""Scores a checkpoint, or generators of pseudo-masks, on benchmarks.
+"""Scores a checkpoint, another system or generators of pseudo-masks.
 
 This is the command; `--help` shows its flags. `checkpoint_scores.py` scores a
-checkpoint, `benchmarks/table1.py` scores generators (`--oracle`).
+checkpoint, `system_scores.py` another system (`--system`),
+`benchmarks/table1.py` generators (`--oracle`).
 """
 
 import argparse
@@ -10,12 +11,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sseg_jax import command_line, files, prompts, synonyms
+from sseg_jax import baselines, command_line, files, prompts, synonyms
 from sseg_jax.errors import InputError, reported
+from sseg_jax.inference import protocols
 
 _EXAMPLES = (
   "--checkpoint=runs/photos \\\n    --benchmarks=voc,coco --data_root=DATA"
   " --out=runs/photos/scores",
+  "--system=clip --weights=CLIP \\\n    --benchmarks=voc --data_root=DATA"
+  " --protocol=square448",
   "--oracle --generators=pixels,dino \\\n    --benchmarks=voc --data_root=DATA"
   " --out=table1",
 )
@@ -24,7 +28,8 @@ _EXAMPLES = (
 def _parser() -> argparse.ArgumentParser:
   parser = command_line.Parser(
     "evaluate",
-    "Scores a checkpoint on benchmarks. With --oracle it scores generators of"
+    "Scores a checkpoint on benchmarks. With --system it scores another system"
+    " in the same way. With --oracle it scores generators of"
     " pseudo-masks instead: the mIoU that is reached if each mask gets the"
     " label of most of its pixels (Table 1).",
     _EXAMPLES,
@@ -52,8 +57,23 @@ def _parser() -> argparse.ArgumentParser:
     help="pictures of each benchmark that are drawn to --out; by default 8,"
     " with --oracle 6",
   )
+  add(
+    "--protocol",
+    metavar="NAME",
+    help="fixes resize, windows, prompts, class names, thresholds and the"
+    f" background rule: {', '.join(protocols.PROTOCOLS)}; by default what the"
+    f" checkpoint's config says, reported as '{protocols.OWN}'",
+  )
+  add(
+    "--report",
+    type=files.path,
+    metavar="DIR",
+    help="writes report.html and report.json there: the paper's tables beside"
+    " the scores of this call, and of earlier calls with the same folder",
+  )
   add("--json", action="store_true", help="print the result as JSON")
   _add_flags_of_scores(parser.add_argument_group("scores of a checkpoint"))
+  _add_flags_of_systems(parser.add_argument_group("scores of other systems"))
   _add_flags_of_oracle(parser.add_argument_group("scores of generators"))
   return parser
 
@@ -105,6 +125,45 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
   )
 
 
+def _add_flags_of_systems(group: argparse._ArgumentGroup) -> None:
+  add = group.add_argument
+  add(
+    "--system",
+    metavar="NAME",
+    help="sseg (the default, from --checkpoint),"
+    f" {', '.join(baselines.SYSTEMS)}; their"
+    " --weights are a folder that transformers saved: on a machine with a"
+    " connection, transformers.CLIPModel.from_pretrained("
+    "'openai/clip-vit-base-patch16').save_pretrained('CLIP'), or GroupViTModel"
+    " and 'nvidia/groupvit-gcc-redcaps'",
+  )
+  add(
+    "--predictions",
+    metavar="DIR",
+    help="of --system=predictions: holds ID.png, the labels of each picture",
+  )
+  add(
+    "--key_smoothing",
+    type=float,
+    metavar="P",
+    help="of --system=maskclip: patches less sure than this take the scores of"
+    " alike ones; 0 (default) for none, MaskCLIP's own is 1",
+  )
+  add(
+    "--prompt_denoising",
+    type=float,
+    metavar="P",
+    help="of --system=maskclip: classes less likely than this in a window are"
+    " left out; 0 (default) for none, MaskCLIP's own is 0.5",
+  )
+  add(
+    "--mask_generator",
+    metavar="NAME",
+    help="of --system=b1: a name of --generators; by default dino",
+  )
+  add("--mask_weights", help="of that generator: a file or published name")
+
+
 def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
   from sseg_jax.benchmarks.table1_rows import GROUPS, ROWS
 
@@ -118,7 +177,8 @@ def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
   )
   add(
     "--weights",
-    help="file or published name; dino=A,mae=B for several networks",
+    help="file or published name; dino=A,mae=B for several networks; of a"
+    " --system a folder or file",
   )
   add("--position_rule", help="of the networks: dino, size, …")
   add("--k", type=int, help="masks a picture, by default 8")
@@ -154,27 +214,49 @@ _OF_ORACLE = (
 )
 
 
+# Beside --weights, which generators have as well.
+_OF_SYSTEMS = (
+  *("system", "predictions", "key_smoothing", "prompt_denoising"),
+  *("mask_generator", "mask_weights"),
+)
+
+
 def _check(flags: argparse.Namespace) -> None:
   """Raises InputError for flags of the other kind, and for missing ones."""
-  others = _OF_A_CHECKPOINT if flags.oracle else _OF_ORACLE
-  wrong = [f"--{n}" for n in others if getattr(flags, n) not in (None, False)]
+  other = flags.system not in (None, "sseg")
+  wrong: list[str] = []
+  where = "belongs to --oracle; add that, or leave this out"
+  if flags.oracle:
+    where = "belongs to scores of a checkpoint, not to --oracle"
+    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "report"]
+  elif other:
+    where = f"means nothing for --system={flags.system}; leave it out"
+    wrong += ["checkpoint", "words_report", *_OF_ORACLE]
+    known = baselines.OPTIONS.get(flags.system, ())
+    wrong = [name for name in (*wrong, *_OF_SYSTEMS[1:]) if name not in known]
+  else:
+    wrong += [*_OF_ORACLE, *_OF_SYSTEMS[1:]]
+
+  def given(name: str) -> bool:
+    return getattr(flags, name) not in (None, False)
+
+  wrong = [f"--{name}" for name in wrong if given(name)]
   if wrong:
-    raise InputError(
-      f"{', '.join(wrong)}: "
-      + (
-        "belongs to scores of a checkpoint, not to --oracle"
-        if flags.oracle
-        else "belongs to --oracle; add that, or leave this out"
-      )
-    )
+    raise InputError(f"{', '.join(wrong)}: {where}")
   if flags.oracle:
     return
-  if flags.words_report and flags.benchmarks is not None:
-    raise InputError(
-      "--words_report scores no benchmark; leave --benchmarks out, and call the"
-      " command twice for both"
-    )
-  for name in ("checkpoint", *(() if flags.words_report else ("benchmarks",))):
+  if flags.words_report:
+    others = [n for n in ("benchmarks", "protocol", "report") if given(n)]
+    if others:
+      raise InputError(
+        f"--words_report scores no benchmark; leave --{', --'.join(others)}"
+        " out, and call the command twice for both"
+      )
+  if flags.words_report:
+    needed: tuple[str, ...] = ("checkpoint",)
+  else:
+    needed = ("benchmarks",) if other else ("checkpoint", "benchmarks")
+  for name in needed:
     if getattr(flags, name) is None:
       raise InputError(f"--{name} is missing; see --help for what to give")
 
@@ -196,26 +278,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(report.run(flags.checkpoint, flags.out) / report.NAMES[1])
     return 0
-  return _oracle(flags) if flags.oracle else _checkpoint(flags)
+  return _oracle(flags) if flags.oracle else _scores(flags)
 
 
-def _checkpoint(flags: argparse.Namespace) -> int:
+def _scores(flags: argparse.Namespace) -> int:
   # Imported here, because these load JAX.
-  from sseg_jax import benchmarks, checkpoint_scores
+  from sseg_jax import benchmarks, checkpoint_scores, system_scores
+  from sseg_jax.baselines.options import Options
   from sseg_jax.benchmarks import report
+  from sseg_jax.paper_report import gathered, write
 
+  seen: dict[str, gathered.Gathered] = {}
+
+  def observer(benchmark: Any) -> gathered.Gathered:
+    return seen.setdefault(benchmark.name, gathered.Gathered(benchmark))
+
+  before = write.prepare(flags.report) if flags.report else []
   settings = checkpoint_scores.Settings(
+    observer=observer if flags.report else None,
     class_names=benchmarks.class_list(flags.classes) if flags.classes else None,
     **_given(
       flags,
       *("data_root", "split", "background_threshold", "max_images", "out"),
       *("choose_threshold_split", "threshold_images", "templates"),
-      *("combiner", "image_size", "pictures", "synonyms"),
+      *("combiner", "image_size", "pictures", "synonyms", "protocol"),
     ),
   )
-  results = checkpoint_scores.run(
-    flags.checkpoint, benchmarks.parse_specs(flags.benchmarks), settings
-  )
+  specs = benchmarks.parse_specs(flags.benchmarks)
+  if flags.system in (None, "sseg"):
+    results = checkpoint_scores.run(flags.checkpoint, specs, settings)
+  else:
+    names = baselines.OPTIONS.get(flags.system, ())
+    results = system_scores.run(
+      flags.system, specs, settings, Options(**_given(flags, *names))
+    )
+  if flags.report:
+    write.write(flags.report, before, results, seen)
   if flags.json:
     print(json.dumps(results))
   else:

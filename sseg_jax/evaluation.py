@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sseg_jax import prompts, synonyms
-from sseg_jax.benchmarks.counts import Count, CountWithBackground
+from sseg_jax.benchmarks.counts import (
+  Count,
+  CountLabels,
+  CountWithBackground,
+)
 from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
 from sseg_jax.benchmarks.retrieval import ranks, retrieval
 from sseg_jax.benchmarks.sample import spread
-from sseg_jax.inference import background
+from sseg_jax.inference import background, protocols
 
 if TYPE_CHECKING:
   from sseg_jax.benchmarks import Benchmark, Sample
@@ -68,9 +72,10 @@ def evaluate(
     progress: gets the number of finished pictures and of all.
 
   Returns:
-    A dictionary that JSON can hold: `benchmark mIoU per_class pixel_accuracy
-    images seconds images_per_second templates synonyms threshold`. Scores are
-    in 0..100; `per_class` is in label order, with None for classes that never
+    A dictionary that JSON can hold: `benchmark protocol mIoU per_class
+    pixel_accuracy images seconds images_per_second templates synonyms
+    threshold`. `protocol` is a name of `inference.protocols`. Scores are in
+    0..100; `per_class` is in label order, with None for classes that never
     occur. If the benchmark has background, there is also `curve`, a list of
     thresholds with their mIoU. The curve is of the pictures that are scored, so
     no threshold may be chosen on it.
@@ -79,21 +84,22 @@ def evaluate(
     templates = prompts.templates(templates)
   indices = spread(len(benchmark), max_images)
   bound = threshold
-  if benchmark.has_background and bound is None:
+  find, own = _labels_of(segmenter, benchmark, threshold, thresholds)
+  if own is None and benchmark.has_background and bound is None:
     bound = guess_threshold(
       segmenter, benchmark, templates=templates, batch_size=batch_size
     ).value
-  count = (
+  count: Any = own or (
     CountWithBackground(benchmark, float(bound or 0), thresholds)
     if benchmark.has_background
     else Count(benchmark)
   )
   start, done = time.perf_counter(), 0
-  for samples, bests, indexes in _scored(
-    segmenter, benchmark, indices, templates, batch_size
+  for samples, *found in _scored(
+    segmenter, benchmark, indices, templates, batch_size, find
   ):
     for sample, predicted in zip(
-      samples, count.add(samples, bests, indexes), strict=True
+      samples, count.add(samples, *found), strict=True
     ):
       if observe:
         observe(sample, predicted)
@@ -103,6 +109,7 @@ def evaluate(
   seconds = time.perf_counter() - start
   return {
     "benchmark": benchmark.name,
+    "protocol": _protocol(segmenter),
     **count.confusion().summary(count.names),
     **speed(len(indices), seconds),
     "templates": list(templates),
@@ -110,6 +117,38 @@ def evaluate(
     "threshold": None,
     **count.of_thresholds(),
   }
+
+
+def _labels_of(
+  segmenter: Any,
+  benchmark: "Benchmark",
+  threshold: float | None,
+  thresholds: Sequence[float] | None,
+) -> tuple[Callable | None, CountLabels | None]:
+  """Returns how a segmenter decides labels itself, and what counts them.
+
+  (None, None) for a segmenter that gives scores, as most do.
+  """
+  if hasattr(segmenter, "labels_of"):  # labels made elsewhere
+    return (
+      lambda samples, _, __: (segmenter.labels_of(samples, benchmark)[None],),
+      CountLabels(benchmark),
+    )
+  rule = getattr(getattr(segmenter, "protocol", None), "rule", "picture")
+  if not benchmark.has_background or rule == "picture":
+    return None, None
+  if threshold is None:
+    raise ValueError(f"{benchmark.name}: the rule {rule} needs a threshold")
+  count = CountLabels(benchmark, threshold, thresholds)
+
+  def find(samples, images, class_set):
+    return (segmenter.labels_many(images, class_set, count.thresholds),)
+
+  return find, count
+
+
+def _protocol(segmenter: "Segmenter") -> str:
+  return getattr(getattr(segmenter, "protocol", None), "name", protocols.OWN)
 
 
 # --- The threshold of the background ------------------------------------------
@@ -268,8 +307,12 @@ def _scored(
   indices: Sequence[int],
   templates: str | Sequence[str],
   batch_size: int,
-) -> Iterator[tuple[list["Sample"], np.ndarray, np.ndarray]]:
-  """Yields some samples of one size, with the best score and class by pixel."""
+  find: Callable | None = None,
+) -> Iterator[tuple]:
+  """Yields some samples of one size, with the best score and class by pixel.
+
+  `find(samples, images, class_set)` may return other arrays instead.
+  """
   from sseg_jax.inference.class_set import ClassSet
   from sseg_jax.inference.segmenter import winners
 
@@ -282,7 +325,12 @@ def _scored(
   )
   for samples in _batches((benchmark[i] for i in indices), batch_size):
     images = np.stack([sample.image for sample in samples])
-    yield samples, *winners(segmenter, images, class_set)
+    found = (
+      find(samples, images, class_set)
+      if find
+      else winners(segmenter, images, class_set)
+    )
+    yield samples, *found
 
 
 def _synonyms(segmenter: "Segmenter") -> str:

@@ -34,7 +34,11 @@ ORDER = (
   {"train"},
   {"evaluator"},
   {"evaluate"},
-  {"checkpoint_scores", "figures", "learned"},
+  {
+    *("checkpoint_scores", "system_scores"),
+    *("figures", "learned", "paper_report"),
+  },
+  {"scores"},
   {"evaluation"},
   {
     "config_check",

@@ -1,6 +1,6 @@
 """Counts the pixels of a benchmark from the winning class of each pixel.
 
-The two classes have the same methods; `evaluation.evaluate` chooses one.
+All classes have the same methods; `evaluation.evaluate` chooses one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from sseg_jax.benchmarks.miou import Confusion, ThresholdConfusions, rounded
 from sseg_jax.benchmarks.sample import Benchmark, Sample
 from sseg_jax.inference import background
+
+_EVEN = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
 class Count:
@@ -106,3 +108,62 @@ class CountWithBackground:
     if self._sweep is None:
       raise ValueError("no picture was counted")
     return self._sweep
+
+
+class CountLabels:
+  """Counts the pixels of a benchmark from labels that are already decided.
+
+  Attributes:
+    names: of the labels, background included.
+    thresholds: for each of which there are labels; () without thresholds.
+  """
+
+  def __init__(
+    self,
+    benchmark: Benchmark,
+    threshold: float | None = None,
+    thresholds: Sequence[float] | None = None,
+  ):
+    """Starts from zero.
+
+    Args:
+      benchmark: what is scored.
+      threshold: of the reported scores; None if labels have no threshold.
+      thresholds: others, for the curve; None takes 0.05, 0.1, … 0.95.
+    """
+    background_ = ("background",) if benchmark.has_background else ()
+    self.names = (*background_, *benchmark.class_names)
+    self._threshold = threshold
+    self.thresholds: tuple[float, ...] = ()
+    if threshold is not None:
+      more = _EVEN if thresholds is None else thresholds
+      self.thresholds = tuple(sorted({*more, threshold}))
+    many = max(1, len(self.thresholds))
+    self._confusions = [Confusion(len(self.names)) for _ in range(many)]
+    self._chosen = self.thresholds.index(threshold) if self.thresholds else 0
+
+  def add(
+    self, samples: Sequence[Sample], labels: Int[np.ndarray, "t b h w"]
+  ) -> Iterator[Int[np.ndarray, "h w"]]:
+    """Counts samples of one size, and yields the reported labels of each."""
+    for i, sample in enumerate(samples):
+      for confusion, found in zip(self._confusions, labels, strict=True):
+        confusion.add(sample.labels, found[i])
+      yield labels[self._chosen][i]
+
+  def confusion(self) -> Confusion:
+    """As `Count.confusion`."""
+    return self._confusions[self._chosen]
+
+  def of_thresholds(self) -> dict[str, Any]:
+    """As `CountWithBackground.of_thresholds`; {} without thresholds."""
+    if not self.thresholds:
+      return {}
+    points = zip(self.thresholds, self._confusions, strict=True)
+    return {
+      "threshold": self._threshold,
+      "curve": [
+        {"threshold": t, "mIoU": rounded(confusion.mean_iou())}
+        for t, confusion in points
+      ],
+    }

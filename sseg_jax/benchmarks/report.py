@@ -1,6 +1,7 @@
 """Scores as text tables; predictions, masks and curves as pictures."""
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sseg_jax.benchmarks.sample import Benchmark
 from sseg_jax.errors import InputError
 from sseg_jax.images import drawing
 from sseg_jax.images.palette import palette
+from sseg_jax.inference import protocols
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -28,9 +30,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """One line for each benchmark."""
-  rows = []
+  """One table for each protocol, with a line for each benchmark.
+
+  Scores of two protocols cannot be compared, so they never share a table.
+  """
+  parts: dict[str, list] = {}
   for name, r in results.items():
+    settings = r.get("protocol_settings")
+    head = (
+      protocols.Protocol(**settings).line()
+      if settings
+      else f"protocol {r.get('protocol', protocols.OWN)}"
+    )
+    parts.setdefault(head, []).append((name, r))
+  return "\n\n".join(
+    "\n".join([*textwrap.wrap(head, 79), _summary(rows)])
+    for head, rows in parts.items()
+  )
+
+
+def _summary(results: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+  rows = []
+  for name, r in results:
     choice = r.get("threshold_choice")
     other = choice and choice["without_labels"]
     rows.append(
@@ -95,7 +116,7 @@ def draw(
       drawing.save(out / f"predictions_{name}.png", picture)
     except InputError as error:
       print(f"no pictures of {name}: {error}", file=sys.stderr)
-  if benchmark.has_background:
+  if "curve" in result:
     points = result["curve"]
     x = [point["threshold"] for point in points]
     y = [point["mIoU"] for point in points]

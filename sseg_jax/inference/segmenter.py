@@ -227,10 +227,20 @@ class SSegSegmenter:
     self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
   ) -> Float[np.ndarray, "b h w c"]:
     """Class scores of images of one size."""
+    return self._all_scores(self._groups(images, class_set))
+
+  def score_windows(
+    self, windows: Float[np.ndarray, "g h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "g h w c"]:
+    """Class scores of windows of one size, neither resized nor cut."""
+    layout = Layout.of_window(*windows.shape[1:3])
+    return self._all_scores(self._groups(windows, class_set, layout))
+
+  def _all_scores(self, groups: Iterator[Encoded]) -> np.ndarray:
     return np.concatenate(
       [
         np.concatenate(list(group.scores(self.combiner)), axis=-1)
-        for group in self._groups(images, class_set)
+        for group in groups
       ]
     )
 
@@ -250,10 +260,13 @@ class SSegSegmenter:
     return np.concatenate(bests), np.concatenate(indices)
 
   def _groups(
-    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
+    self,
+    images: Num[np.ndarray, "b h w 3"],
+    class_set: ClassSet,
+    layout: Layout | None = None,
   ) -> Iterator[Encoded]:
     """Yields groups of images, each as large as the device's memory allows."""
-    layout = Layout.of(
+    layout = layout or Layout.of(
       *images.shape[1:3], image_size=self.image_size, stride=self.stride
     )
     places = layout.places()

@@ -83,6 +83,12 @@ class Layout:
     starts = tuple((y, x) for y in rows for x in columns)
     return cls((h, w), resized, window, canvas, starts)
 
+  @classmethod
+  def of_window(cls, h: int, w: int) -> "Layout":
+    """Lays out one window over all of a picture, which is not resized."""
+    window = -(-h // PAD) * PAD, -(-w // PAD) * PAD
+    return cls((h, w), (h, w), window, window, ((0, 0),))
+
   def cut(
     self, image: UInt8[np.ndarray, "h w 3"]
   ) -> Float[np.ndarray, "g wh ww 3"]:

@@ -45,6 +45,14 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   return (0.5 * y * (1 + lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """CLIP's cheap approximation of GELU: `x * sigmoid(1.702 x)`."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
 class MLP(nnx.Module):
   """Linear layers with ReLU between them, none after the last."""
 

@@ -273,14 +273,14 @@ def swin(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
     # A classifier's file does not have them. They keep their initial values.
     leaves = {k: v for k, v in leaves.items() if not k.startswith("norms/")}
   named = tensors.join_qkv(named, ".attention.", place)
-  return _converted(named, leaves, place)
+  return converted(named, leaves, place)
 
 
 def resnet(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
   """Does the same as `swin` for a `ResNet`, with its running statistics."""
   named = _renamed(arrays, _RESNET)
   named = {k: v for k, v in named.items() if not _RESNET_UNUSED.search(k)}
-  return _converted(named, leaves, place)
+  return converted(named, leaves, place)
 
 
 def vit(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
@@ -295,7 +295,7 @@ def vit(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
 
 def maskformer(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
   """Does the same for a `MaskFormer`, from the tensors of both decoders."""
-  return _converted(_renamed(arrays, _MASKFORMER), leaves, place)
+  return converted(_renamed(arrays, _MASKFORMER), leaves, place)
 
 
 def text(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
@@ -306,7 +306,7 @@ def text(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
   named = _renamed(arrays, _TEXT)
   named = {k: v for k, v in named.items() if _TEXT_USED.match(k)}
   named = tensors.join_qkv(named, ".attention.", place)
-  return _converted(named, leaves, place)
+  return converted(named, leaves, place)
 
 
 def _part(leaves: Leaves, part: str) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def _renamed(arrays: Arrays, rules: tensors.Rules) -> Arrays:
   return {tensors.renamed(name, rules): v for name, v in arrays.items()}
 
 
-def _converted(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
+def converted(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
   """Converts arrays from torch's layout; theirs are our names with dots."""
   names, shapes = {}, {}  # by torch's name
   for ours, leaf in leaves.items():

@@ -17,14 +17,10 @@ from sseg_jax.errors import InputError
 from sseg_jax.models import remat
 from sseg_jax.models.dropout import Dropout, ExampleRngs
 from sseg_jax.models.flax_versions import List
+from sseg_jax.models.layers import quick_gelu
 from sseg_jax.models.letter_groups import LetterGroups
 
 EPS = 1e-5  # of every LayerNorm; torch's default, not Flax's
-
-
-def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """CLIP's cheap approximation of GELU: `x * sigmoid(1.702 x)`."""
-  return x * jax.nn.sigmoid(1.702 * x)
 
 
 class CausalAttention(nnx.Module):

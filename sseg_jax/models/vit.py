@@ -23,7 +23,7 @@ from sseg_jax.models.attention import attend
 from sseg_jax.models.dropout import DropPath, ExampleRngs
 from sseg_jax.models.flax_versions import List
 from sseg_jax.models.kernels import flash
-from sseg_jax.models.layers import gelu
+from sseg_jax.models.layers import ACTIVATIONS
 from sseg_jax.models.vit_sizes import VIT_SIZES, Sizes
 
 __all__ = ["FEATURES", "VIT_SIZES", "Block", "Sizes", "ViT"]
@@ -51,6 +51,7 @@ class Block(nnx.Module):
     layer_scale: bool,
     epsilon: float,
     drop_path: float = 0.0,
+    activation: str = "gelu",
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
@@ -79,6 +80,7 @@ class Block(nnx.Module):
     self.mlp_out = _linear(hidden, width, dtype, rngs)
     self.scale2 = scale()
     self.drop_path = DropPath(drop_path)
+    self.activation = activation
 
   def __call__(
     self,
@@ -105,8 +107,13 @@ class Block(nnx.Module):
     y = flash.attend(q, k, v, t) if self.flash else attend(q, k, v)
     y = self.out(y.reshape(b, t, d))
     x = x + drop(_scaled(y, self.scale1))
-    y = gelu(self.mlp_in(self.norm2(x)))
-    return x + drop(_scaled(self.mlp_out(y), self.scale2))
+    return x + drop(_scaled(self.mlp(x), self.scale2))
+
+  def mlp(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    """Returns the second branch, before it is scaled and added."""
+    return self.mlp_out(
+      ACTIVATIONS[self.activation](self.mlp_in(self.norm2(x)))
+    )
 
   def _queries_keys_values(self, y: Float[Array, "b t d"]) -> list[Array]:
     d = y.shape[-1]
@@ -180,6 +187,7 @@ class ViT(nnx.Module):
         layer_scale=s.layer_scale,
         epsilon=s.epsilon,
         drop_path=rate,
+        activation=s.activation,
         dtype=dtype,
         rngs=rngs,
       )

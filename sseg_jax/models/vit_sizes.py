@@ -44,6 +44,7 @@ class Sizes:
     position_rule: how the table is resized; see `positions`.
     epsilon: of every LayerNorm; 1e-6 in the originals.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
+    activation: of the MLPs, a key of `layers.ACTIVATIONS`.
 
   Raises:
     InputError: if `num_heads` does not divide `width`, or the rule does not
@@ -61,6 +62,7 @@ class Sizes:
   position_rule: str = "dino"
   epsilon: float = 1e-6
   drop_path: float = 0.0
+  activation: str = "gelu"
 
   def __post_init__(self):
     """Checks the fields."""

@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
   """Returns the checkout's commit, with "+changes"; None outside of one."""
-  folder = Path(__file__).parent
+  folder = Path(__file__).parents[1]  # the package, not its runtime/
 
   def git(*arguments: str) -> str:
     return subprocess.run(

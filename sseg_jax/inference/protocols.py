@@ -1,0 +1,176 @@
+"""Protocols of evaluation by name: all that turns scores into an mIoU.
+
+Scores of two protocols cannot be compared, so each result says its own. A
+protocol fixes the size at which a picture is seen, the windows and their
+average, the prompts, the names of the classes, and which pixels are background.
+
+This module needs only NumPy.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from sseg_jax.errors import InputError
+
+# Which pixels are background:
+#   "window": the background is a class of its own, whose score in a window is 1
+#     where the best score there is below min(threshold, best score of the
+#     window), else 0. It is averaged and resized like the others; the highest
+#     wins. GroupViT, segmentation/evaluation/group_vit_seg.py.
+#   "constant": the background is a class whose score is the threshold.
+#     TCL, segmentation/evaluation/tcl_seg.py.
+#   "picture": the best score of the averaged, resized scores is below
+#     min(threshold, best score of the picture); `background.apply_threshold`.
+RULES = ("window", "constant", "picture")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """One way to evaluate.
+
+  Attributes:
+    name: as `--protocol` takes it.
+    source: whose protocol it is.
+    keeps_ratio: whether `short_side` is the short side; else both sides are
+      resized to it and the picture is seen whole.
+    short_side: in pixels; the long side is at most 2048.
+    window: side of the windows in pixels.
+    stride: of the windows in pixels.
+    templates: a key of `prompts.TEMPLATES`.
+    class_names: benchmark, without the number in its name, -> a key of
+      `prompts.CLASS_NAMES`. Other benchmarks keep their names.
+    rule: one of `RULES`.
+    thresholds: of the background by benchmark, or one for all; {} where they
+      are chosen on the training split.
+  """
+
+  name: str
+  source: str
+  keeps_ratio: bool
+  short_side: int = 448
+  window: int = 448
+  stride: int = 224
+  templates: str = "simple"
+  class_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  rule: str = "picture"
+  thresholds: Mapping[str, float] | float = dataclasses.field(
+    default_factory=dict
+  )
+
+  @property
+  def has_thresholds(self) -> bool:
+    """Whether the protocol itself has background thresholds."""
+    return bool(self.thresholds)
+
+  def threshold(self, benchmark: str) -> float | None:
+    """Returns the background threshold of a benchmark, if there is one."""
+    if isinstance(self.thresholds, float):
+      return self.thresholds
+    return self.thresholds.get(benchmark)
+
+  def names_of(self, benchmark: str) -> str | None:
+    """Returns the key of `prompts.CLASS_NAMES` of a benchmark, if any."""
+    return self.class_names.get(benchmark.rstrip("0123456789"))
+
+  def settings(self) -> dict[str, Any]:
+    """Returns all of it as JSON can hold it, for results."""
+    return dataclasses.asdict(self)
+
+  def line(self) -> str:
+    """Returns what it fixes as a line of text."""
+    if self == MADE_ELSEWHERE:
+      return f"protocol {self.name}: label maps that were made elsewhere"
+    if self.keeps_ratio:
+      seen = (
+        f"short side {self.short_side}, windows of {self.window} every"
+        f" {self.stride} averaged"
+      )
+    else:
+      seen = f"pictures resized to {self.short_side}x{self.short_side}"
+    rules = {
+      "window": "background where a window's best score is below",
+      "constant": "background is a class of constant score",
+      "picture": "background where a picture's best score is below",
+    }
+    if isinstance(self.thresholds, float):
+      values = f" {self.thresholds:g}"
+    elif self.thresholds:
+      values = " " + ", ".join(
+        f"{v:g} ({k})" for k, v in self.thresholds.items()
+      )
+    else:
+      values = " a threshold chosen on other pictures"
+    return (
+      f"protocol {self.name}: {seen}; templates {self.templates}; class names"
+      f" of {self.source}; {rules[self.rule]}{values}"
+    )
+
+
+_GROUPVIT_NAMES = {"voc": "voc", "context": "context", "coco": "coco"}
+_MMSEG_NAMES = {
+  "voc": "voc_original",
+  "context": "context_original",
+  "coco": "coco",
+}
+
+PROTOCOLS = {
+  # segmentation/configs/_base_/datasets, configs/default.yml.
+  "groupvit": Protocol(
+    "groupvit",
+    "GroupViT",
+    keeps_ratio=True,
+    class_names=_GROUPVIT_NAMES,
+    rule="window",
+    thresholds={"voc": 0.95, "context": 0.35, "coco": 0.95},
+  ),
+  # configs/eval.yml, without PAMR: one threshold for all benchmarks.
+  "tcl": Protocol(
+    "tcl",
+    "TCL",
+    keeps_ratio=True,
+    templates="custom",
+    class_names=_MMSEG_NAMES,
+    rule="constant",
+    thresholds=0.5,
+  ),
+  # The paper, section 4.1: "we set the input resolution to 448x448", and a
+  # threshold on the largest class probability, whose value it does not say.
+  "square448": Protocol(
+    "square448",
+    "GroupViT",
+    keeps_ratio=False,
+    class_names=_GROUPVIT_NAMES,
+  ),
+}
+# Without a protocol: a checkpoint is seen as its config says, with GroupViT's
+# resize, and the background is decided once for the whole picture.
+OWN = "own"
+
+
+# Of label maps that somebody gives: only they know what was done.
+MADE_ELSEWHERE = Protocol(
+  "predictions", "the benchmark", keeps_ratio=True, short_side=0, window=0
+)
+
+
+def find(name: str) -> Protocol:
+  """Returns a protocol; InputError lists the known names."""
+  if name not in PROTOCOLS:
+    raise InputError(
+      f"protocol={name!r} is unknown; use one of {', '.join(PROTOCOLS)}"
+    )
+  return PROTOCOLS[name]
+
+
+def own(image_size: int, stride: int, templates: str) -> Protocol:
+  """Returns what is done without a protocol, under the name `OWN`."""
+  return Protocol(
+    OWN,
+    "the benchmark",
+    keeps_ratio=True,
+    short_side=image_size,
+    window=image_size,
+    stride=stride,
+    templates=templates,
+  )

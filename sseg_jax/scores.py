@@ -1,0 +1,307 @@
+"""Scores any segmenter on benchmarks, under a protocol, and keeps the results.
+
+On a first read, go straight to `score_all`. `checkpoint_scores.py` calls it
+with a checkpoint, `system_scores.py` with the systems that a checkpoint is
+compared with.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sseg_jax import benchmarks, evaluation, files, prompts
+from sseg_jax.benchmarks import report
+from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample
+from sseg_jax.errors import InputError
+from sseg_jax.inference import background, protocols
+from sseg_jax.runtime.progress_bar import counter
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a checkpoint is scored. None takes what the checkpoint's config has.
+
+  Attributes:
+    data_root: holds `VOCdevkit/` and `coco/`.
+    split: the split that is scored.
+    class_names: instead of those of the benchmarks, in label order.
+    background_threshold: of all benchmarks.
+    choose_threshold_split: the split on which thresholds are chosen anew.
+    threshold_images: how many pictures a threshold is chosen on.
+    templates: a key of `prompts.TEMPLATES`.
+    combiner: one of `default_config.COMBINERS`.
+    synonyms: a key of `synonyms.SYNONYMS`.
+    image_size: short side and window.
+    max_images: of each benchmark; 0 for all.
+    out: folder for result.json, pictures and curves.
+    pictures: how many samples of each benchmark are drawn to `out`.
+    store: whether chosen thresholds are stored with the checkpoint.
+    protocol: a key of `protocols.PROTOCOLS`. It fixes class names, templates,
+      synonyms, size and, for most, thresholds, which may not be given then.
+    observer: gets each benchmark and returns an `observe` of
+      `evaluation.evaluate`; None for none.
+  """
+
+  data_root: str = "."
+  split: str = "val"
+  class_names: tuple[str, ...] | None = None
+  background_threshold: float | None = None
+  choose_threshold_split: str | None = None
+  threshold_images: int | None = None
+  templates: str | None = None
+  combiner: str | None = None
+  synonyms: str | None = None
+  image_size: int | None = None
+  max_images: int = 0
+  out: Path | None = None
+  pictures: int = 8
+  store: bool = True
+  protocol: str | None = None
+  observer: Callable[[Benchmark], Callable] | None = None
+
+  def __post_init__(self):
+    """Raises InputError for values that no checkpoint can be scored with."""
+    if self.max_images < 0:
+      raise InputError(f"max_images={self.max_images}: give 0 for all, or more")
+    background.check_flag(self.background_threshold)
+    if self.choose_threshold_split == self.split:
+      raise InputError(
+        f"choose_threshold_split={self.split} is the split that is scored; a"
+        " threshold comes from other pictures, e.g. of train"
+      )
+    if self.protocol is not None:
+      self._check_protocol(protocols.find(self.protocol))
+
+  def _check_protocol(self, protocol: protocols.Protocol) -> None:
+    """Raises InputError for what the protocol fixes and is given as well."""
+    fixed = ["class_names", "templates", "synonyms", "image_size"]
+    if protocol.has_thresholds:
+      fixed += ["choose_threshold_split", "threshold_images"]
+    wrong = [name for name in fixed if getattr(self, name) is not None]
+    if wrong:
+      flags = ", ".join(f"--{_FLAGS.get(name, name)}" for name in wrong)
+      raise InputError(
+        f"{flags}: protocol={protocol.name} fixes this; leave out {flags}, or"
+        " --protocol"
+      )
+
+
+_FLAGS = {"class_names": "classes"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """What a system brings to its scores.
+
+  Attributes:
+    templates: a key of `prompts.TEMPLATES`, or templates.
+    fields: of its results: its name and where it comes from.
+    threshold: of the background, for all benchmarks.
+    metadata: of a checkpoint, with stored thresholds.
+    threshold_images: how many pictures a threshold is chosen on.
+  """
+
+  templates: str | Sequence[str]
+  fields: Mapping[str, Any]
+  threshold: float | None = None
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  threshold_images: int = 100
+
+
+Opened = Sequence[tuple[Benchmark, Benchmark | None]]
+
+
+def open_all(specs: Sequence[str], settings: Settings) -> Opened:
+  """Opens benchmarks, and for each the pictures of its threshold; makes `out`.
+
+  InputError for a background threshold that a protocol has or lacks.
+  """
+  opened = [_open(spec, settings) for spec in specs]
+  if settings.protocol:
+    protocol = protocols.find(settings.protocol)
+    for benchmark, _ in opened:
+      _check_threshold(benchmark, protocol, settings)
+  if settings.out:
+    files.make_folder("out", settings.out)
+  return opened
+
+
+def _check_threshold(
+  benchmark: Benchmark, protocol: protocols.Protocol, settings: Settings
+) -> None:
+  if not benchmark.has_background or not protocol.has_thresholds:
+    return
+  fixed, given = (
+    protocol.threshold(benchmark.name),
+    settings.background_threshold,
+  )
+  if fixed is not None and given is not None:
+    raise InputError(
+      f"background_threshold={given}: protocol={protocol.name} has {fixed} for"
+      f" {benchmark.name}; leave out one of the two"
+    )
+  if fixed is None and given is None:
+    raise InputError(
+      f"protocol={protocol.name} has no background threshold for"
+      f" {benchmark.name}; add --background_threshold"
+    )
+
+
+def score_all(
+  segmenter: Any,
+  opened: Opened,
+  settings: Settings,
+  origin: Origin,
+  protocol: protocols.Protocol,
+) -> dict[str, dict[str, Any]]:
+  """Scores a segmenter on benchmarks, and writes and draws to `out`.
+
+  Args:
+    segmenter: see `segmenter.Segmenter`.
+    opened: what `open_all` returned.
+    settings: see `Settings`.
+    origin: see `Origin`.
+    protocol: what the segmenter does, for the results.
+
+  Returns:
+    As `run` does.
+  """
+  out = settings.out
+  results: dict[str, dict] = {}
+  keepers: list[Keeper] = []
+  for benchmark, training in opened:
+    keepers.append(
+      Keeper(benchmark, settings.max_images, settings.pictures if out else 0)
+    )
+    result = _score(
+      segmenter, benchmark, training, settings, origin, protocol, keepers[-1]
+    )
+    result |= {**origin.fields, "protocol_settings": protocol.settings()}
+    results[benchmark.name] = result
+    if out:  # after each benchmark, and before anything is drawn
+      files.write_text(
+        out / "result.json", json.dumps(results, indent=2) + "\n"
+      )
+  for (benchmark, _), keeper in zip(opened, keepers, strict=True):
+    if out:
+      rows = [(s.image, s.labels, labels) for s, labels in keeper.kept]
+      report.draw(out, benchmark, results[benchmark.name], rows)
+  return results
+
+
+def _open(spec: str, settings: Settings) -> tuple[Benchmark, Benchmark | None]:
+  """Opens a benchmark, and the pictures that its threshold is chosen on."""
+  scored = benchmarks.open_benchmark(
+    spec,
+    settings.data_root,
+    split=settings.split,
+    class_names=settings.class_names,
+  )
+  names = settings.class_names
+  if settings.protocol:
+    protocol = protocols.find(settings.protocol)
+    key = protocol.names_of(scored.name)
+    if key:
+      names = scored.class_names = prompts.CLASS_NAMES[key]
+    if protocol.has_thresholds:
+      return scored, None
+  training = benchmarks.open_training(
+    spec,
+    scored,
+    settings.data_root,
+    split=settings.choose_threshold_split,
+    class_names=names,
+  )
+  return scored, training
+
+
+def _score(
+  segmenter: Any,
+  benchmark: Benchmark,
+  training: Benchmark | None,
+  settings: Settings,
+  origin: Origin,
+  protocol: protocols.Protocol,
+  keeper: Keeper,
+) -> dict[str, Any]:
+  """Finds the threshold of one benchmark and scores it."""
+  name = benchmark.name
+  fixed = settings.background_threshold
+  choose_anew = bool(settings.choose_threshold_split)
+  if fixed is None and not choose_anew:
+    fixed = origin.threshold
+  rule, choice = None, None
+  apart = _Apart(name)
+  own = protocol.threshold(name)
+  if not benchmark.has_background or hasattr(segmenter, "labels_of"):
+    pass
+  elif own is not None:
+    rule = background.Threshold(own, f"protocol {protocol.name}")
+  else:
+    with counter("pictures", title=f"{name}, threshold") as progress:
+      rule, choice = evaluation.find_threshold(
+        segmenter,
+        benchmark,
+        training,
+        fixed=fixed,
+        metadata={} if choose_anew else origin.metadata,
+        templates=origin.templates,
+        max_images=(settings.threshold_images or origin.threshold_images),
+        observe=apart.choose,
+        progress=progress,
+      )
+
+  more = settings.observer and settings.observer(benchmark)
+
+  def observe(sample: Sample, predicted: np.ndarray) -> None:
+    apart.score(sample)
+    keeper(sample, predicted)
+    if more:
+      more(sample, predicted)
+
+  with counter("pictures", title=name) as progress:
+    result = evaluation.evaluate(
+      segmenter,
+      benchmark,
+      threshold=rule.value if rule else None,
+      templates=origin.templates,
+      max_images=settings.max_images,
+      observe=observe,
+      progress=progress,
+    )
+  return result | {
+    "threshold_source": rule.source if rule else None,
+    "threshold_choice": choice,
+    "split": benchmark.split,
+    "combiner": getattr(segmenter, "combiner", ""),
+    "image_size": getattr(segmenter, "image_size", None),
+  }
+
+
+class _Apart:
+  """Refuses to score a picture that the threshold was chosen on."""
+
+  def __init__(self, name: str):
+    self._name = name
+    self._chosen: dict[bytes, str] = {}
+
+  def choose(self, sample: Sample) -> None:
+    """Takes a picture that the threshold is chosen on."""
+    self._chosen[self._digest(sample)] = sample.id
+
+  def score(self, sample: Sample) -> None:
+    """Raises InputError if the threshold was chosen on this picture."""
+    if self._chosen and (same := self._chosen.get(self._digest(sample))):
+      raise InputError(
+        f"{self._name}: picture {sample.id} is scored, and the background"
+        f" threshold was chosen on it ({same}); take it out of one of the two"
+        " splits, or give --background_threshold"
+      )
+
+  def _digest(self, sample: Sample) -> bytes:
+    return hashlib.sha256(sample.image.tobytes()).digest()

@@ -1,0 +1,123 @@
+"""CLIP, MaskCLIP's value path and GroupViT against transformers and torch.
+
+The networks are tiny and random; transformers itself saves their files.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import saved_networks
+from flax import nnx
+from torch_weights import relative_error
+
+from sseg_jax.models import clip, groupvit
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def inputs():
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
+  tokens = np.zeros((3, 10), np.int64)
+  for row, length in zip(tokens, (3, 5, 10), strict=True):
+    row[:length] = [49406, *rng.integers(1, 40_000, length - 2), 49407]
+  return image, tokens
+
+
+def channels_first(image):
+  return torch.from_numpy(image).permute(0, 3, 1, 2)
+
+
+def norm(x):
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_clip_and_value_path(tmp_path):
+  reference = saved_networks.clip(tmp_path)
+  image, tokens = inputs()
+  # Wider than in training: positions are resized.
+  wide = np.concatenate([image, image[:, :, :32]], 2)
+  with torch.no_grad():
+    expected = reference(
+      pixel_values=channels_first(image), input_ids=torch.from_numpy(tokens)
+    )
+    tower = reference.vision_model
+    states = tower(
+      channels_first(wide),
+      interpolate_pos_encoding=True,
+      output_hidden_states=True,
+    )
+    dense = reference.visual_projection(
+      tower.post_layernorm(states.last_hidden_state)
+    )
+    # PROTOCOL: v = out(V ln_1(x)) + x, then v + MLP(ln_2(v)), ln_post, proj.
+    x, last = states.hidden_states[-2], tower.encoder.layers[-1]
+    y = last.layer_norm1(x)
+    v = x + last.self_attn.out_proj(last.self_attn.v_proj(y))
+    v = v + last.mlp(last.layer_norm2(v))
+    values = reference.visual_projection(tower.post_layernorm(v))
+    keys = last.self_attn.k_proj(y)
+
+  @nnx.jit
+  def run(model):
+    return (
+      model.image(jnp.asarray(image))[:, 0],
+      model.encode_text(jnp.asarray(tokens, jnp.int32)),
+      model.image(jnp.asarray(wide)),
+      *model.image.value_path(jnp.asarray(wide)),
+    )
+
+  model = clip.load(str(tmp_path))
+  with jax.default_matmul_precision("highest"):
+    whole, texts, ours, path, our_keys = run(model)
+  errors = {
+    "image": relative_error(norm(whole), expected.image_embeds),
+    "text": relative_error(norm(texts), expected.text_embeds),
+    "dense": relative_error(ours, dense),
+    "value path": relative_error(path, values),
+    "keys": relative_error(our_keys, keys),
+    "scale": relative_error(
+      model.logit_scale[...], reference.logit_scale.detach()
+    ),
+  }
+  print({k: f"{v:.1e}" for k, v in errors.items()})
+  assert max(errors.values()) <= 1e-4
+  assert float(model.logit_scale[...]) == pytest.approx(2.3)
+
+
+def test_groupvit_and_its_segmentation_logits(tmp_path):
+  reference = saved_networks.groupvit(tmp_path)
+  image, tokens = inputs()
+  with torch.no_grad():
+    expected = reference(
+      pixel_values=channels_first(image),
+      input_ids=torch.from_numpy(tokens),
+      output_segmentation=True,
+    )
+
+  @nnx.jit
+  def run(model):
+    return (
+      *model.encode_image(jnp.asarray(image)),
+      model.encode_text(jnp.asarray(tokens, jnp.int32)),
+    )
+
+  model = groupvit.load(str(tmp_path))
+  with jax.default_matmul_precision("highest"):
+    whole, groups, share, texts = map(np.asarray, run(model))
+  np.testing.assert_allclose(share.sum(1), 1, atol=1e-5)
+  scale = np.exp(float(model.logit_scale[...]))
+  # As transformers has it, the scale comes twice.
+  logits = scale * np.einsum("bge,ce->bcg", norm(groups), norm(texts))
+  size = torch.from_numpy(share.copy())
+  size = torch.nn.functional.interpolate(size, (64, 64), mode="bilinear")
+  logits = scale * np.einsum("bcg,bghw->bchw", logits, size.numpy())
+  errors = {
+    "image": relative_error(norm(whole), expected.image_embeds),
+    "text": relative_error(norm(texts), expected.text_embeds),
+    "segmentation": relative_error(logits, expected.segmentation_logits),
+  }
+  print({k: f"{v:.1e}" for k, v in errors.items()})
+  assert max(errors.values()) <= 1e-4
