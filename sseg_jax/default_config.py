@@ -9,6 +9,7 @@ their differences.
 import ml_collections
 from ml_collections import config_dict
 
+from sseg_jax import self_training_fields
 from sseg_jax.batch_fields import check_batch, follow_batch
 
 __all__ = ["COMBINERS", "check_batch", "follow_batch", "get_config"]
@@ -275,7 +276,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.shapes.eval_size = 256  # pictures of each held-out split
   c.data.shapes.hard_share = 0.5  # of the training pictures, from the hard kind
 
-  c.self_training = _self_training()
+  c.self_training = self_training_fields.defaults()  # S-Seg+
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # devices along the batch; -1: all devices / fsdp
@@ -330,35 +331,4 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
   # Number of rankings, each with one caption per picture; scores are the mean.
   c.evaluate.retrieval_captions = 1
-  return c
-
-
-def _self_training() -> ml_collections.ConfigDict:
-  """Returns the fields of S-Seg+ (§3.7); without `teacher` none matters."""
-  c = ml_collections.ConfigDict()
-  # A run, an exported folder or org/name: the model that labels the pictures.
-  # "": the run trains as its other fields say. Otherwise it labels, trains a
-  # student with task="supervised", and scores both (self_training/).
-  c.teacher = ""
-  # Unlabelled pictures, comma-separated: folders of records, of which captions
-  # and labels are not read, or folders of pictures and patterns such as *.jpg.
-  c.pictures = ""
-  # "": all of them. Otherwise a text file with a name a line, with or without
-  # suffix, as VOC's ImageSets: of folders of pictures only these are taken.
-  c.names = ""
-  # The target's class list: a key of `prompts.CLASS_NAMES`, or a file with a
-  # name a line.
-  c.classes = ""
-  # Whether pixels may be background (Table 2) or all have a class (Table 4).
-  c.background = False
-  # Background threshold of the teacher. None: the one that is stored with it
-  # for this class list, or its default.
-  c.threshold = config_dict.placeholder(float)
-  # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
-  # paper does as far as is known.
-  c.min_score = 0.0
-  # What the student starts from: "teacher" (all that fits) or "scratch".
-  c.start = "teacher"
-  c.batch_size = 32  # pictures of one size labelled at once
-  c.shard_size = 256  # pictures in a file; a killed job repeats one at most
   return c

@@ -8,7 +8,7 @@ import pytest
 from layouts import save_photo, write_folder
 from PIL import Image
 
-from sseg_jax import benchmarks, evaluate, evaluation
+from sseg_jax import benchmarks, evaluate_flags, evaluation
 from sseg_jax.errors import InputError
 from sseg_jax.images import reader
 
@@ -87,7 +87,7 @@ def test_home_folder(tmp_path, monkeypatch):
   assert benchmarks.class_list("~/pets/classes.txt") == ("cat", "dog")
   with pytest.raises(InputError, match=f"{tmp_path}/none/VOCdevkit: no "):
     benchmarks.open_benchmark("voc", "~/none")
-  flags = evaluate._parser().parse_args(
+  flags = evaluate_flags.parser().parse_args(
     ["--checkpoint=x", "--benchmarks=y", "--out=~/out"]
   )
   assert flags.out == tmp_path / "out"

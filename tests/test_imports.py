@@ -33,7 +33,7 @@ ORDER = (
   {"self_training"},
   {"train"},
   {"evaluator"},
-  {"evaluate"},
+  {"evaluate", "evaluate_flags"},
   {
     *("checkpoint_scores", "system_scores"),
     *("figures", "learned", "paper_report"),
@@ -66,6 +66,7 @@ ORDER = (
     "synonyms",
     "default_config",
     "batch_fields",
+    "self_training_fields",
     "stored_config",
     "images",
     "runtime",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from sseg_jax.baselines import towers
 from sseg_jax.baselines.options import Options
-from sseg_jax.models import groupvit
+from sseg_jax.models import groupvit, groupvit_weights
 from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD
 
 _TOP = 5  # classes that the whole window may have
@@ -28,7 +28,7 @@ class GroupVit(towers.Dense):
   @classmethod
   def build(cls, options: Options) -> "GroupVit":
     """Loads the weights that the options name."""
-    return cls(groupvit.load(options.needed_weights("GroupViTModel")))
+    return cls(groupvit_weights.load(options.needed_weights("GroupViTModel")))
 
   def _scores(
     self, model: groupvit.GroupViT, windows: Array, classes: Array

@@ -11,7 +11,7 @@ import saved_networks
 from flax import nnx
 from torch_weights import relative_error
 
-from sseg_jax.models import clip, groupvit
+from sseg_jax.models import clip, groupvit_weights
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -104,7 +104,7 @@ def test_groupvit_and_its_segmentation_logits(tmp_path):
       model.encode_text(jnp.asarray(tokens, jnp.int32)),
     )
 
-  model = groupvit.load(str(tmp_path))
+  model = groupvit_weights.load(str(tmp_path))
   with jax.default_matmul_precision("highest"):
     whole, groups, share, texts = map(np.asarray, run(model))
   np.testing.assert_allclose(share.sum(1), 1, atol=1e-5)

@@ -1,0 +1,35 @@
+"""The fields `self_training` of a run: S-Seg+; see default_config.py."""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Returns the fields of S-Seg+ (§3.7); without `teacher` none matters."""
+  c = ml_collections.ConfigDict()
+  # A run, an exported folder or org/name: the model that labels the pictures.
+  # "": the run trains as its other fields say. Otherwise it labels, trains a
+  # student with task="supervised", and scores both (self_training/).
+  c.teacher = ""
+  # Unlabelled pictures, comma-separated: folders of records, of which captions
+  # and labels are not read, or folders of pictures and patterns such as *.jpg.
+  c.pictures = ""
+  # "": all of them. Otherwise a text file with a name a line, with or without
+  # suffix, as VOC's ImageSets: of folders of pictures only these are taken.
+  c.names = ""
+  # The target's class list: a key of `prompts.CLASS_NAMES`, or a file with a
+  # name a line.
+  c.classes = ""
+  # Whether pixels may be background (Table 2) or all have a class (Table 4).
+  c.background = False
+  # Background threshold of the teacher. None: the one that is stored with it
+  # for this class list, or its default.
+  c.threshold = config_dict.placeholder(float)
+  # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
+  # paper does as far as is known.
+  c.min_score = 0.0
+  # What the student starts from: "teacher" (all that fits) or "scratch".
+  c.start = "teacher"
+  c.batch_size = 32  # pictures of one size labelled at once
+  c.shard_size = 256  # pictures in a file; a killed job repeats one at most
+  return c
