@@ -303,6 +303,7 @@ def test_words_cut_to_the_same_prompt():
 
   model = api.Model.__new__(api.Model)
   model.segmenter, model.templates = Tokens(), ("{}",)
+  model._tell_of_rare = lambda words: None
   assert model.class_set("cat, dog").names == ("cat", "dog")
   lengths = [f"{'a ' * n}cat" for n in (4, 5, 6)]  # of 5, 6 and 7 tokens
   assert model.truncated(model.class_set(lengths)) == (lengths[2],)
