@@ -36,9 +36,10 @@ def get_config():
   c.model.teacher_features = "tokens+values:8+values:9+values:10"
   c.model.region_dropout = 0.2
   c.model.mean = "after"
-  c.model.embed_dim = 256
-  c.model.proj_hidden = 512
+  c.model.embed_dim = 1024
+  c.model.proj_hidden = 2048
   c.model.proj_norm = "none"
+  c.model.proj_heads = 4
 
   c.text.layers = 0
   c.text.width = 256

@@ -17,7 +17,7 @@ Hours: 0.02 (some minutes with what comes before it), projected by `python -m
 Score: no score: has not been run.
 
 What differs from photos.py was chosen without a run: a batch of four times as
-many photos, embeddings of twice the width, and 20 epochs.
+many photos, words of twice the width, and 20 epochs.
 """
 
 import pathlib
@@ -32,8 +32,6 @@ def get_config():
   c.total_steps = 2000
   c.batch_size = 1024
   c.dtype = "bfloat16"
-  c.model.embed_dim = 512
-  c.model.proj_hidden = 1024
   c.text.width = 512
   # The cosines of all words and regions of a batch would take 400 MB, several
   # times; so a fourth of the rows is compared at once.

@@ -137,6 +137,12 @@ def _rows(
         {
           "features": each,
           "loss__contrastive_form": form,
+          # All with one head: "global" has no more.
+          "model__proj_heads": 1,
+          "model__embed_dim": config.model.embed_dim // config.model.proj_heads,
+          "model__proj_hidden": (
+            config.model.proj_hidden // config.model.proj_heads
+          ),
           # The others embed a caption as a whole, at its last token: a layer
           # must bring the words there.
           "text__layers": config.text.layers if form == "words" else 1,
