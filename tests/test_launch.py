@@ -81,7 +81,7 @@ def test_commands_have_real_flags(monkeypatch, arguments, local):
 
 def test_all_places_have_a_command():
   found = [param.id.rpartition("-")[0] for param in commands()]
-  assert len(found) == 11
+  assert len(found) == 12
   named = {name for name, _ in blocks()} - set(found)
   # Two hand a file over that is looked at itself; the page trains nothing.
   assert named == {
