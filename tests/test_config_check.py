@@ -23,6 +23,11 @@ TEXTS = {
   "data.val",
   "checkpoint.best_score",
   "evaluate.benchmarks",
+  "start_from",
+  "self_training.teacher",
+  "self_training.pictures",
+  "self_training.names",
+  "self_training.classes",
 }
 NUMBERS = st.one_of(
   st.integers(-3, 70),

@@ -27,7 +27,11 @@ def _optim(**changes):
 
 
 def _config(total_steps=100, **changes):
-  return types.SimpleNamespace(optim=_optim(**changes), total_steps=total_steps)
+  return types.SimpleNamespace(
+    optim=_optim(**changes),
+    total_steps=total_steps,
+    text=types.SimpleNamespace(frozen=False),
+  )
 
 
 @pytest.mark.parametrize(
