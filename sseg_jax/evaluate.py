@@ -14,6 +14,8 @@ from typing import Any
 from sseg_jax import baselines, evaluate_flags, files
 from sseg_jax.errors import reported
 
+_parser = evaluate_flags.parser  # every command has one
+
 
 def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
   """Returns the flags that were given; the others keep their defaults."""
@@ -25,7 +27,7 @@ def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
-  flags = evaluate_flags.parser().parse_args(argv)
+  flags = _parser().parse_args(argv)
   evaluate_flags.check(flags)
   if flags.words_report:
     from sseg_jax.learned import report  # loads JAX
