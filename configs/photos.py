@@ -6,12 +6,12 @@
     python -m sseg_jax.main --config=configs/photos.py --workdir=runs/photos
 
 Hardware: two CPU cores.
-Hours: 0.13 for the pass of the transformer, 0.09 to 0.11 for training, measured
+Hours: 0.25 (0.13 for the pass of the transformer, 0.12 for training), measured
   with a ViT-S/14 in place of DINO on 2,384 photos with five captions each.
   DINO ViT-S/8 has three times as many tokens and takes longer.
-Score: voc20 14.9 mIoU on 26 photos of val and 22.8 on 49 of train with
-  synonyms, 10.2 and 17.2 with the names alone; R@10 60.5 % from image to text
-  among 200 held-out photos; the same photos and ViT-S/14, mean of three seeds.
+Score: voc20 16.3 mIoU on 26 photos of val and 25.4 on 49 of train with
+  synonyms, R@10 63.8 % from image to text among 200 held-out photos, measured;
+  the same photos and ViT-S/14, mean of two seeds.
 
 The method is not the paper's, which needs millions of pairs: the frozen vision
 transformer that makes the pseudo-masks is the eye as well. Regions are clusters
