@@ -7,7 +7,13 @@ import pytest
 
 from sseg_jax import default_config
 from sseg_jax.errors import InputError
-from sseg_jax.inference import encoded, scoring, segmenter, sliding_window
+from sseg_jax.inference import (
+  encoded,
+  padding,
+  scoring,
+  segmenter,
+  sliding_window,
+)
 from sseg_jax.inference.background import with_background
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
@@ -257,7 +263,7 @@ def test_large_vocabulary_in_chunks(fake, monkeypatch):
   model = SSegSegmenter(PARAMS, {}, config())
   whole = model.scores(image, ClassSet(names))
   monkeypatch.setattr(segmenter, "_CLASS_CHUNK", 8)
-  monkeypatch.setattr(segmenter, "_TEXT_CHUNK", 4)
+  monkeypatch.setattr(padding, "_AT_ONCE", 4)
   chunks = SSegSegmenter(PARAMS, {}, config())
   np.testing.assert_allclose(
     chunks.scores(image, ClassSet(names)), whole, atol=1e-6

@@ -16,7 +16,6 @@ from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.tokenizer import Tokenizer, check_distinct
 
 _CLASS_SETS = 16  # of which the embeddings are kept
-_TEXT_CHUNK = 256  # prompts encoded at once
 MAX_SCALE = 100.0  # GroupViT and CLIP clamp exp(logit_scale) there
 
 
@@ -42,13 +41,8 @@ class Words:
     """Returns one embedding a class, of length one."""
     tokens = self._tokenizer(class_set.prompts)
     check_distinct(class_set.words, tokens)
-    tokens = padding.without_padding(tokens)
-    parts = []
-    for first in range(0, len(tokens), _TEXT_CHUNK):
-      chunk = tokens[first : first + _TEXT_CHUNK]
-      found = self._encode(self._state, padding.pad_rows(chunk))
-      parts.append(found[: len(chunk)])
-    each = jnp.concatenate(parts)
+    encode = functools.partial(self._encode, self._state)
+    each = padding.in_chunks(encode, tokens)
     each = unit(each) if self._unit_first else each
     return unit(each.reshape(len(class_set.words), -1, each.shape[-1]).mean(1))
 

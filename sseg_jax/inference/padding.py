@@ -3,8 +3,13 @@
 JAX compiles a function anew for each shape of its arguments.
 """
 
+from collections.abc import Callable
+
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
+
+_AT_ONCE = 256  # texts
 
 
 def pad_rows(array: np.ndarray, limit: int | None = None) -> np.ndarray:
@@ -30,3 +35,20 @@ def without_padding(
   """
   used = int(np.flatnonzero(tokens.any(0)).max()) + 1
   return tokens[:, : -(-used // 16) * 16]
+
+
+def in_chunks(
+  encode: Callable[[np.ndarray], Array], tokens: Int[np.ndarray, "b l"]
+) -> Float[Array, "b e"]:
+  """Returns `encode` of all texts, a limited number of which it gets at once.
+
+  Args:
+    encode: maps tokens [c, l] to embeddings [c, e], text by text.
+    tokens: of the texts, with their padding.
+  """
+  tokens = without_padding(tokens)
+  parts = []
+  for first in range(0, len(tokens), _AT_ONCE):
+    chunk = tokens[first : first + _AT_ONCE]
+    parts.append(encode(pad_rows(chunk))[: len(chunk)])
+  return jnp.concatenate(parts)

@@ -32,7 +32,6 @@ __all__ = [
 
 REFINEMENTS = ("none", "pseudo_masks")
 _CLASS_SETS = 16  # of which the embeddings are kept
-_TEXT_CHUNK = 256  # prompts encoded at once
 _CLASS_CHUNK = 64  # classes scored at once
 _WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
 _SCORE_VALUES = 2**26  # of class scores on the device at once
@@ -202,14 +201,11 @@ class SSegSegmenter:
   def _embed_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
     tokens = self._tokenizer(class_set.prompts)
     check_distinct(class_set.words, tokens)
-    tokens = padding.without_padding(tokens)
-    parts = []
-    for first in range(0, len(tokens), _TEXT_CHUNK):
-      chunk = tokens[first : first + _TEXT_CHUNK]
-      padded = padding.pad_rows(chunk)
-      encoded = self._encode_text(self._params, self.model_state, padded)
-      parts.append(encoded[: len(chunk)])
-    return _class_embeddings(jnp.concatenate(parts), len(class_set.words))
+    encode = functools.partial(
+      self._encode_text, self._params, self.model_state
+    )
+    each = padding.in_chunks(encode, tokens)
+    return _class_embeddings(each, len(class_set.words))
 
   def encode(
     self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet

@@ -22,6 +22,7 @@ th, td { text-align: right; padding: .25em .7em; vertical-align: middle;
 th { position: sticky; top: 0; background: #fff; }
 th:first-child, td:first-child, th:last-child, td:last-child {
   text-align: left; }
+td:last-child { white-space: nowrap; }
 img { margin-right: 4px; }
 """
 

@@ -88,16 +88,18 @@ def run(
   trained = train.train(student, workdir / STUDENT, stop)
   if "preempted" in trained:
     return trained
-  if not first_process:
-    return {}
 
   # --- Scores -----------------------------------------------------------------
-  scores = {}
+  if not first_process:  # waits, or the first would lose its peers
+    _wait_for_all("both are scored")
+    return {}
+  scores: dict[str, dict[str, Any]] = {}
   for name, path in (
     (TEACHER, fields.teacher),
     (STUDENT, str(workdir / STUDENT)),
   ):
     if stop.is_set():
+      _wait_for_all("both are scored")
       return {"preempted": int(trained["steps"])}
     logging.info("scoring the %s, %s", name, path)
     scores[name] = checkpoint_scores.run(path, specs, _settings(workdir, name))
@@ -116,6 +118,7 @@ def run(
   }
   text = json.dumps(result, indent=2) + "\n"
   files.write_text(workdir / "result.json", text)
+  _wait_for_all("both are scored")
   return result
 
 
