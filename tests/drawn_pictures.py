@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
+import PIL
 from PIL import Image, features
 
 # Columns of RGB to XYZ (D50), as ICC profiles store them.
@@ -172,6 +173,9 @@ def every_kind() -> Iterator[tuple[str, bytes]]:
     del kinds["AVIF"]
   if not features.check("jpg_2000"):
     del kinds["JPEG2000"]
+  if int(PIL.__version__.split(".")[0]) < 13:
+    # Before 13, Pillow cannot read back the uncompressed YCbCr that it writes.
+    kinds["TIFF"] = tuple(mode for mode in kinds["TIFF"] if mode != "YCbCr")
   for kind, modes in kinds.items():
     for mode in modes:
       yield f"{kind} {mode}", encode(picture(mode), kind)
