@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from sseg_jax.data import html, manifest, records
+from sseg_jax import html_page
+from sseg_jax.data import manifest, records
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.images import drawing, palette, reader
@@ -136,7 +137,7 @@ def _figure(
 ) -> tuple[str, list[str], list[str]]:
   small = image.copy()
   small.thumbnail((200, 200))
-  shown = [html.thumbnail(small)]
+  shown = [html_page.thumbnail(small)]
   if masks is not None:
     labels = Image.fromarray(masks).resize(small.size, Image.Resampling.NEAREST)
     colours = palette.palette(256, has_background=False)
@@ -146,7 +147,7 @@ def _figure(
       colours,
       has_background=False,
     )
-    shown.append(html.thumbnail(Image.fromarray(drawn)))
+    shown.append(html_page.thumbnail(Image.fromarray(drawn)))
   texts = [caption.decode("utf-8", "replace") for caption in record.captions]
   return record.key.decode("utf-8", "replace"), texts, shown
 
@@ -162,19 +163,22 @@ def _page(made: manifest.Manifest, found: Statistics, figures: list) -> str:
     ("with stored masks", found.masks.total()),
   ]
   sections = [
-    (made.folder, html.table(("", "number"), summary)),
-    ("Pictures, captions and stored masks", html.sheet(figures)),
+    (made.folder, html_page.table(("", "number"), summary)),
+    ("Pictures, captions and stored masks", html_page.sheet(figures)),
   ]
   if found.unreadable:
     sections.append(
-      ("Unreadable", html.table(("record", "reason"), found.unreadable[:200]))
+      (
+        "Unreadable",
+        html_page.table(("record", "reason"), found.unreadable[:200]),
+      )
     )
   if made.rejected:
     rows = [
       (reason, entry["count"], ", ".join(entry["examples"][:3]))
       for reason, entry in sorted(made.rejected.items())
     ]
-    told = html.table(("reason", "number", "examples"), rows)
+    told = html_page.table(("reason", "number", "examples"), rows)
     sections.append(("Left out when the records were written", told))
   words = dict(
     sorted(found.words.items(), key=lambda item: (-item[1], item[0]))[:_WORDS]
@@ -186,6 +190,8 @@ def _page(made: manifest.Manifest, found: Statistics, figures: list) -> str:
   ):
     if counts:
       ordered = {key: counts[key] for key in sorted(counts, key=int)}
-      sections.append((title, html.bars(ordered, head)))
-  sections.append(("Most frequent words", html.bars(words, ("word", "number"))))
-  return html.page("Records", sections)
+      sections.append((title, html_page.bars(ordered, head)))
+  sections.append(
+    ("Most frequent words", html_page.bars(words, ("word", "number")))
+  )
+  return html_page.page("Records", sections)

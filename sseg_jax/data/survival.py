@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from sseg_jax import files
-from sseg_jax.data import html, staging
+from sseg_jax import files, html_page
+from sseg_jax.data import staging
 
 _SAMPLES = 24
 _WORDS = 200  # words in report.json
@@ -37,7 +37,7 @@ def samples(
     at = int(np.searchsorted(starts, number, "right")) - 1
     (fields,) = parts[at].read(np.array([number - starts[at]]))
     with Image.open(io.BytesIO(fields["image"])) as image:
-      shown = html.thumbnail(image)
+      shown = html_page.thumbnail(image)
     texts = [caption.decode() for caption in fields["captions"]]
     found.append(
       {"key": fields["key"].decode(), "captions": texts, "image": shown}
@@ -88,7 +88,7 @@ def _page(report: Any, found: dict[str, Any], told: Mapping[str, Any]) -> str:
     ("captions", found["caption_count"], report.captions),
   ]
   sections = [
-    ("Survivors", html.table(("", "number", ""), summary)),
+    ("Survivors", html_page.table(("", "number", ""), summary)),
     ("Left out, by reason", _reasons(report.rejected, report.read)),
   ]
   if report.captions_left_out:
@@ -102,30 +102,32 @@ def _page(report: Any, found: dict[str, Any], told: Mapping[str, Any]) -> str:
     sections.append(
       (
         "Left out: like a picture for evaluation",
-        html.table(("picture", "is like"), told["like"][:200]),
+        html_page.table(("picture", "is like"), told["like"][:200]),
       )
     )
   if report.notes:
-    sections.append(("Notes", html.table(("",), [(n,) for n in report.notes])))
+    sections.append(
+      ("Notes", html_page.table(("",), [(n,) for n in report.notes]))
+    )
   words = dict(list(found["words"].items())[:_SHOWN_WORDS])
   sections += [
     (
       "Short side of the converted pictures",
-      html.bars(found["short_sides"], ("pixels from", "pictures")),
+      html_page.bars(found["short_sides"], ("pixels from", "pictures")),
     ),
     (
       "Length of the captions",
-      html.bars(_ended(found["caption_words"]), ("words", "captions")),
+      html_page.bars(_ended(found["caption_words"]), ("words", "captions")),
     ),
-    ("Most frequent words", html.bars(words, ("word", "number"))),
+    ("Most frequent words", html_page.bars(words, ("word", "number"))),
     (
       "Sample",
-      html.sheet(
+      html_page.sheet(
         (s["key"], s["captions"], [s["image"]]) for s in told["samples"]
       ),
     ),
   ]
-  return html.page("Pictures and captions", sections)
+  return html_page.page("Pictures and captions", sections)
 
 
 def _reasons(counted: Mapping[str, Mapping[str, Any]], read: int) -> str:
@@ -140,7 +142,7 @@ def _reasons(counted: Mapping[str, Mapping[str, Any]], read: int) -> str:
       counted.items(), key=lambda item: (-item[1]["count"], item[0])
     )
   ]
-  return html.table(("reason", "number", "of read", "examples"), rows)
+  return html_page.table(("reason", "number", "of read", "examples"), rows)
 
 
 def _by_number(counts: Mapping[str, int]) -> dict[str, int]:

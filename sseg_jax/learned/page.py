@@ -1,30 +1,16 @@
 """The page about words: one HTML file that needs no other."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sseg_jax import html_page
 from sseg_jax.learned.held_out import Region
 
 _SIDE = 72  # of a crop, in pixels
 _QUALITY = 70  # of its JPEG
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto;
-  padding: 0 1em; color: #222; background: #fff; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: right; padding: .25em .7em; vertical-align: middle;
-  border-bottom: 1px solid #ddd; }
-th { position: sticky; top: 0; background: #fff; }
-th:first-child, td:first-child, th:last-child, td:last-child {
-  text-align: left; }
-td:last-child { white-space: nowrap; }
-img { margin-right: 4px; }
-"""
 
 
 def page(
@@ -38,32 +24,25 @@ def page(
     most: words that are listed, the first ones.
   """
   words = list(report["words"].items())
-  lines = [
-    "<!doctype html>",
-    '<html lang="en"><head><meta charset="utf-8">',
-    "<title>Words of the captions</title>",
-    f"<style>{_STYLE}</style></head><body>",
-    "<h1>What the network has learned of each word</h1>",
-    *(f"<p>{html.escape(text)}</p>" for text in _explained(report, strips)),
-  ]
+  texts = _explained(report, strips)
   if len(words) > most:
-    lines.append(
-      f"<p>The {most:,} most frequent of {len(words):,} words are listed;"
-      " words.json has all.</p>"
+    texts.append(
+      f"The {most:,} most frequent of {len(words):,} words are listed;"
+      " words.json has all."
     )
-  lines.append(
-    "<table><tr><th>word</th><th>captions</th><th>held-out pictures</th>"
-    "<th>score</th><th>regions that fit it best</th></tr>"
-  )
+  rows = []
   for word, row in words[:most]:
     score = "" if row["score"] is None else f"{row['score']:.0f}"
-    cells = "".join(f"<td>{x}</td>" for x in (row["count"], row["held_out"]))
-    crops = "".join(_img(region) for region in strips.get(word, ()))
-    lines.append(
-      f"<tr><td>{html.escape(word)}</td>{cells}<td>{score}</td>"
-      f"<td>{crops}</td></tr>"
-    )
-  return "\n".join([*lines, "</table></body></html>", ""])
+    crops = html_page.joined(map(_img, strips.get(word, ())))
+    rows.append((word, row["count"], row["held_out"], score, crops))
+  head = (
+    *("word", "captions", "held-out pictures", "score"),
+    "regions that fit it best",
+  )
+  body = html_page.paragraphs(texts) + html_page.table(head, rows)
+  return html_page.page(
+    "What the network has learned of each word", [("", body)]
+  )
 
 
 def _explained(
@@ -111,7 +90,7 @@ def _explained(
   return texts
 
 
-def _img(region: Region) -> str:
+def _img(region: Region) -> html_page.Html:
   """Returns a region as an embedded JPEG, its square cut out of the picture."""
   rows, columns = (np.flatnonzero(region.inside.any(i)) for i in (1, 0))
   h, w = region.inside.shape
@@ -123,13 +102,7 @@ def _img(region: Region) -> str:
   shade = np.where(region.inside[cut], 1.0, 0.35)[..., None]
   pixels = (region.picture[cut] * shade).astype(np.uint8)
   small = Image.fromarray(pixels).resize((_SIDE, _SIDE))
-  file = io.BytesIO()
-  small.save(file, "JPEG", quality=_QUALITY)
-  data = base64.b64encode(file.getvalue()).decode()
-  return (
-    f'<img width="{_SIDE}" height="{_SIDE}" alt=""'
-    f' src="data:image/jpeg;base64,{data}">'
-  )
+  return html_page.image(html_page.thumbnail(small, _SIDE, _QUALITY))
 
 
 def _start(places: np.ndarray, side: int, size: int) -> int:
