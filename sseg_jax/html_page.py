@@ -29,6 +29,7 @@ figcaption, .note { color: #5a6475; font-size: 13px; overflow-wrap: anywhere; }
 .sheet img { max-width: 200px; max-height: 200px; }
 .wide figure { width: 480px; max-width: 100%; }
 .wide img { max-width: 100%; max-height: none; }
+td .strip { white-space: nowrap; }
 .key { color: #777; font-size: 11px; }
 .none { color: #7a8394; }
 code { background: #f4f6fa; overflow-wrap: anywhere; }

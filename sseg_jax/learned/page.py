@@ -33,7 +33,9 @@ def page(
   rows = []
   for word, row in words[:most]:
     score = "" if row["score"] is None else f"{row['score']:.0f}"
-    crops = html_page.joined(map(_img, strips.get(word, ())))
+    crops = html_page.element(
+      "span", *map(_img, strips.get(word, ())), kind="strip"
+    )
     rows.append((word, row["count"], row["held_out"], score, crops))
   head = (
     *("word", "captions", "held-out pictures", "score"),
