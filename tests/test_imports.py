@@ -66,6 +66,7 @@ ORDER = (
     "synonyms",
     "default_config",
     "batch_fields",
+    "html_page",
     "self_training_fields",
     "stored_config",
     "images",
@@ -80,7 +81,9 @@ ORDER = (
 # These cannot be imported without it.
 _WITH_GRADIO = ("page.layout", "page.parts", "page.server")
 # What `data` may import.
-_FOR_DATA = ("tokenizer", "images", "files", "runtime", "errors")
+_FOR_DATA = (
+  *("tokenizer", "images", "files", "html_page", "runtime", "errors"),
+)
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
