@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.models.layers import clamped_scale, unit
 
@@ -88,9 +88,60 @@ class Captions(NamedTuple):
   exist: Bool[Array, "b w"]
 
 
+class Vocabulary(NamedTuple):
+  """Captions as shares of words, each of which is embedded once.
+
+  Attributes:
+    words: embeddings of the words.
+    shares: of each word in each caption; those of a caption sum to 1, or are 0
+      if it has no word.
+  """
+
+  words: Float[Array, "u e"]
+  shares: Float[Array, "u b"]
+
+
+def different(
+  ids: Int[Array, "b w"], exist: Bool[Array, "b w"], most: int
+) -> tuple[Int[Array, "u"], Int[Array, "b w"], Bool[Array, ""]]:
+  """Returns the ids of different words, and where each word stands among them.
+
+  Also returns whether there are at most `most` different words. If there are
+  more, the others are missing, and the places are wrong.
+
+  Args:
+    ids: of the words of each caption, from 0 on.
+    exist: which of them exist; the place of any other is the last or beyond.
+    most: number of ids that are returned, u. If there are fewer different
+      words, 0 fills the rest.
+  """
+  last = jnp.iinfo(ids.dtype).max
+  ids = jnp.where(exist, ids, last)
+  found = jnp.unique(ids, size=most + 1, fill_value=last)
+  fits = found[most] == last
+  found = found[:most]
+  places = jnp.searchsorted(found, ids)
+  return jnp.where(found == last, 0, found), places, fits
+
+
+def shares(
+  places: Int[Array, "b w"], exist: Bool[Array, "b w"], most: int
+) -> Float[Array, "u b"]:
+  """Returns `Vocabulary.shares` of words that stand at some places of `most`.
+
+  Words that do not `exist` have no share.
+  """
+  total = jnp.maximum(1, exist.sum(1, keepdims=True, dtype=jnp.float32))
+  captions = jnp.broadcast_to(jnp.arange(len(places))[:, None], places.shape)
+  # What is added beyond the end changes nothing.
+  places = jnp.where(exist, places, most)
+  zeros = jnp.zeros((most, len(places)), jnp.float32)
+  return zeros.at[places, captions].add(1 / total, mode="drop")
+
+
 def of_regions(
   pictures: Pictures,
-  captions: Captions,
+  captions: Captions | Vocabulary,
   logit_scale: Float[Array, ""],
   valid: Bool[Array, "b"],
   *,
@@ -109,7 +160,8 @@ def of_regions(
 
   Args:
     pictures: the parts of the pictures.
-    captions: the words of the captions.
+    captions: the words of the captions. A `Vocabulary` needs the form "words"
+      and no block.
     logit_scale: see `contrastive`.
     valid: see `contrastive`.
     form: "caption_attends" or "words"; see `similarity`.
@@ -126,7 +178,7 @@ def of_regions(
     def one(part):
       return of_regions(
         Pictures(part[0], there),
-        Captions(part[1], count),
+        captions._replace(words=part[1]),
         logit_scale,
         valid,
         form=form,
@@ -138,11 +190,17 @@ def of_regions(
 
     parts = _parts(regions, heads), _parts(words, heads)
     return jax.tree.map(lambda x: x.mean(0), lax.map(one, parts))
-  valid = valid & there.any(1) & count.any(1)
+  shared = isinstance(captions, Vocabulary)
+  valid = valid & there.any(1) & (count.sum(0) > 0 if shared else count.any(1))
   # NaN in a pair that is not valid would pass into every gradient.
   pictures = Pictures(jnp.where(valid[:, None, None], regions, 0), there)
-  captions = Captions(jnp.where(valid[:, None, None], words, 0), count)
-  how = functools.partial(similarity, form=form, sharpness=sharpness)
+  how: _Similarity
+  if isinstance(captions, Vocabulary):
+    assert form == "words" and not 0 < block < len(valid)
+    how = functools.partial(_similarity_of_shares, sharpness=sharpness)
+  else:
+    captions = Captions(jnp.where(valid[:, None, None], words, 0), count)
+    how = functools.partial(similarity, form=form, sharpness=sharpness)
   return _both_ways(
     _Way(pictures, captions, how),
     _Way(captions, pictures, lambda rows, columns: how(columns, rows).T),
@@ -153,7 +211,7 @@ def of_regions(
   )
 
 
-def _parts(x: Float[Array, "b n e"], heads: int) -> Float[Array, "h b n p"]:
+def _parts(x: Float[Array, "*b e"], heads: int) -> Float[Array, "h *b p"]:
   return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, 0)
 
 
@@ -173,12 +231,7 @@ def similarity(
   """
   (regions, there), (words, count) = pictures, captions
   regions, words = unit(regions), unit(words)
-  cosine = jnp.einsum(
-    "ike,jwe->ijwk", regions, words, precision=lax.Precision.HIGHEST
-  )
-  seen = there[:, None, None]
-  weight = jax.nn.softmax(jnp.where(seen, sharpness * cosine, _EXCLUDED), -1)
-  attended = (weight * cosine).sum(-1)  # [i, j, w]
+  attended, weight = _attend(regions, there, words, sharpness)  # [i, j, w]
   if form == "words":
     total = jnp.maximum(1, count.sum(-1, dtype=jnp.float32))
     return jnp.where(count[None], attended, 0).sum(-1) / total[None]
@@ -194,6 +247,40 @@ def similarity(
     precision=lax.Precision.HIGHEST,
   )
   return (attended * lax.rsqrt(jnp.maximum(squared, 1e-12)))[..., 0]
+
+
+def _attend(
+  regions: Float[Array, "i k e"],
+  there: Bool[Array, "i k"],
+  words: Float[Array, "*n e"],
+  sharpness: float,
+) -> tuple[Float[Array, "i *n"], Float[Array, "i *n k"]]:
+  """Returns each word's cosine under its attention, and the attention.
+
+  All embeddings have unit length.
+  """
+  flat = words.reshape(-1, words.shape[-1])
+  cosine = jnp.einsum(
+    "ike,ne->ink", regions, flat, precision=lax.Precision.HIGHEST
+  )
+  seen = there[:, None]
+  weight = jax.nn.softmax(jnp.where(seen, sharpness * cosine, _EXCLUDED), -1)
+  attended = (weight * cosine).sum(-1)
+  shape = len(regions), *words.shape[:-1]
+  return attended.reshape(shape), weight.reshape(*shape, -1)
+
+
+def _similarity_of_shares(
+  pictures: Pictures, captions: Vocabulary, *, sharpness: float
+) -> Float[Array, "i j"]:
+  """Returns the same as `similarity` with the form "words"."""
+  # Words without a share fill the array; NaN in one would reach all gradients.
+  used = captions.shares.any(1, keepdims=True)
+  words = unit(jnp.where(used, captions.words, 0))
+  attended, _ = _attend(
+    unit(pictures.regions), pictures.exist, words, sharpness
+  )
+  return jnp.matmul(attended, captions.shares, precision=lax.Precision.HIGHEST)
 
 
 class _Way(NamedTuple):

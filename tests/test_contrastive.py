@@ -98,6 +98,52 @@ def test_the_loss_is_both_cross_entropies_over_valid_pairs(form):
   np.testing.assert_allclose(found, across + down, rtol=1e-5)
 
 
+def test_words_that_are_embedded_once_give_the_same_loss_and_gradients():
+  pictures, captions, valid = batch("words", e=10)
+  ids = np.random.default_rng(1).integers(0, 5, captions.exist.shape)
+  table = np.random.default_rng(2).normal(size=(5, 10)).astype(np.float32)
+
+  def apart(table, regions):
+    words = captions._replace(words=table[ids])
+    pairs = pictures._replace(regions=regions), words
+    return loss("words", *pairs, jnp.float32(1), valid, heads=2)[0]
+
+  @jax.jit
+  def once(table, regions):
+    exist = jnp.asarray(captions.exist & valid[:, None])
+    found, places, fits = contrastive.different(jnp.asarray(ids), exist, 6)
+    shares = contrastive.shares(places, exist, 6)
+    # What fills the rest may be anything.
+    words = jnp.where(shares.any(1)[:, None], table[found], np.nan)
+    shared = contrastive.Vocabulary(words, shares)
+    pairs = pictures._replace(regions=regions), shared
+    return loss("words", *pairs, jnp.float32(1), valid, heads=2)[0], fits
+
+  want, of_want = jax.value_and_grad(apart, (0, 1))(table, pictures.regions)
+  (got, fits), of_got = jax.value_and_grad(once, (0, 1), has_aux=True)(
+    table, pictures.regions
+  )
+  assert fits
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  for a, b in zip(of_got, of_want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(3, False), (4, True), (5, True)])
+def test_more_different_words_than_there_is_place_for_are_told(most, fits):
+  ids = jnp.asarray([[7, 3, 7], [9, 0, 8]])
+  exist = jnp.asarray([[True, True, True], [True, True, False]])
+  found, places, told = contrastive.different(ids, exist, most)
+  shares = contrastive.shares(places, exist, most)
+  assert bool(told) == fits and len(found) == most
+  if fits:
+    assert found[:4].tolist() == [0, 3, 7, 9]
+    np.testing.assert_allclose(
+      shares[:4].T, [[0, 1 / 3, 2 / 3, 0], [1 / 2, 0, 0, 1 / 2]], rtol=1e-6
+    )
+    assert not shares[4:].any()
+
+
 @pytest.mark.parametrize("block", [0, 2])
 def test_heads_have_losses_of_their_own(block):
   pictures, captions, valid = batch("words", e=10)

@@ -10,7 +10,7 @@ import small_vit
 from flax import nnx
 from test_train_step import BATCH, CLASSES
 
-from sseg_jax import train_step
+from sseg_jax import contrastive, train_step
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
@@ -117,6 +117,43 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   assert found.shape == (32, 32) and set(found.flat) <= {0, 1, 2}
   # Each region has one distribution over the words.
   assert len(np.unique(scores.round(4).reshape(-1, 5), axis=0)) >= 2
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_words_are_embedded_once_where_few_are_different(
+  config, monkeypatch, block
+):
+  config.loss.contrastive_block = block
+  setup = train_step.make_setup(config, CLASSES)
+  state = train_step.init_state(setup)
+  batch = dict(BATCH)
+  fits = []
+  different = contrastive.different
+
+  def counted(*arguments):
+    result = different(*arguments)
+    jax.debug.callback(lambda x: fits.append(bool(x)), result[2])
+    return result
+
+  def take(change):
+    monkeypatch.setattr(contrastive, "different", change)
+    new, metrics = jax.jit(functools.partial(train_step.train_step, setup))(
+      state, setup.frozen, batch
+    )
+    return new.params, metrics["loss"]
+
+  params, loss = take(counted)
+  assert fits == [True]
+  # As if there were too many of them: each word is embedded where it stands.
+  wanted, wanted_loss = take(
+    lambda *x: (*different(*x)[:2], jnp.asarray(False))
+  )
+  np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6),
+    params,
+    wanted,
+  )
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ class LetterGroups(nnx.Module):
       rngs=rngs,
     )
 
-  def __call__(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+  def __call__(self, tokens: Int[Array, "*b"]) -> Float[Array, "*b d"]:
     """Returns the sum over a token's groups over the root of their number.
 
     So it is as long as a single vector, whatever the number of groups.
     """
-    numbers = jnp.asarray(table(self.groups))[tokens]  # [b, l, g]
+    numbers = jnp.asarray(table(self.groups))[tokens]  # [*b, g]
     used = (numbers > 0).astype(jnp.float32)
     total = jnp.maximum(used.sum(-1), 1)
     vectors = self.embedding(numbers) * used[..., None]

@@ -239,7 +239,33 @@ class TextTower(nnx.Module):
     Raises:
       InputError: if `l` exceeds `context_length`.
     """
+    if self.is_bag:
+      ids, exist = self.word_ids(tokens, most)
+      return self.of_ids(ids), exist
+    order, exist = self._word_places(tokens, most)
     x = self._before_norm(tokens, train=train, rngs=rngs)
+    x = jnp.take_along_axis(x, order[..., None], axis=1)
+    return self.norm(x), exist
+
+  def word_ids(
+    self, tokens: Int[Array, "b l"], most: int
+  ) -> tuple[Int[Array, "b w"], Bool[Array, "b w"]]:
+    """Returns the ids of each text's words, and which exist; see `words`."""
+    self._check_length(tokens)
+    order, exist = self._word_places(tokens, most)
+    return jnp.take_along_axis(tokens, order, axis=1), exist
+
+  def of_ids(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+    """Returns the features of tokens, in a tower without blocks (`is_bag`)."""
+    assert self.is_bag, "a token's feature depends on its text"
+    return self.norm(self._embed(ids))
+
+  @property
+  def is_bag(self) -> bool:
+    """Whether a token's feature depends on the token alone."""
+    return not self.blocks
+
+  def _word_places(self, tokens, most):  # -> places [b, w], which exist
     length = tokens.shape[1]
     place = jnp.arange(length)[None]
     end = jnp.argmax(tokens, axis=-1)[:, None]
@@ -249,8 +275,20 @@ class TextTower(nnx.Module):
     # Words first, each part in its order.
     order = jnp.argsort(jnp.where(counts, place, place + length), axis=1)
     order = order[:, :most]
-    x = jnp.take_along_axis(x, order[..., None], axis=1)
-    return self.norm(x), jnp.take_along_axis(counts, order, axis=1)
+    return order, jnp.take_along_axis(counts, order, axis=1)
+
+  def _embed(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+    x = self.token_embedding(ids)
+    if self.letter_groups is not None:
+      x = x + self.letter_groups(ids).astype(self.dtype)
+    return x
+
+  def _check_length(self, tokens: Int[Array, "b l"]) -> None:
+    if tokens.shape[1] > self.context_length:
+      raise InputError(
+        f"texts have {tokens.shape[1]} tokens, but text.context_length is"
+        f" {self.context_length}; tokenize to that length"
+      )
 
   def _before_norm(
     self,
@@ -259,17 +297,10 @@ class TextTower(nnx.Module):
     train: bool,
     rngs: ExampleRngs | None,
   ) -> Float[Array, "b l d"]:
-    length = tokens.shape[1]
-    if length > self.context_length:
-      raise InputError(
-        f"texts have {length} tokens, but text.context_length is"
-        f" {self.context_length}; tokenize to that length"
-      )
-    x = self.token_embedding(tokens)
-    if self.letter_groups is not None:
-      x = x + self.letter_groups(tokens).astype(self.dtype)
+    self._check_length(tokens)
+    x = self._embed(tokens)
     if self.position_embedding is not None:
-      positions = self.position_embedding[:length].astype(self.dtype)
+      positions = self.position_embedding[: tokens.shape[1]].astype(self.dtype)
       x = x + positions[None]
     for block in self.blocks:
       x = remat.run(self.remat, block, x, train=train, rngs=rngs)

@@ -3,6 +3,8 @@
 On a first read, go straight to `loss`.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +44,8 @@ class Features(NamedTuple):
   Attributes:
     parts, counts: `sseg.ImageFeatures.part_features` and `.counts`.
     text: output of the text tower before the projection: [b, d], or of each
-      word [b, w, d].
+      word [b, w, d]. Of words that stand for themselves alone (`_is_bag`), only
+      their ids, float32 [b, w].
     words: float32 [b, w], 1 for words that exist, else 0; None where texts
       have no words.
   """
@@ -118,12 +121,20 @@ def _texts(
   model: sseg.SSeg, batch: dict[str, Array], key: Array
 ) -> tuple[Array, Array | None]:
   """Returns `Features.text` and `.words` of a batch."""
+  if _is_bag(model):
+    ids, exist = model.text.word_ids(batch["text"], model.max_words)
+    return ids.astype(jnp.float32), exist.astype(jnp.float32)
   text, words = model.text_features(
     batch["text"],
     train=True,
     rngs=ExampleRngs.from_ids(key, batch["id"]),
   )
   return text, None if words is None else words.astype(jnp.float32)
+
+
+def _is_bag(model: sseg.SSeg) -> bool:
+  """Whether texts are bags of words, each embedded without the others."""
+  return model.form == "words" and model.text.is_bag
 
 
 def regions_seen(
@@ -159,7 +170,6 @@ def compare(
   each, image = model.embed_parts(
     features.parts, features.counts, train=True, valid=valid
   )
-  text = model.embed_text(features.text, train=True, valid=valid)
   how: dict[str, Any] = dict(
     max_logit_scale=weights.max_logit_scale,
     block=weights.contrastive_block,
@@ -167,22 +177,64 @@ def compare(
   )
   scale = model.logit_scale[...]
   if weights.contrastive_form == "global":
+    text = model.embed_text(features.text, train=True, valid=valid)
     loss, metrics = contrastive.contrastive(image, text, scale, valid, **how)
   else:
-    words = features.words
-    if words is None:  # a caption is compared as a whole
-      text, words = text[:, None], jnp.ones((len(text), 1))
-    loss, metrics = contrastive.of_regions(
+    of_regions = functools.partial(
+      contrastive.of_regions,
       contrastive.Pictures(each, features.counts > 0),
-      contrastive.Captions(text, words > 0),
-      scale,
-      valid,
+      logit_scale=scale,
+      valid=valid,
       form=weights.contrastive_form,
       sharpness=weights.sharpness,
       heads=setup.config.model.proj_heads,
       **how,
     )
+    loss, metrics = _of_captions(setup, model, features, valid, of_regions)
   return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
+
+
+def _of_captions(
+  setup: Setup,
+  model: sseg.SSeg,
+  features: Features,
+  valid: Array,
+  of_regions: Callable[..., tuple[Array, Metrics]],
+) -> tuple[Array, Metrics]:
+  """Returns `of_regions` of the captions.
+
+  In a bag of words each different word is embedded and compared once, if a
+  batch has at most a quarter as many of them as places.
+  """
+
+  def of_captions(text):  # embeddings [b, w, e], or [b, e]
+    words = features.words
+    if words is None:  # a caption is compared as a whole
+      text, words = text[:, None], jnp.ones((len(text), 1))
+    return of_regions(contrastive.Captions(text, words > 0))
+
+  def whole(text):  # the same before the projection
+    return of_captions(model.embed_text(text, train=True, valid=valid))
+
+  if not _is_bag(model):
+    return whole(features.text)
+  assert features.words is not None
+  ids, exist = features.text.astype(jnp.int32), features.words > 0
+  config = setup.config
+  if config.model.proj_norm == "bn":  # counts words as often as they stand
+    return whole(model.text.of_ids(ids))
+  exist &= valid[:, None]
+  most = ids.size // 4
+  different, places, fits = contrastive.different(ids, exist, most)
+
+  def once():
+    text = model.embed_text(model.text.of_ids(different), train=True)
+    if config.loss.contrastive_block:  # of captions
+      return of_captions(text[jnp.minimum(places, most - 1)])
+    shares = contrastive.shares(places, exist, most)
+    return of_regions(contrastive.Vocabulary(text, shares))
+
+  return jax.lax.cond(fits, once, lambda: whole(model.text.of_ids(ids)))
 
 
 def loss(
