@@ -536,7 +536,8 @@ def test_a_step_compiles_for_absent_chips(tmp_path):
   gathered = plain["collectives"].get("all-gather", {"bytes": 0})["bytes"]
   assert gathered < 0.2 * size
   assert split["memory"]["parameters"] < 0.6 * size
-  assert split["collectives"]["all-gather"]["bytes"] > 0.4 * size
+  # Most parameters are the vectors of tokens, of which only rows are sent.
+  assert split["collectives"]["all-gather"]["bytes"] > 0.25 * size
 
 
 SMALL = """
@@ -544,12 +545,17 @@ from sseg_jax import default_config
 
 def get_config():
   c = default_config.get_config()
-  c.batch_size, c.image_size = 32, 64
+  c.batch_size, c.image_size = 32, 32
   c.model.backbone = "conv_tiny"
+  c.model.hidden_dim = c.model.mask_dim = 32
+  c.model.num_heads = 4
+  c.model.num_queries = 8
+  c.model.embed_dim, c.model.proj_hidden = 32, 64
   c.model.decoder_layers = 1
   c.model.dropout = 0.0
   c.model.drop_path = 0.0
   c.text.layers = 1
+  c.text.width, c.text.num_heads = 32, 4
   c.text.context_length = 16
   c.pseudo_masks.iterations = 3
   c.pseudo_masks.init = "farthest"

@@ -19,7 +19,12 @@ from sseg_jax.exporting import folder, formats, source, verify, write
 from sseg_jax.models import sseg
 
 _WORDS = tuple(f"word {i}" for i in range(20))
-_SMALL: dict[str, Any] = {"backbone": "conv_tiny", "num_queries": 12}
+_SMALL: dict[str, Any] = {
+  "backbone": "conv_tiny",
+  "num_queries": 12,
+  "decoder_layers": 1,
+  "ffn_dim": 64,
+}
 
 
 def segment(small: bool) -> Case:

@@ -30,7 +30,7 @@ def step(small: bool) -> Case:
   c.batch_size, c.image_size, c.dtype = b, side, "float32"
   c.model.backbone = "swin_t"
   if small:
-    c.model.update(num_queries=12, decoder_layers=2, ffn_dim=64)
+    c.model.update(num_queries=12, decoder_layers=1, ffn_dim=64)
     c.model.update(proj_hidden=64)
     c.text.layers = 1
   c.pseudo_masks.stride = teacher.stride

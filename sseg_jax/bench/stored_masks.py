@@ -23,6 +23,8 @@ def cached(small: bool) -> Case:
   config.model.ffn_dim, config.model.proj_hidden = 256, 256
   config.text.layers, config.text.width = 2, 64
   config.text.num_heads = 1
+  if small:
+    config.model.decoder_layers = config.text.layers = 1
   rng = np.random.default_rng(0)
   batch_of = {
     "id": jnp.arange(batch),
