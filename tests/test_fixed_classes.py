@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from layouts import write_voc
 
+import sseg_jax
 from sseg_jax import config_check, main, optim, prepare, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.inference import fixed_classes
@@ -326,5 +327,12 @@ def test_real_labels_of_voc_from_the_command_to_the_scores(
   for name in ("mIoU", "per_class", "threshold"):
     assert again["benchmarks"]["voc"][name] == scored[name]
   assert again["changes"] == []
+  # The stored network segments with words of its list, background included.
+  model = sseg_jax.load(tmp_path / "run")
+  image = np.zeros((40, 48, 3), np.uint8)
+  found = model.segment(image, ["dog", "cat"])
+  assert found.labels.shape == (40, 48) and found.labels.max() <= 2
+  with pytest.raises(InputError, match="knows 20 classes .* not 'unicorn'"):
+    model.segment(image, ["unicorn"])
   stored = json.loads((tmp_path / "run" / "config.json").read_text())
   assert stored["data"]["classes"][:2] == ["background", "aeroplane"]

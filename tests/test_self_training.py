@@ -361,7 +361,14 @@ def test_a_vote_of_any_process_counts(monkeypatch):
 def test_rounds_their_gain_and_a_stop_between_the_scores(
   config, tmp_path, monkeypatch, stored_network
 ):
-  two = _changed(config, self_training__rounds=2).lock()
+  two = _changed(
+    config,
+    self_training__rounds=2,
+    # The second teacher has a fixed list of classes: those of the labels.
+    model__head="classes",
+    text__frozen=False,
+    self_training__start="scratch",
+  ).lock()
   stops = []
 
   def scored(path, *_):
