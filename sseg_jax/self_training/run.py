@@ -64,18 +64,6 @@ def run(
   specs = _specs(config)
   fields = config.self_training
   commit = provenance.git_commit()
-  first_process = jax.process_index() == 0
-
-  def scored(path: str, out: epath.Path, name: str) -> dict[str, Any] | None:
-    """Returns a model's scores, {} in further processes, None for a stop."""
-    found: dict[str, Any] | None = {}
-    if first_process:
-      logging.info("scoring %s", path)
-      settings = _settings(out, name)
-      found = None
-      if not stop.is_set():
-        found = checkpoint_scores.run(path, specs, settings)
-    return None if any_process(found is None) else found
 
   rows: list[dict[str, Any]] = []
   path, step = str(fields.teacher), 0
@@ -94,9 +82,12 @@ def run(
       return {"preempted": int(trained.get("preempted", config.total_steps))}
     step = config.total_steps
     if of_teacher is None:
-      before = of_teacher = scored(path, workdir, TEACHER)
+      settings = _settings(workdir, TEACHER)
+      before = of_teacher = _scored(path, specs, settings, stop)
     path = str(place / STUDENT)
-    scores = None if before is None else scored(path, place, STUDENT)
+    scores = None
+    if before is not None:
+      scores = _scored(path, specs, _settings(place, STUDENT), stop)
     if before is None or scores is None:
       logging.warning("asked to stop: start again to evaluate")
       return {"preempted": step}
@@ -110,12 +101,13 @@ def run(
     before = scores
 
   result: dict[str, Any] = {}
-  if first_process:
+  if jax.process_index() == 0:
     assert of_teacher is not None
+    last = rows[-1]["benchmarks"]
     result = {
       TEACHER: {"checkpoint": fields.teacher, "benchmarks": of_teacher},
-      STUDENT: trained | {"benchmarks": rows[-1]["benchmarks"]},
-      "difference": difference(of_teacher, rows[-1]["benchmarks"]),
+      STUDENT: trained | {"benchmarks": last},
+      "difference": difference(of_teacher, last),
       "rounds": rows,
       "labels": labels,
       "git_commit": commit,
@@ -124,6 +116,22 @@ def run(
     files.write_text(workdir / "result.json", text)
   _wait_for_all("the result is written")
   return result
+
+
+def _scored(
+  path: str,
+  specs: Sequence[str],
+  settings: checkpoint_scores.Settings,
+  stop: preemption.Stop,
+) -> dict[str, Any] | None:
+  """Returns a model's scores, {} in further processes, None after a stop."""
+  found: dict[str, Any] | None = {}
+  if jax.process_index() == 0:
+    logging.info("scoring %s", path)
+    found = None
+    if not stop.is_set():
+      found = checkpoint_scores.run(path, specs, settings)
+  return None if any_process(found is None) else found
 
 
 def label_pictures(
