@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from sseg_jax.checkpoints import checkpoint, named_arrays
-from sseg_jax.inference import background, protocols, sources
+from sseg_jax.inference import (
+  background,
+  fixed_classes,
+  protocols,
+  sources,
+)
 from sseg_jax.inference.by_protocol import ByProtocol
-from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.scores import Origin, Settings, open_all, score_all
 
 __all__ = ["Settings", "run"]
@@ -40,7 +44,7 @@ def run(
   opened = open_all(specs, settings)
   loaded = sources.read(path)
   config = loaded.config
-  network = SSegSegmenter(
+  network = fixed_classes.build(
     loaded.params,
     loaded.model_state,
     config,

@@ -68,6 +68,11 @@ def get_config() -> ml_collections.ConfigDict:
   # models/published.py. It initialises the backbone, and both decoders if the
   # file is a MaskFormer (models/pretrained.py). Ignored when a run resumes.
   c.model.weights = ""
+  # How classes are known. "text": by the embeddings of any words. The others
+  # know only data.classes, and are for task="supervised": "classes" is
+  # MaskFormer's own head, "upernet" classifies pixels over a ViT backbone, with
+  # model.hidden_dim features (models/fixed_classes.py).
+  c.model.head = "text"
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
   # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the decoder of
   # MaskFormer's panoptic models, with an encoder over the deepest level.
@@ -222,6 +227,11 @@ def get_config() -> ml_collections.ConfigDict:
   # regions. A large one sees the best region alone, 0 their mean.
   c.loss.sharpness = 10.0
   c.loss.max_words = 16  # "words": of a caption at most
+  # The three weights of model.head "classes" and "upernet": of classes, of "no
+  # object" (MaskFormer), and of UperNet's auxiliary head (mmsegmentation).
+  c.loss.classes = 1.0
+  c.loss.no_object = 0.1
+  c.loss.auxiliary = 0.4
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
   # Number of rows of the image-caption logits that exist at once, over all
@@ -236,6 +246,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.optim.start_lr = 1.25e-6  # GroupViT's 4e-6, scaled by 5e-4 / 1.6e-3
   c.optim.end_lr = 1.25e-5  # GroupViT's 4e-5, scaled alike
   c.optim.warmup_steps = 5446  # 2 epochs of CC12M, inside total_steps
+  # "cosine", or "poly": (1 - step / total_steps) ** power times the warm-up.
+  c.optim.schedule = "cosine"
+  c.optim.power = 1.0
+  # Factor of the rate from each block of a ViT backbone to the one before it;
+  # BEiT and MAE are tuned with 0.65. 1 leaves all rates equal.
+  c.optim.layer_decay = 1.0
   c.optim.b1 = 0.9
   c.optim.b2 = 0.999
   c.optim.eps = 1e-8
@@ -255,8 +271,8 @@ def get_config() -> ml_collections.ConfigDict:
   # the nearest 1 / lanes. "" takes all records equally often.
   c.data.weights = ""
   c.data.val = ""  # held-out pairs for retrieval; optional
-  # "supervised" only: names of the labels 0, 1, …, "background" first where
-  # label 0 is that. Empty: the list that the records have.
+  # "supervised" only: names of the labels 0, 1, …, "background" first if label
+  # 0 is that. Empty: the list of the records.
   c.data.classes = ()
   # Parts of the global order of records; must divide batch_size (pipeline.py).
   c.data.lanes = 64

@@ -12,7 +12,7 @@ from etils import epath
 
 from sseg_jax import benchmarks, errors, evaluation, sharding, train_step
 from sseg_jax.images import drawing
-from sseg_jax.inference import background, pairs
+from sseg_jax.inference import background, fixed_classes, pairs
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime import preemption
 
@@ -83,7 +83,7 @@ class Evaluator:
       return {}
     self._stop.check()
     if self.segmenter is None:
-      self.segmenter = SSegSegmenter(params, model_state, self._config)
+      self.segmenter = fixed_classes.build(params, model_state, self._config)
     self.segmenter.set_weights(params, model_state)
     results: dict[str, Any] = {}
     chosen: dict[str, float] = {}

@@ -13,7 +13,7 @@ from sseg_jax import matching
 from sseg_jax.contrastive import contrastive
 from sseg_jax.models.layers import resize_bilinear, resize_labels
 
-__all__ = ["contrastive", "dice", "focal", "mask_loss"]
+__all__ = ["contrastive", "dice", "focal", "mask_loss", "matched"]
 
 # Precision of the products that enlarge masks. On TPUs it keeps 16 bits of each
 # logit, more than the earlier products leave exact, in half as many passes as
@@ -83,38 +83,27 @@ def mask_loss(
   k: int,
   size: tuple[int, int] | None = None,
   count: Float[Array, ""] | None = None,
+  index: Int[Array, "layers b k"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Returns the mask loss summed over layers, and the last layer's parts.
 
   Mask j is where `labels` is j; labels outside 0..k-1 belong to no mask. Each
-  layer is matched separately, at the size of the logits. The loss is computed
-  at `size`; None means the size of the label map, or of the logits if they are
-  larger. Unmatched queries are not penalised.
+  layer is matched separately, at the size of the logits (`matched`), unless
+  `index` says which query each mask has. The loss is computed at `size`; None
+  means the size of the label map, or of the logits if they are larger.
+  Unmatched queries are not penalised.
   If these pictures are a part of a larger batch, `count` is the number of valid
   masks in that batch; the loss is divided by it.
 
   Source: S-Seg §3.4, Eq. 1; MaskFormer
   mask_former/modeling/{matcher,criterion}.py.
   """
-  layers, b, n, h, w = mask_logits.shape
-  # Pixels stay in one axis, because TPUs pad the last axis to 128. Layers are
-  # taken one by one, because a core's memory holds the arrays of one layer.
-  flat = mask_logits.reshape(layers, b, n, 1, h * w)
-  small = _one_hot(resize_labels(labels, (h, w)), k).reshape(b, k, 1, h * w)
-  cost = lax.map(
-    lambda logits: matching.cost_matrix(
-      logits, small, dice=dice_weight, focal=focal_weight
-    ),
-    lax.stop_gradient(flat),
-  )  # [layers, b, k, n]
-  # One call solves all layers, so the solver's loop runs once, not once a
-  # layer. The batch axis stays first, so that merging the two axes needs no
-  # communication between chips.
-  index = matching.match(
-    jnp.swapaxes(cost, 0, 1).reshape(b * layers, k, n),
-    jnp.repeat(valid, layers, axis=0),
-  )
-  index = jnp.swapaxes(index.reshape(b, layers, k), 0, 1)
+  _, b, _, h, w = mask_logits.shape
+  flat = _flat(mask_logits)
+  if index is None:
+    index = matched(
+      mask_logits, labels, valid, k=k, dice=dice_weight, focal=focal_weight
+    )
 
   if size is None:
     size = max(labels.shape[1], h), max(labels.shape[2], w)
@@ -137,6 +126,46 @@ def mask_loss(
   loss = (dice_weight * dice_losses + focal_weight * focal_losses).sum()
   metrics = {"dice": dice_losses[-1], "focal": focal_losses[-1]}
   return loss, metrics
+
+
+def matched(
+  mask_logits: Float[Array, "layers b n h w"],
+  labels: Int[Array, "b H W"],
+  valid: Bool[Array, "b k"],
+  *,
+  k: int,
+  dice: float,
+  focal: float,
+  more: Float[Array, "layers b k n"] | None = None,
+) -> Int[Array, "layers b k"]:
+  """Returns the query that each mask is matched with, layer by layer.
+
+  The arguments are those of `mask_loss`; `more` is added to the cost, as that
+  of the classes is.
+  """
+  layers, b, n, h, w = mask_logits.shape
+  # Layers are taken one by one, because a core's memory holds the arrays of one
+  # layer.
+  small = _one_hot(resize_labels(labels, (h, w)), k).reshape(b, k, 1, h * w)
+  cost = lax.map(
+    lambda logits: matching.cost_matrix(logits, small, dice=dice, focal=focal),
+    lax.stop_gradient(_flat(mask_logits)),
+  )  # [layers, b, k, n]
+  if more is not None:
+    cost += lax.stop_gradient(more)
+  # One call solves all layers, so the solver's loop runs once, not once a
+  # layer. The batch axis stays first, so that merging the two axes needs no
+  # communication between chips.
+  index = matching.match(
+    jnp.swapaxes(cost, 0, 1).reshape(b * layers, k, n),
+    jnp.repeat(valid, layers, axis=0),
+  )
+  return jnp.swapaxes(index.reshape(b, layers, k), 0, 1)
+
+
+def _flat(mask_logits):  # [layers, b, n, h, w] -> [layers, b, n, 1, h * w]
+  # Pixels stay in one axis, because TPUs pad the last axis to 128.
+  return mask_logits.reshape(*mask_logits.shape[:3], 1, -1)
 
 
 def _one_hot(labels, k):  # [b, h, w] -> [b, k, h, w]

@@ -19,15 +19,19 @@ TEXT_PARTS = ("text", "text_projection")
 def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the step.
 
-  It rises linearly from `start_lr` to `peak_lr` in `warmup_steps`, then falls
-  to `end_lr` along a cosine. `total_steps` include the `warmup_steps`, as in
-  GroupViT (`utils/lr_scheduler.py`).
+  "cosine" rises linearly from `start_lr` to `peak_lr` in `warmup_steps`, then
+  falls to `end_lr` along a cosine. `total_steps` include the `warmup_steps`, as
+  in GroupViT (`utils/lr_scheduler.py`). "poly" falls from the first step on,
+  and the warm-up is a factor of it, as in mmcv (`runner/hooks/lr_updater.py`)
+  and detectron2 (`projects/DeepLab/deeplab/lr_scheduler.py`).
 
   Args:
     optim_config: `config.optim`.
     total_steps: step at which the rate reaches `end_lr`; it then stays there.
   """
   warmup = optim_config.warmup_steps
+  if optim_config.schedule == "poly":
+    return _poly(optim_config, total_steps)
   cosine = optax.cosine_decay_schedule(
     optim_config.peak_lr,
     total_steps - warmup,
@@ -39,6 +43,44 @@ def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
     optim_config.start_lr, optim_config.peak_lr, warmup
   )
   return optax.join_schedules([linear, cosine], [warmup])
+
+
+def _poly(c: Any, total_steps: int) -> optax.Schedule:
+  falls = optax.polynomial_schedule(c.peak_lr, c.end_lr, c.power, total_steps)
+  if not c.warmup_steps:
+    return falls
+  rises = optax.linear_schedule(c.start_lr / c.peak_lr, 1.0, c.warmup_steps)
+  return lambda step: falls(step) * rises(step)
+
+
+def layer_factors(params: Any, decay: float) -> Any:
+  """Returns the factor of the learning rate of each array, a tree of floats.
+
+  It is 1 outside of the backbone's ViT, `decay` for its last block, and is
+  multiplied by `decay` from a block to the one before it; tokens, positions and
+  the patch embedding are before the first. Source: BEiT,
+  semantic_segmentation/mmcv_custom/layer_decay_optimizer_constructor.py.
+  """
+
+  def names(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+
+  paths = [names(path) for path, _ in jax.tree.leaves_with_path(params)]
+  inside = ["backbone", "vit", "blocks"]
+  numbers = [int(path[3]) for path in paths if path[:3] == inside]
+  depth = max(numbers, default=-1) + 1
+
+  def factor(path: Any, leaf: Any) -> float:
+    del leaf
+    name = names(path)
+    if name[:3] == inside:
+      return decay ** (depth - int(name[3]))
+    first = name[2:3] in (["tokens"], ["positions"], ["patch_embedding"])
+    if name[:2] == inside[:2] and first:
+      return decay ** (depth + 1)
+    return 1.0
+
+  return jax.tree.map_with_path(factor, params)
 
 
 def decay_mask(params: Any) -> Any:
@@ -76,14 +118,26 @@ def build(config: Any) -> optax.GradientTransformation:
     mask=decay_mask,
   )
   learns = adamw
+  if c.layer_decay != 1:
+    # The update is in proportion to the rate, that of weight decay as well.
+    learns = optax.chain(adamw, _by_layer(c.layer_decay))
   if c.clip_norm:
-    learns = optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw)
+    learns = optax.chain(optax.clip_by_global_norm(c.clip_norm), learns)
   if not config.text.frozen:
     return learns
   # Without gradients alone, weight decay would still shrink the text tower.
   return optax.multi_transform(
     {"learns": learns, "stays": optax.set_to_zero()}, _parts
   )
+
+
+def _by_layer(decay: float) -> optax.GradientTransformation:
+  def scaled(updates: Any, params: Any = None) -> Any:
+    del params
+    factors = layer_factors(updates, decay)
+    return jax.tree.map(lambda x, factor: x * factor, updates, factors)
+
+  return optax.stateless(scaled)
 
 
 def _parts(params: Any) -> Any:

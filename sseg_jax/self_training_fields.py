@@ -28,8 +28,14 @@ def defaults() -> ml_collections.ConfigDict:
   # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
   # paper does as far as is known.
   c.min_score = 0.0
+  # Share of the pixels of each label in a picture that keep it, the surest; the
+  # others are ignored. 1 keeps all.
+  c.keep_share = 1.0
   # What the student starts from: "teacher" (all that fits) or "scratch".
   c.start = "teacher"
+  # Students one after the other: each but the last labels the pictures for the
+  # next.
+  c.rounds = 1
   c.batch_size = 32  # pictures of one size labelled at once
   c.shard_size = 256  # pictures in a file; a killed job repeats one at most
   return c

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from sseg_jax import config_check, evaluator, files, sharding, train_step
 from sseg_jax.checkpoints import changes
 from sseg_jax.checkpoints.checkpoint import Checkpoints
+from sseg_jax.inference import fixed_classes
 from sseg_jax.learned import counts, held_out, report
 from sseg_jax.pseudo_masks import region_features
 from sseg_jax.runtime import lease, preemption, progress, provenance
@@ -87,6 +88,7 @@ def train(
     config = ml_collections.ConfigDict(config).copy_and_resolve_references()
     data = training_data.prepare(config, workdir)
     changes.check_records(found, data.records, config, workdir)
+    fixed_classes.complete(config, data.class_names)
     opened, training = evaluator.open_benchmarks(config)
     evaluator.check_score(config, opened)
 
@@ -233,12 +235,14 @@ def train(
     batches.close()
     steps.pause()
     pairs = held_out.HeldOut(config)
-    try:
+    result = None
+    with contextlib.suppress(preemption.Stopped):
       result = scores(state, step, writer, 0, pairs)
       checkpoints.set_thresholds(step, result.pop("stored", {}))
       if step > start or not writer.evaluated:
         writer.scalars(step, evaluator.flat_scores(result))
-    except preemption.Stopped:
+    # Only the first process evaluates; all end with the same exit code.
+    if _from_first_process(result is None) or result is None:
       logging.warning("asked to stop: start again to evaluate")
       return {"preempted": step}
     result = {

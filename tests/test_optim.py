@@ -13,6 +13,9 @@ from sseg_jax.models import flax_versions
 
 def _optim(**changes):
   fields = dict(
+    schedule="cosine",
+    power=1.0,
+    layer_decay=1.0,
     peak_lr=5e-4,
     start_lr=1.25e-6,
     end_lr=1.25e-5,

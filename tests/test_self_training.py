@@ -1,5 +1,6 @@
 """S-Seg+: labels of a teacher, resumed jobs, and the whole command."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -103,6 +104,37 @@ def test_background_and_unsure_pixels(red, tmp_path):
   unsure = _maps(tmp_path / "b")["1"]
   # The same pixels, but for the surest, which are never background.
   assert ((unsure == 255) >= (maps == 0)).all()
+
+
+def test_the_surest_share_of_each_label_is_kept(rng):
+  labels = np.repeat([[0, 1]], 10, 0)
+  sureness = np.stack([np.arange(10), 100 + np.arange(10)], -1).astype(float)
+  kept = teacher.surest(labels, sureness, 0.3)
+  # The last three of both, though all of label 1 are surer than label 0.
+  np.testing.assert_array_equal(kept.sum(0), [3, 3])
+  assert kept[-3:].all()
+  # One that is equally sure stays as well, and a label keeps a pixel at least.
+  assert teacher.surest(labels, 0 * sureness, 0.1).all()
+  assert teacher.surest(labels, sureness, 0.01).sum() == 2
+
+
+def test_unsure_labels_are_ignored_in_each_label(red, tmp_path):
+  folder = _records(tmp_path / "in")
+  some = dataclasses.replace(
+    red(), keep_share=0.5, made_with=red().made_with | {"keep_share": 0.5}
+  )
+  whole, half = tmp_path / "whole", tmp_path / "half"
+  _label(red(), folder, whole)
+  report = _label(some, folder, half)
+  assert 0 < report.ignored <= 50
+  for key, labels in _maps(half).items():
+    all_labels = _maps(whole)[key]
+    known = labels != 255
+    np.testing.assert_array_equal(labels[known], all_labels[known])
+    assert set(np.unique(all_labels)) == set(np.unique(labels[known]))
+  with pytest.raises(InputError, match="another keep_share .*0.5, not 0.25"):
+    made = some.made_with | {"keep_share": 0.25}
+    _label(dataclasses.replace(some, made_with=made), folder, half)
 
 
 def test_a_killed_job_goes_on_and_gives_the_same_bytes(
@@ -301,3 +333,74 @@ def test_the_whole_run_and_a_stop_in_each_phase(
   assert [line.split(":")[0] for line in lines] == [
     *("teacher", "student", "difference")
   ]
+
+
+def test_all_processes_end_alike_if_one_was_asked_to_stop(
+  config, tmp_path, monkeypatch
+):
+  # This process has labelled its pictures; another one was stopped meanwhile.
+  monkeypatch.setattr(run, "any_process", lambda flag: True)
+  found = run.run(config, tmp_path, StopAfter(1000))
+  assert found == {"preempted": 0}
+  assert not (tmp_path / "student").exists()
+
+
+def test_a_vote_of_any_process_counts(monkeypatch):
+  assert run.any_process(True) and not run.any_process(False)
+  monkeypatch.setattr(run.jax, "process_count", lambda: 2)
+  for other, expected in ((1, True), (0, False)):
+    monkeypatch.setattr(
+      run.multihost_utils,
+      "process_allgather",
+      lambda mine, other=other: np.array([mine, other]),
+    )
+    assert run.any_process(False) is expected
+
+
+@pytest.mark.slow
+def test_rounds_their_gain_and_a_stop_between_the_scores(
+  config, tmp_path, monkeypatch, stored_network
+):
+  two = _changed(
+    config,
+    self_training__rounds=2,
+    # The second teacher has a fixed list of classes: those of the labels.
+    model__head="classes",
+    text__frozen=False,
+    self_training__start="scratch",
+  ).lock()
+  stops = []
+
+  def scored(path, *_):
+    for stop in stops:
+      stop.set()
+    step = 2 if "round2" in path else "student" in path
+    return {"mine": {"mIoU": (10.0, 13.0, 14.0)[step]}}
+
+  monkeypatch.setattr(run.checkpoint_scores, "run", scored)
+  straight = run.run(two, tmp_path / "a", preemption.Stop())
+  gains = [row["gain"] for row in straight["rounds"]]
+  assert gains == [{"mine": 3.0, "mean": 3.0}, {"mine": 1.0, "mean": 1.0}]
+  assert straight["difference"]["mean"] == 4.0
+  assert straight["student"]["benchmarks"]["mine"]["mIoU"] == 14.0
+  assert "gain of round 2: mine +1.00" in run.headline(straight)
+  made = [
+    json.loads((tmp_path / "a" / name / labelling.MADE_WITH).read_text())
+    for name in ("labels", "round2/labels")
+  ]
+  # The student labelled the same pictures with other weights.
+  assert made[0].pop("teacher_sha256") != made[1].pop("teacher_sha256")
+  assert made[0] == made[1]
+  # Stopped after the score of the teacher.
+  out = tmp_path / "b"
+  stops.append(preemption.Stop())
+  assert run.run(two, out, stops[0]) == {"preempted": 4}
+  stops.clear()
+  resumed = run.run(two, out, preemption.Stop())
+  assert [row["gain"] for row in resumed["rounds"]] == gains
+  assert resumed["labels"] == straight["labels"]
+  one, other = (
+    checkpoint.load(tmp_path / name / "round2" / "student").params
+    for name in ("a", "b")
+  )
+  jax.tree.map(np.testing.assert_array_equal, one, other)

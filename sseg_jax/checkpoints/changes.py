@@ -26,6 +26,7 @@ _FIXED = {
   "data.weights",
   "data.shapes.train_size",
   "data.shapes.hard_share",
+  "optim.layer_decay",  # the optimizer's state has another form with 1
 }
 _FIXED_PARTS = ("model.", "text.")
 # Fields that may change: they say how the network learns, not what it is.
@@ -41,6 +42,10 @@ _FREE = {
 # With data.source="shapes" the run itself puts its own folders at the start of
 # these fields: this many of them.
 _FILLED = {"data.train": 1, "data.val": 1, "evaluate.benchmarks": 3}
+
+
+# A network with a fixed list of classes takes these from its records.
+_COMPLETED = ("data.classes", "evaluate.background_threshold")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,6 +83,10 @@ def since(
     for name, count in _FILLED.items():
       given = old[name].split(",")[count:]
       old[name] = ",".join(given)
+  if new["model.head"] != "text":
+    for name in _COMPLETED:
+      if not new[name]:
+        old[name] = new[name]
   found = {
     name: [old[name], new[name]]
     for name in sorted(old.keys() & new.keys())

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from sseg_jax import prompts, stored_config
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import drawing
+from sseg_jax.errors import InputError
 from sseg_jax.exporting import towers
 from sseg_jax.inference import api, background
 from sseg_jax.inference.segmenter import SSegSegmenter
@@ -112,6 +113,11 @@ def make(
   Raises:
     InputError: for bad words, and settings that do not exist.
   """
+  if (head := loaded.config.model.get("head", "text")) != "text":
+    raise InputError(
+      f"model.head={head!r}: a network with a fixed list of classes cannot be"
+      " exported; export one with model.head='text'"
+    )
   config = towers.as_float32(stored_config.completed(loaded.config))
   segmenter = SSegSegmenter(
     loaded.params,

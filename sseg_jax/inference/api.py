@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from sseg_jax import prompts
 from sseg_jax.errors import InputError
 from sseg_jax.images import given
-from sseg_jax.inference import batches, rarity
+from sseg_jax.inference import batches, fixed_classes, rarity
 from sseg_jax.inference import words as words_
 from sseg_jax.inference.background import (
   Threshold,
@@ -329,7 +329,7 @@ def load(
     InputError: there is no model, or it is damaged. One line.
   """
   loaded = read(source, step=step, revision=revision, sha256=sha256)
-  segmenter = SSegSegmenter(
+  segmenter = fixed_classes.build(
     loaded.params,
     loaded.model_state,
     loaded.config,

@@ -39,6 +39,16 @@ class Encoded(NamedTuple):
   images: int
   chunk: int
 
+  @property
+  def chances(self) -> Float[Array, "v n c"]:
+    """What each query is of the classes that are asked for."""
+    return self.probabilities
+
+  def only(self, index: int) -> "Encoded":
+    """Returns the same for one of the classes."""
+    one = self.probabilities[..., index : index + 1]
+    return self._replace(probabilities=one)
+
   def scores(self, combiner: str) -> Iterator[Float[np.ndarray, "b h w c"]]:
     """Yields the scores of the first classes, then of the next ones."""
     h, w = self.layout.picture

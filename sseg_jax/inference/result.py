@@ -241,8 +241,7 @@ class Segmentation:
       )
     index, encoded = self.words.index(word), self._encoded
     assert self.source is not None
-    one = encoded.probabilities[..., index : index + 1]
-    found = encoded._replace(probabilities=one)
+    found = encoded.only(index)
     return next(found.scores(self.source.segmenter.combiner))[0, ..., 0]
 
   @functools.cached_property
@@ -254,7 +253,7 @@ class Segmentation:
     """
     encoded, layout = self._encoded, self._encoded.layout
     logits = np.asarray(encoded.masks, np.float32)
-    probabilities = np.asarray(encoded.probabilities)
+    probabilities = np.asarray(encoded.chances)
     found = []
     window = layout.window[0] * layout.window[1]
     picture = layout.resized[0] * layout.resized[1]

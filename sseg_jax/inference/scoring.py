@@ -77,13 +77,16 @@ def combine(
       to n, so it needs other thresholds. "hard" takes p of the pixel's
       strongest query, as GroupViT does. "smallest" takes p of the smallest mask
       with s over one half, because a mask within another is in front; if there
-      is no such mask, it takes the strongest query.
+      is no such mask, it takes the strongest query. "logits", for networks
+      that classify pixels, is sum_q p_q times the logits, which is no score.
   """
   if combiner == "mean":
     # s / sum(s), written so that it stays finite when every s underflows.
     share = jax.nn.softmax(jax.nn.log_sigmoid(mask_logits), axis=1)
   elif combiner == "sum":
     share = jax.nn.sigmoid(mask_logits)
+  elif combiner == "logits":
+    share = mask_logits
   elif combiner == "hard":
     strongest = jnp.argmax(mask_logits, axis=1)  # [b, h, w]
     return jax.vmap(lambda p, q: p[q])(probabilities, strongest)

@@ -194,11 +194,11 @@ class SSegSegmenter:
     room = self._tokenizer.context_length - 2
     return len(self._tokenizer.encode(prompt)) > room
 
-  def encode_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
+  def encode_classes(self, class_set: ClassSet) -> Num[Array, "c *e"]:
     """Returns an embedding of each word, computed once for a class set."""
     return self._embeddings(class_set)
 
-  def _embed_classes(self, class_set: ClassSet) -> Float[Array, "c e"]:
+  def _embed_classes(self, class_set: ClassSet) -> Num[Array, "c *e"]:
     tokens = self._tokenizer(class_set.prompts)
     check_distinct(class_set.words, tokens)
     encode = functools.partial(
@@ -281,17 +281,27 @@ class SSegSegmenter:
     group = max(1, group)
     for first in range(0, len(images), group):
       some = images[first : first + group]
-      masks, queries = self._encode(
-        np.concatenate([layout.cut(image) for image in some])
-      )
-      probabilities = _class_probabilities(
-        queries,
-        embeddings,
-        self._params["logit_scale"],
-        class_set.members(),
-        max_logit_scale=float(self.config.loss.max_logit_scale),
-      )
-      yield Encoded(masks, probabilities, layout, places, len(some), chunk)
+      seen = self._encode(np.concatenate([layout.cut(x) for x in some]))
+      geometry = (layout, places, len(some), chunk)
+      yield self._encoded(*seen, embeddings, class_set, *geometry)
+
+  def _encoded(
+    self,
+    masks: Array,
+    queries: Array,
+    embeddings: Array,
+    class_set: ClassSet,
+    *geometry: Any,
+  ) -> Encoded:
+    """Names the queries of windows; `geometry` is the rest of `Encoded`."""
+    probabilities = _class_probabilities(
+      queries,
+      embeddings,
+      self._params["logit_scale"],
+      class_set.members(),
+      max_logit_scale=float(self.config.loss.max_logit_scale),
+    )
+    return Encoded(masks, probabilities, *geometry)
 
   def _encode(self, windows):
     """Encodes windows in batches whose sizes are powers of two."""

@@ -21,10 +21,13 @@ from sseg_jax.models import (
   query_embedding,
   remat,
   teacher,
+  vit_pyramid,
   vit_sizes,
 )
 
 PIXEL_DECODERS = ("fpn", "transformer_encoder")
+# Values of `model.head`; all but the first know a fixed list of classes.
+HEADS = ("text", "classes", "upernet")
 LEVELS = ("res2", "res3", "res4", "res5")  # of every backbone
 _POOLED = (*LEVELS, "pixel", "stem")
 
@@ -42,6 +45,7 @@ RULES: dict[str, Rule] = {
   ),
   "model.region_dropout": RATE,
   "model.weights": TEXT,
+  "model.head": one_of(*HEADS),
   "model.drop_path": RATE,
   "model.pixel_decoder": one_of(*PIXEL_DECODERS),
   "model.encoder_layers": at_least(1),
@@ -145,6 +149,21 @@ def _eye(c: Any) -> str | None:
   return None
 
 
+def _head(c: Any) -> str | None:
+  head, backbone = c.model.head, c.model.backbone
+  if head == "upernet" and backbone not in vit_pyramid.PYRAMID_SIZES:
+    return (
+      f"model.backbone={backbone!r}: model.head='upernet' needs one of"
+      f" {', '.join(vit_pyramid.PYRAMID_SIZES)}"
+    )
+  if head == "classes" and backbone == teacher.NAME:
+    return (
+      f"model.head={head!r}: model.backbone='teacher' knows classes by text;"
+      " use 'text'"
+    )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     ("model.hidden_dim", "model.num_heads"), _heads("model", "hidden_dim")
@@ -154,6 +173,7 @@ BETWEEN: tuple[Between, ...] = (
     ("model.proj_heads", "model.proj_hidden", "model.embed_dim"), _proj_heads
   ),
   Between(("model.stem_widths", "model.stem_depths"), _stem),
+  Between(("model.head", "model.backbone"), _head),
   Between(
     (
       "model.backbone",

@@ -28,11 +28,13 @@ class MaskFormerOutputs(NamedTuple):
     mask_logits: float32 [layers, b, n, h/4, w/4], the last layer last.
     query_features: [b, n, d] after the last decoder layer and its norm.
     pixel_features: [b, h/4, w/4, d], the pixel decoder's before the mask head.
+    layer_features: [layers, b, n, d], queries of the layers of `mask_logits`.
   """
 
   mask_logits: Array
   query_features: Array
   pixel_features: Array
+  layer_features: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +179,8 @@ class MaskFormer(nnx.Module):
       outputs.append(self.norm(x))
     # Only deep supervision, in training, needs the masks of earlier layers.
     supervised = outputs if train and self.deep_supervision else outputs[-1:]
-    embeddings = self.mask_embed(jnp.stack(supervised))  # [layers, b, n, d]
+    queries = jnp.stack(supervised)
+    embeddings = self.mask_embed(queries)  # [layers, b, n, d]
     # Pixels are one axis here, because TPUs pad the last axis to 128.
     b, h, w, d = mask_features.shape
     mask_logits = jnp.einsum(
@@ -187,7 +190,7 @@ class MaskFormer(nnx.Module):
       preferred_element_type=jnp.float32,
     )
     mask_logits = mask_logits.reshape(*mask_logits.shape[:-1], h, w)
-    return MaskFormerOutputs(mask_logits, outputs[-1], pixel_features)
+    return MaskFormerOutputs(mask_logits, outputs[-1], pixel_features, queries)
 
 
 def build(

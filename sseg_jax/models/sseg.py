@@ -1,8 +1,7 @@
 """S-Seg: MaskFormer and a text transformer in one embedding space (§3).
 
-On a first read, go to `SSeg.image_features`. The functions below the class are
-the boundary to plain JAX: parameters and statistics as nested dictionaries of
-arrays.
+On a first read, go to `SSeg.image_features`. The functions below are the
+boundary to plain JAX: parameters and statistics as nested dictionaries.
 """
 
 import functools
@@ -19,6 +18,7 @@ from sseg_jax import errors
 from sseg_jax.models import (
   backbones,
   fields,
+  fixed_classes,
   image_tower,
   pooling,
   query_embedding,
@@ -89,9 +89,8 @@ class SSeg(nnx.Module):
   ) -> ImageOutputs:
     """Returns n masks, an embedding of each, and one of the picture.
 
-    Calls `image_features`, which has the same arguments, and `embed_image`. A
-    model with an eye takes `seen` in place of the picture, and calls
-    `region_features`.
+    Calls `image_features`, which has the same arguments, or with an eye
+    `region_features`, which takes `seen`; then `embed_image`.
     """
     if seen is not None:
       features = self.region_features(seen, train=train, valid=valid, **how)
@@ -112,8 +111,7 @@ class SSeg(nnx.Module):
   ) -> ImageFeatures:
     """Returns n masks, and features to embed them and the picture from.
 
-    Each picture's result is independent of the others, except through a
-    backbone's batch norm.
+    Pictures depend on each other through a backbone's batch norm alone.
 
     Args:
       image: RGB in 0..255, [b, h, w, 3]; sides are multiples of 32.
@@ -237,8 +235,8 @@ class SSeg(nnx.Module):
   ) -> Float[Array, "b e"]:
     """Embeds token ids, as `tokenizer.Tokenizer` gives them; float32.
 
-    With the contrastive form "words" it is the mean of the words' embeddings,
-    each of unit length. `train`, `rngs` and `valid` as in `image_features`.
+    With the form "words" it is the mean of the words' embeddings, each of unit
+    length. `train`, `rngs` and `valid` as in `image_features`.
     """
     features, words = self.text_features(tokens, train=train, rngs=rngs)
     embedded = self.embed_text(features, train=train, valid=valid)
@@ -255,8 +253,8 @@ class SSeg(nnx.Module):
   ) -> tuple[Float[Array, "b *w d"], Bool[Array, "b w"] | None]:
     """Returns what the contrastive loss compares of texts, not projected.
 
-    That is one feature of each text and None; with the form "words" the
-    features of each text's words, and which of them exist.
+    That is one feature of each text and None; with the form "words" features
+    of its words, and which exist.
     """
     if self.form == "words":
       return self.text.words(tokens, self.max_words, train=train, rngs=rngs)
@@ -274,7 +272,7 @@ class SSeg(nnx.Module):
     return projected.astype(jnp.float32)
 
 
-def split(model: SSeg) -> tuple[nnx.GraphDef, Variables, Variables]:
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables, Variables]:
   """Returns the static structure, parameters, and statistics of `model`."""
   parts: Any = nnx.split(model, nnx.Param, ...)
   graphdef, params, rest = parts
@@ -291,7 +289,8 @@ def build(
     mesh: TPUs over which batches are split, to use kernels that XLA cannot
       divide among devices by itself; None uses no such kernel.
   """
-  model = nnx.eval_shape(lambda: SSeg(config, rngs=parameter_keys(0)))
+  network = fixed_classes.network(config) or SSeg
+  model = nnx.eval_shape(lambda: network(config, rngs=parameter_keys(0)))
   if mesh is not None:
     swin_attention.use_kernels(model, mesh)
   return split(model)
@@ -299,9 +298,10 @@ def build(
 
 def init(config: Any, seed: int) -> tuple[Variables, Variables]:
   """Returns random parameters and initial statistics, nested dictionaries."""
+  network = fixed_classes.network(config) or SSeg
 
   def make(key):
-    return split(SSeg(config, rngs=parameter_keys(key)))[1:]
+    return split(network(config, rngs=parameter_keys(key)))[1:]
 
   return jax.jit(make)(jax.random.key(seed))
 
@@ -330,7 +330,7 @@ def apply_words(
 ) -> tuple[Array, Array]:
   """Returns embeddings of words [b, w, e] and which exist, bool [b, w].
 
-  With a contrastive form other than "words", a text is a single word.
+  With another contrastive form than "words", a text is a single word.
   """
   model = nnx.merge(graphdef, params, model_state)
   features, words = model.text_features(tokens)

@@ -217,10 +217,23 @@ class ViT(nnx.Module):
 
     `train` drops branches, and draws from `rngs`.
     """
-    x = self.embed(image)
-    for block in self.blocks:
-      x = remat.run(self.remat, block, x, train=train, rngs=rngs)
+    (x,) = self.after(image, (self.depth,), train=train, rngs=rngs)
     return self.norm(x)
+
+  def after(
+    self,
+    image: Float[Array, "b h w 3"],
+    counts: Sequence[int],
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+  ) -> list[Float[Array, "b t d"]]:
+    """Returns the tokens after so many blocks, without the final norm."""
+    x, found = self.embed(image), {}
+    for i, block in enumerate(self.blocks):
+      x = remat.run(self.remat, block, x, train=train, rngs=rngs)
+      found[i + 1] = x
+    return [found[count] for count in counts]
 
   def features(
     self,

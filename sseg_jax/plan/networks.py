@@ -28,10 +28,11 @@ def training(config: Any) -> dict[str, float]:
 
   Pooling and the resizing of masks are left out: they have no formula here.
   Work that is computed twice to save memory counts once, so these are the model
-  FLOPs of MFU. A network with a frozen eye has no formula: its dictionary is
-  empty, and all its parts count as they are traced.
+  FLOPs of MFU. A network with a frozen eye or with a fixed list of classes has
+  no formula: its dictionary is empty, and all its parts count as they are
+  traced.
   """
-  if teacher.is_eye(config):
+  if teacher.is_eye(config) or config.model.head != "text":
     return {}
   c, batch = config.model, config.batch_size
   pictures = batch / config.loss.mask_every  # those that teach masks

@@ -88,7 +88,7 @@ def build(config: Any, devices: Sequence[jax.Device]) -> Step:
   if config.task == "supervised":
     from sseg_jax.data import shapes
 
-    class_names = shapes.CLASS_NAMES
+    class_names = tuple(config.data.classes) or shapes.CLASS_NAMES
   setup = train_step.make_setup(config, class_names, mesh, abstract=True)
   state = train_step.abstract_state(setup)
   state_sharding = sharding.state_sharding(state, mesh)

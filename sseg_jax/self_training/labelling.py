@@ -43,6 +43,7 @@ _CALLED = {
   "classes": "another class list",
   "threshold": "another background threshold",
   "min_score": "another min_score",
+  "keep_share": "another keep_share",
   "evaluate": "another setting of the teacher's evaluate fields",
   "pictures_sha256": "other pictures",
 }
@@ -145,6 +146,7 @@ def _check_folder(out: str, made_with: dict[str, Any]) -> None:
   stored = files.read_json(place)
   if not isinstance(stored, dict):
     raise InputError(f"{place} is damaged; {remedy}")
+  stored.setdefault("keep_share", 1.0)  # labels of earlier versions
   for name, value in json.loads(json.dumps(made_with)).items():
     if stored.get(name) != value:
       raise InputError(

@@ -1,10 +1,12 @@
 """S-Seg+: from a teacher to a student and scores of both (§3.7)."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -32,20 +34,25 @@ def run(
 ) -> dict[str, Any]:
   """Labels pictures, trains a student on them, and scores teacher and student.
 
-  A run that was stopped goes on in the phase in which it was.
+  With `self_training.rounds` above 1 the student labels the pictures again, for
+  a student of its own. A run that was stopped goes on in the phase in which it
+  was.
 
   Args:
     config: fields as in `default_config.py`; `self_training` describes labels
       and teacher, all others the student.
     workdir: folder of the run. It gets `labels/`, the student's run in
-      `student/`, the teacher's scores in `teacher/`, and result.json.
+      `student/`, those of further rounds in `round2/` and so on, the teacher's
+      scores in `teacher/`, and result.json.
     stop: tells the run when to stop. None listens for SIGTERM.
 
   Returns:
-    The content of WORKDIR/result.json: `teacher` and `student`, each with its
-    `benchmarks`; `difference`, the student's mIoU less the teacher's, of each
-    benchmark and their mean; `labels`. A run that was asked to stop returns
-    {"preempted": step}.
+    The content of WORKDIR/result.json: `teacher` and `student`, the last one,
+    each with its `benchmarks`; `difference`, the student's mIoU less the
+    teacher's, of each benchmark and their mean; `rounds`, with the `gain` of
+    each student over the model that taught it; `labels` of the last round. In
+    other processes than the first, {}. A run that was asked to stop returns
+    {"preempted": step} in every process.
 
   Raises:
     InputError: if a field cannot work, if the teacher has no background
@@ -58,10 +65,97 @@ def run(
   fields = config.self_training
   commit = provenance.git_commit()
 
-  # --- Labels -----------------------------------------------------------------
+  rows: list[dict[str, Any]] = []
+  path, step = str(fields.teacher), 0
+  before: dict[str, Any] | None = None
+  of_teacher: dict[str, Any] | None = None
+  for number in range(1, fields.rounds + 1):
+    place = workdir if number == 1 else workdir / f"round{number}"
+    labels = label_pictures(fields, path, str(place / LABELS), stop)
+    if labels is None:
+      return {"preempted": step}
+    student = student_config(
+      config, str(place / LABELS), path, labels.pop("names")
+    )
+    trained = train.train(student, place / STUDENT, stop)
+    if any_process("preempted" in trained):
+      return {"preempted": int(trained.get("preempted", config.total_steps))}
+    step = config.total_steps
+    if of_teacher is None:
+      settings = _settings(workdir, TEACHER)
+      before = of_teacher = _scored(path, specs, settings, stop)
+    path = str(place / STUDENT)
+    scores = None
+    if before is not None:
+      scores = _scored(path, specs, _settings(place, STUDENT), stop)
+    if before is None or scores is None:
+      logging.warning("asked to stop: start again to evaluate")
+      return {"preempted": step}
+    rows.append(
+      {
+        "student": path,
+        "benchmarks": scores,
+        "gain": difference(before, scores),
+      }
+    )
+    before = scores
+
+  result: dict[str, Any] = {}
+  if jax.process_index() == 0:
+    assert of_teacher is not None
+    last = rows[-1]["benchmarks"]
+    result = {
+      TEACHER: {"checkpoint": fields.teacher, "benchmarks": of_teacher},
+      STUDENT: trained | {"benchmarks": last},
+      "difference": difference(of_teacher, last),
+      "rounds": rows,
+      "labels": labels,
+      "git_commit": commit,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    files.write_text(workdir / "result.json", text)
+  _wait_for_all("the result is written")
+  return result
+
+
+def _scored(
+  path: str,
+  specs: Sequence[str],
+  settings: checkpoint_scores.Settings,
+  stop: preemption.Stop,
+) -> dict[str, Any] | None:
+  """Returns a model's scores, {} in further processes, None after a stop."""
+  found: dict[str, Any] | None = {}
+  if jax.process_index() == 0:
+    logging.info("scoring %s", path)
+    found = None
+    if not stop.is_set():
+      found = checkpoint_scores.run(path, specs, settings)
+  return None if any_process(found is None) else found
+
+
+def label_pictures(
+  fields: Any, path: str, out: str, stop: preemption.Stop
+) -> dict[str, Any] | None:
+  """Labels the pictures of a round, in all processes.
+
+  Args:
+    fields: `config.self_training`.
+    path: the model that labels; instead of `fields.teacher`.
+    out: folder of the labels.
+    stop: ends the job between two pictures.
+
+  Returns:
+    What the labels are, for result.json, and `names` of the labels 0, 1, …. In
+    other processes than the first the names alone. None if any process was
+    asked to stop.
+  """
+  fields = ml_collections.ConfigDict(fields)
+  with fields.unlocked():
+    fields.teacher = path
   teacher = teachers.load(fields)
   parts = pictures.open_parts(fields.pictures, fields.names, fields.shard_size)
-  out = str(workdir / LABELS)
+  stopped = False
   try:
     labelling.label(
       teacher,
@@ -74,62 +168,46 @@ def run(
       check=stop.check,
     )
   except preemption.Stopped:
+    stopped = True
+  if any_process(stopped):
     logging.warning("asked to stop: start again to go on with the labels")
-    return {"preempted": 0}
-  _wait_for_all("labels are written")
-  first_process = jax.process_index() == 0
-  if first_process:
+    return None
+  found: dict[str, Any] = {"names": teacher.names}
+  if jax.process_index() == 0:
     report = labelling.finish(teacher, parts, out)
     logging.info("%s: %s", out, report)
-  _wait_for_all("labels are finished")
-
-  # --- Student ----------------------------------------------------------------
-  student = student_config(config, out)
-  trained = train.train(student, workdir / STUDENT, stop)
-  if "preempted" in trained:
-    return trained
-
-  # --- Scores -----------------------------------------------------------------
-  if not first_process:  # waits, or the first would lose its peers
-    _wait_for_all("both are scored")
-    return {}
-  scores: dict[str, dict[str, Any]] = {}
-  for name, path in (
-    (TEACHER, fields.teacher),
-    (STUDENT, str(workdir / STUDENT)),
-  ):
-    if stop.is_set():
-      _wait_for_all("both are scored")
-      return {"preempted": int(trained["steps"])}
-    logging.info("scoring the %s, %s", name, path)
-    scores[name] = checkpoint_scores.run(path, specs, _settings(workdir, name))
-  result = {
-    TEACHER: {"checkpoint": fields.teacher, "benchmarks": scores[TEACHER]},
-    STUDENT: trained | {"benchmarks": scores[STUDENT]},
-    "difference": difference(scores[TEACHER], scores[STUDENT]),
-    "labels": {
+    found |= {
       "made_with": labelling.described(teacher, parts),
       "pictures": report.records,
       "rejected": report.rejected,
       "shares": report.shares,
       "ignored": report.ignored,
-    },
-    "git_commit": commit,
-  }
-  text = json.dumps(result, indent=2) + "\n"
-  files.write_text(workdir / "result.json", text)
-  _wait_for_all("both are scored")
-  return result
+    }
+  _wait_for_all("labels are finished")
+  return found
+
+
+def any_process(flag: bool) -> bool:
+  """Returns in every process whether the flag is set in any of them."""
+  if jax.process_count() == 1:
+    return flag
+  votes = multihost_utils.process_allgather(np.int32(flag))
+  return bool(np.max(votes))
 
 
 def student_config(
-  config: ml_collections.ConfigDict, labels: str
+  config: ml_collections.ConfigDict,
+  labels: str,
+  teacher: str,
+  names: Sequence[str],
 ) -> ml_collections.ConfigDict:
-  """Returns the config with which the student is trained.
+  """Returns the config with which a student is trained.
 
   Args:
     config: of the whole run.
     labels: the folder of labelled pictures.
+    teacher: the model that labelled them.
+    names: of the labels 0, 1, ….
   """
   student = ml_collections.ConfigDict(config).copy_and_resolve_references()
   with student.unlocked():
@@ -139,7 +217,9 @@ def student_config(
     if not config.evaluate.every_steps:
       student.evaluate.benchmarks = ""  # scored once, beside the teacher
     if config.self_training.start == "teacher":
-      student.start_from = config.self_training.teacher
+      student.start_from = teacher
+    if student.model.head != "text":
+      student.data.classes = tuple(names)
   return student
 
 
@@ -165,8 +245,17 @@ def headline(result: dict[str, Any]) -> str:
   lines = [
     f"{name}: {evaluator.headline(result[name])}" for name in (TEACHER, STUDENT)
   ]
-  changes = ", ".join(f"{k} {v:+.2f}" for k, v in result["difference"].items())
-  return "\n".join([*lines, f"difference: {changes}"])
+  rounds = result.get("rounds", [])
+  if len(rounds) > 1:
+    lines += [
+      f"gain of round {i}: {_changes(row['gain'])}"
+      for i, row in enumerate(rounds, 1)
+    ]
+  return "\n".join([*lines, f"difference: {_changes(result['difference'])}"])
+
+
+def _changes(values: dict[str, float]) -> str:
+  return ", ".join(f"{name} {value:+.2f}" for name, value in values.items())
 
 
 def _specs(config: ml_collections.ConfigDict) -> list[str]:

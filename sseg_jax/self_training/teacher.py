@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from sseg_jax import benchmarks, prompts, synonyms
 from sseg_jax.data import label_classes
 from sseg_jax.errors import InputError
 from sseg_jax.images.label_maps import IGNORED
-from sseg_jax.inference import background, sources
+from sseg_jax.inference import background, fixed_classes, sources
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter, winners
 from sseg_jax.pseudo_masks import region_features
@@ -26,6 +26,8 @@ class Teacher:
     threshold: background threshold; None if every pixel has a class.
     min_score: pixels whose best score is below it are ignored.
     made_with: all that the labels depend on besides the pictures.
+    keep_share: of the pixels of each label in a picture, the surest so many
+      keep it, and the others are ignored.
   """
 
   segmenter: SSegSegmenter
@@ -33,6 +35,7 @@ class Teacher:
   threshold: float | None
   min_score: float
   made_with: dict[str, Any]
+  keep_share: float = 1.0
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -56,8 +59,34 @@ class Teacher:
         labels = background.apply_threshold(best, index, self.threshold)
       is_class = labels > 0 if self.threshold is not None else True
       unsure = (best < self.min_score) & is_class
+      if self.keep_share < 1:
+        # The lower the best score, the surer is background.
+        sureness = np.where(is_class, best, -best)
+        unsure |= ~surest(labels, sureness, self.keep_share)
       found.append(np.where(unsure, IGNORED, labels).astype(np.uint8))
     return np.stack(found[: len(images)])
+
+
+def surest(
+  labels: Int[np.ndarray, "h w"],
+  sureness: Float[np.ndarray, "h w"],
+  share: float,
+) -> Bool[np.ndarray, "h w"]:
+  """Returns the surest pixels of each label, `share` of them or more.
+
+  Class-balanced self-training (Zou et al. 2018, "Unsupervised Domain Adaptation
+  for Semantic Segmentation via Class-Balanced Self-Training") keeps a share of
+  each class, because one threshold for all would leave out hard classes; here
+  it is a share of each picture's classes. Pixels that are equally sure stay or
+  go together, and stay in doubt.
+  """
+  kept = np.zeros(labels.shape, bool)
+  for label in np.unique(labels):
+    mine = labels == label
+    count = max(1, round(share * int(mine.sum())))
+    least = np.partition(sureness[mine], -count)[-count]
+    kept |= mine & (sureness >= least)
+  return kept
 
 
 def load(fields: Any) -> Teacher:
@@ -85,7 +114,9 @@ def load(fields: Any) -> Teacher:
       f" maps of records hold {label_classes.MOST} with background"
     )
   loaded = sources.read(fields.teacher)
-  segmenter = SSegSegmenter(loaded.params, loaded.model_state, loaded.config)
+  segmenter = fixed_classes.build(
+    loaded.params, loaded.model_state, loaded.config
+  )
   templates = prompts.templates(loaded.config.evaluate.templates)
   words = synonyms.of_classes(segmenter.synonyms, names)
   class_set = ClassSet(names, tuple(templates), words)
@@ -100,6 +131,7 @@ def load(fields: Any) -> Teacher:
     "classes": list(names),
     "threshold": threshold,
     "min_score": float(fields.min_score),
+    "keep_share": float(fields.keep_share),
     "evaluate": {
       name: loaded.config.evaluate[name]
       for name in (
@@ -109,13 +141,21 @@ def load(fields: Any) -> Teacher:
     },
   }
   return Teacher(
-    segmenter, class_set, threshold, float(fields.min_score), made_with
+    segmenter,
+    class_set,
+    threshold,
+    float(fields.min_score),
+    made_with,
+    float(fields.keep_share),
   )
 
 
 def _threshold(
   fields: Any, loaded: Any, names: tuple[str, ...], combiner: str
 ) -> float:
+  own = loaded.config.evaluate.background_threshold
+  if loaded.config.model.head != "text" and own is not None:
+    return float(own)  # it compares classes with its own background
   if fields.threshold is not None:
     background.check_flag(fields.threshold)
     return float(fields.threshold)

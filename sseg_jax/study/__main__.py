@@ -1,5 +1,7 @@
 """Tables of photos: forms of the loss, a linear probe, numbers of photos.
 
+With --figure it draws a figure of self-training instead (`figures.py`).
+
 The region features are in the records, and what the eye sees in scored photos
 is kept in `OUT/seen`, so that no transformer runs twice.
 """
@@ -26,8 +28,10 @@ def _parser() -> argparse.ArgumentParser:
     "Makes tables of photos with stored region features: curve (mIoU over the"
     " number of photos), probe (a linear probe of the same features), forms (of"
     " the contrastive loss, with features of one layer and of two). Rows that"
-    " are finished are kept: the same command, started again, continues.",
+    " are finished are kept: the same command, started again, continues. With"
+    " --figure, draws a figure of the paper from finished S-Seg+ runs.",
     (
+      "--figure=12 --runs=4096=runs/a,8192=runs/b --out=figures",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables"
       " --tables=probe --seeds=0",
@@ -39,9 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     default="photos",
     help="name or file of the config, default: %(default)s",
   )
-  add("--records", required=True, help="folder of records with features")
-  add("--data_root", required=True, help="holds VOCdevkit/ and coco/")
+  add("--records", help="folder of records with features")
+  add("--data_root", help="holds VOCdevkit/ and coco/")
   add("--out", required=True, type=files.path, help="folder of the tables")
+  add(
+    "--figure",
+    type=int,
+    choices=(11, 12),
+    help="11: regions that the teacher missed and the student finds, of one"
+    " run and the first of --benchmarks; 12: mIoU over training pairs",
+  )
+  add(
+    "--runs",
+    default="",
+    help="of --figure: a work directory, or for 12 PAIRS=WORKDIR,…",
+  )
   add("--tables", default="curve,probe,forms", help="default: %(default)s")
   add("--seeds", default="0,1,2", help="default: %(default)s")
   add("--benchmarks", default="voc20", help="default: %(default)s")
@@ -65,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   flags = _parser().parse_args(argv)
+  if flags.figure:
+    from sseg_jax.study import figures  # it loads NumPy and Pillow
+
+    print(json.dumps(figures.draw(flags.figure, flags.runs, flags)))
+    return 0
+  for flag in ("records", "data_root"):
+    if not getattr(flags, flag):
+      raise InputError(f"{flag} is empty; the tables need --{flag}=FOLDER")
   tables = [name.strip() for name in flags.tables.split(",")]
   for name in tables:
     if name not in TABLES:

@@ -5,18 +5,25 @@ from typing import Any
 from sseg_jax import contrastive
 from sseg_jax.field_rules import (
   NOT_NEGATIVE,
+  POSITIVE,
   SWITCH,
   Between,
   Rule,
   at_least,
   one_of,
 )
-from sseg_jax.models import query_embedding, teacher
+from sseg_jax.models import query_embedding, teacher, vit_pyramid
 from sseg_jax.tasks import TASKS
 
 RULES: dict[str, Rule] = {
   "task": one_of(*TASKS),
   "accumulate_steps": at_least(1),
+  "loss.classes": NOT_NEGATIVE,
+  "loss.no_object": NOT_NEGATIVE,
+  "loss.auxiliary": NOT_NEGATIVE,
+  "optim.schedule": one_of("cosine", "poly"),
+  "optim.power": POSITIVE,
+  "optim.layer_decay": Rule(lambda x: 0 < x <= 1, "over 0 and at most 1"),
   "loss.mask_stride": Rule(lambda x: x in (1, 2, 4), "1, 2 or 4"),
   "loss.mask_every": at_least(1),
   "loss.contrastive_block": at_least(0),
@@ -99,6 +106,35 @@ def _frozen_text(c: Any) -> str | None:
   )
 
 
+def _head(c: Any) -> str | None:
+  """What a network with a fixed list of classes cannot do."""
+  if c.model.head == "text":
+    return None
+  wanted: tuple[tuple[str, Any, Any], ...] = (
+    ("task", c.task, "supervised"),
+    ("loss.mask_every", c.loss.mask_every, 1),
+    ("text.frozen", c.text.frozen, False),
+    ("text.weights", c.text.weights, ""),
+    ("evaluate.refine", c.evaluate.refine, "none"),
+  )
+  for name, value, needed in wanted:
+    if value != needed:
+      return (
+        f"{name}={value!r}: model.head={c.model.head!r} has a fixed list of"
+        f" classes and needs {needed!r}"
+      )
+  return None
+
+
+def _layer_decay(c: Any) -> str | None:
+  if c.optim.layer_decay == 1 or c.model.backbone in vit_pyramid.PYRAMID_SIZES:
+    return None
+  return (
+    f"optim.layer_decay={c.optim.layer_decay}: needs the blocks of a ViT, and"
+    f" model.backbone={c.model.backbone!r} is none; use 1"
+  )
+
+
 def _eye(c: Any) -> str | None:
   if not teacher.is_eye(c):
     return None
@@ -147,4 +183,16 @@ BETWEEN: tuple[Between, ...] = (
     _form,
   ),
   Between(("task", "text.frozen"), _frozen_text),
+  Between(
+    (
+      "model.head",
+      "task",
+      "loss.mask_every",
+      "text.frozen",
+      "text.weights",
+      "evaluate.refine",
+    ),
+    _head,
+  ),
+  Between(("optim.layer_decay", "model.backbone"), _layer_decay),
 )

@@ -7,7 +7,7 @@ network takes any words afterwards.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from sseg_jax import losses, prompts, tokenizer
 from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
+from sseg_jax.tasks import fixed_classes, true_masks
 from sseg_jax.tasks.task import Metrics, Setup
 
 
@@ -60,12 +61,17 @@ def _targets(classes: int, has_background: bool) -> np.ndarray:
 
 def step_loss(
   setup: Setup,
-  model: sseg.SSeg,
+  model: Any,
   frozen: dict[str, Any],
   batch: dict[str, Array],
   key: Array,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns `loss` with the arguments that every task gets (`task.Task`)."""
+  """Returns `loss` with the arguments that every task gets (`task.Task`).
+
+  A network with a fixed list of classes has a loss of its own.
+  """
+  if setup.config.model.head != "text":
+    return fixed_classes.loss(setup.config, model, batch, key)
   classes = frozen["class_tokens"], frozen["class_targets"]
   return loss(setup.config, model, classes, batch, key)
 
@@ -97,7 +103,7 @@ def loss(
   """
   class_tokens, targets = (jnp.asarray(array) for array in classes)
   weights, k = config.loss, config.pseudo_masks.k
-  masks = _true_masks(batch["labels"], len(targets), k)
+  masks = true_masks.of(batch["labels"], len(targets), k)
   counted = masks.exists & batch["valid"][:, None]
 
   by_regions = query_embedding.by_regions(config.model)
@@ -151,36 +157,6 @@ def loss(
   return total, metrics | {"loss/mask": mask, name: words}
 
 
-class _Masks(NamedTuple):
-  """The true masks of pictures, one for each class in a picture, at most k.
-
-  Attributes:
-    present: bool [b,c], which classes are in a picture.
-    labels: int32 [b,h,w], number of each pixel's mask; k for none. The j-th
-      class that is present has the j-th mask.
-    exists: bool [b,k], which masks there are.
-  """
-
-  present: Array
-  labels: Array
-  exists: Array
-
-
-def _true_masks(labels: Array, classes: int, k: int) -> _Masks:
-  present = labels[:, None] == jnp.arange(classes)[None, :, None, None]
-  present = present.any((2, 3))  # [b, c]
-  rank = jnp.where(present, jnp.cumsum(present, 1) - 1, k)  # [b, c]
-  index = jnp.clip(labels, 0, classes - 1)
-  ranked = jax.vmap(lambda r, i: r[i])(rank, index)
-  ranked = jnp.where(_known(labels, classes) & (ranked < k), ranked, k)
-  exists = jnp.arange(k)[None] < present.sum(1)[:, None]
-  return _Masks(present, ranked, exists)
-
-
-def _known(labels: Array, classes: int) -> Array:
-  return (labels >= 0) & (labels < classes)
-
-
 def _region_loss(
   class_probabilities: Callable[[Array], Array],
   image: sseg.ImageOutputs,
@@ -193,9 +169,7 @@ def _region_loss(
   # Set to 0 before the logarithm: a NaN would reach every gradient.
   parts = jnp.where(counted[..., None], image.part_embeddings, 0)
   log_p = _log(class_probabilities(parts))  # [b, k, c]
-  # The j-th mask is of the j-th class present.
-  names = jnp.argsort(~present, 1, stable=True)[:, :k]
-  names = jnp.pad(names, ((0, 0), (0, k - names.shape[1])))
+  names = true_masks.names(present, k)
   each = -(targets[names] * log_p).sum(-1)
   return (each * counted).sum() / jnp.maximum(1, counted.sum())
 
@@ -213,7 +187,7 @@ def _pixel_loss(
   probabilities = class_probabilities(queries)
   scores = scoring.combine(mask_logits, probabilities, "mean")
   _, h, w, _ = scores.shape  # [b, h/4, w/4, c]
-  small = jnp.where(_known(labels, len(targets)), labels, -1)
+  small = jnp.where(true_masks.known(labels, len(targets)), labels, -1)
   small = losses.resize_labels(small, (h, w))
   seen = (small >= 0) & valid
   each = -(targets[jnp.maximum(small, 0)] * _log(scores)).sum(-1)
