@@ -113,12 +113,16 @@ def prepare(source: str, out: str, **options: Any) -> Report:
   _check_places(source, out)
   try:
     return _prepare(source, out, chosen)
+  except import_tensorflow().errors.ResourceExhaustedError as error:
+    raise files.full("--out", out) from error
   except import_tensorflow().errors.OpError as error:
     raise InputError(
       f"--out={out} cannot be written ({shown(error.message, 300)}); make room,"
       " or choose another folder"
     ) from error
   except OSError as error:
+    if error.errno in files.FULL:
+      raise files.full("--out", out) from error
     raise files.unwritable("--out", out, error) from error
   except BrokenProcessPool as error:
     raise Unavailable(
@@ -158,6 +162,7 @@ def _prepare(source: str, out: str, options: Options) -> Report:
       f"{out} holds prepared records; give --overwrite to replace them, or"
       " another --out"
     )
+  survivors.excluded_paths(options.exclude_pictures)  # raises before the work
   stream = streams.find(
     source, options.kind, options.captions, (train, val, parts)
   )
