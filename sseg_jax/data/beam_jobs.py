@@ -7,6 +7,8 @@ records are the same for any runner, and an interrupted call can go on with
 another one. Between the two, this process chooses the records.
 """
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +48,7 @@ def pipeline_options(runner: str, flags: str) -> Any:
   try:
     # Without this, a flag with a slip is left aside with a warning.
     known = made.get_all_options(drop_default=True, retain_unknown_options=True)
-    all_names = options.PipelineOptions().get_all_options().keys()
+    all_names = options.PipelineOptions([]).get_all_options().keys()
   except SystemExit:  # argparse ends the process
     raise InputError(
       f"--runner_options={flags!r}: a value does not fit; see Apache Beam's"
@@ -78,6 +80,7 @@ def run(
   Raises:
     InputError: see `pipeline_options`; or a job raised it.
     Unavailable: the pipeline failed otherwise.
+    OSError: a disk is full.
   """
   options = pipeline_options(runner, flags)
   import apache_beam as beam
@@ -98,7 +101,11 @@ def run(
   yield from (None for _ in todo)
 
 
-def _told(error: Exception, runner: str) -> InputError | Unavailable:
+def _told(error: Exception, runner: str) -> Exception:
+  if "No space left on device" in str(error):
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  if isinstance(error, InputError | Unavailable):  # with the step's name
+    return type(error)(str(error).partition(" [while running")[0])
   if found := _RAISED.search(str(error)):
     kind = InputError if found[1] == "InputError" else Unavailable
     return kind(found[2])
