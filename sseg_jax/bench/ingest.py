@@ -170,8 +170,12 @@ def _served(python: str, convert: str, listed: pathlib.Path) -> Way:
   text = _SERVE.format(convert=convert, processes=_PROCESSES)
   script = listed.with_name(f"serve_{len(convert)}.py")
   script.write_text(text)
+  # A script's own folder is searched first, and then another checkout.
+  root = os.fspath(pathlib.Path(__file__).parents[2])
+  own = {"PYTHONPATH": root} if python == sys.executable else {}
   process = subprocess.Popen(
     [python, os.fspath(script), os.fspath(listed)],
+    env=os.environ | own,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
