@@ -3,17 +3,20 @@
 Paths are of `pathlib` or `epath`. Only the standard library is needed.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import pathlib
+import shutil
 from typing import Any
 
 from sseg_jax.errors import InputError, Unavailable
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors that may not occur again at the next try.
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_PASSING = (*FULL, errno.EIO, errno.ESTALE)
 
 
 def expand(path: str | os.PathLike) -> str:
@@ -58,6 +61,25 @@ def unwritable(
   return InputError(
     f"{field}={name} cannot be written ({reason}); give a folder in which you"
     " may write"
+  )
+
+
+def full(field: str, folder: str | os.PathLike) -> Unavailable:
+  """Returns what to raise where work that can go on finds its disk full.
+
+  Args:
+    field: what the folder is called, as "--out".
+    folder: as the user gave it.
+  """
+  told = ""
+  with contextlib.suppress(OSError):
+    disk = shutil.disk_usage(folder)
+    told = (
+      f" ({disk.free / 2**20:.0f} of {disk.total / 2**20:.0f} MiB are free)"
+    )
+  return Unavailable(
+    f"{field}={os.fspath(folder)}: the disk is full{told}; make room and start"
+    " again, which goes on where it was"
   )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sseg_jax.data import recipes
+from sseg_jax.data.beam_jobs import RUNNERS
 from sseg_jax.data.options import DUPLICATES, Options
 from sseg_jax.data.preparation import Report, prepare
 from sseg_jax.data.recipes import RECIPES
@@ -58,7 +59,7 @@ Captions and pictures that cannot be used are left out, counted and named.
 _FOR_SOURCE = (
   "source", "kind", "captions", "val_size", "shard_size", "quality", "min_size",
   "max_aspect", "min_words", "max_words", "duplicates", "exclude_pictures",
-  "limit", "seed", "workers", "overwrite",
+  "limit", "seed", "workers", "overwrite", "runner", "runner_options",
 )  # fmt: skip
 _FOR_RECIPE = ("run", "img2dataset")
 _FOR_BENCHMARK = ("benchmark", "data_root", "split")
@@ -144,6 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     help="processes that convert pictures; 0 uses this one; default: one a"
     " core",
   )
+  add(
+    "--runner",
+    help=f"of Apache Beam: {', '.join(RUNNERS)}; default: processes of this"
+    " machine, which give the same records",
+  )
+  add("--runner_options", help="flags of that runner, in quotes")
   add("--overwrite", action="store_true", help="replace finished records")
 
   add = parser.add_argument_group("from a published list").add_argument

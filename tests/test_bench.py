@@ -7,7 +7,7 @@ import pytest
 
 from sseg_jax import optim
 from sseg_jax.bench import __main__ as command
-from sseg_jax.bench import cases, timing
+from sseg_jax.bench import cases, ingest, timing
 from sseg_jax.exporting import formats
 from sseg_jax.models import conv, swin, vit
 
@@ -60,6 +60,7 @@ def _measure(name, monkeypatch):
   case = cases.CASES[name](True)
   result = timing.measure(case, rounds=1, warmup=0, peak_flops=1e12)
   ways = {"step_parts": 11, "attention": 3}
+  ways["prepare"] = 4 if ingest.program() else 2
   ways |= dict.fromkeys(("pseudo_masks_224", "pseudo_masks_448"), 3)
   if name == "export":  # as many formats as the machine can write
     assert "%" in case.agreement

@@ -5,6 +5,7 @@ that no rule fits fails. What needs a pod, a cloud, a chip or millions of
 pictures is compared with the real flags and files only.
 """
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -124,6 +125,15 @@ def of_skypilot(arguments):
   assert set(re.findall(r"--env (\w+)=", arguments)) <= known.keys()
 
 
+def of_tfds(config, module, _):
+  """The builder is there, and has the config."""
+  text = page(f"{module.replace('.', '/')}.py")
+  assert "class CaptionedPictures(" in text
+  assert int(config) in ast.literal_eval(
+    re.search(r"for side in (\(.*?\))", text)[1]
+  )
+
+
 def of_runner(name, arguments):
   """The runner of an exported folder has the flags."""
   assert (ROOT / f"sseg_jax/exporting/runners/of_{name}.py").is_file()
@@ -147,6 +157,11 @@ RULES = (
   (r"sed \"(.*)\" (\S+) \| kubectl apply -f -", of_sed),
   (r"sky jobs launch (.*)", of_skypilot),
   (r"cp -r (\S+) SPACE && cp -r (\S+) SPACE/", of_copies),
+  (
+    r"tfds build captioned_pictures/short(\d+) --imports=(\S+) "
+    r" *(--manual_dir=.*)",
+    of_tfds,
+  ),
   (r"python exported/(\w+)/run\.py (.*)", of_runner),
 )
 

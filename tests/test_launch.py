@@ -88,6 +88,7 @@ def test_all_places_have_a_command():
     "README: GKE, JobSet",
     "README: SkyPilot, spot GPUs of any cloud",
     "README: A page",
+    "README: Records on a cluster",
   }
 
 

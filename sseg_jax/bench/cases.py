@@ -59,6 +59,10 @@ CASES = {
     "losses:contrastive",
     "the contrastive loss and its gradients, against torch",
   ),
+  "prepare": Entry(
+    "ingest:prepare",
+    "from pictures to records, against img2dataset's resize of the same",
+  ),
   "step_parts": Entry(
     "parts:step", "a training step, and each of its parts alone"
   ),

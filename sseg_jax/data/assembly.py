@@ -7,6 +7,7 @@ need not hold them twice.
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -14,16 +15,19 @@ from etils import epath
 from sseg_jax.data import manifest, records, staging
 from sseg_jax.data.survivors import Survivors
 
+# Calls a function with each of many tuples; see `conversion.runner`.
+Run = Callable[..., Iterator]
+
 
 def write_val(
-  folder: str, parts: list[staging.Staged], chosen: Survivors, size: int
+  folder: str,
+  parts: list[staging.Staged],
+  chosen: Survivors,
+  size: int,
+  run: Run,
 ) -> list[manifest.Shard]:
   """Writes the held-out records; `size` is the number of records in a shard."""
-  starts = staging.positions(parts)
-  return [
-    _shard(folder, "val", number, numbers, of, parts, starts)
-    for number, of, numbers in _cut(chosen.val, size)
-  ]
+  return list(_shards(folder, "val", parts, chosen.val, size, run))
 
 
 def write_train(
@@ -31,54 +35,96 @@ def write_train(
   parts: list[staging.Staged],
   chosen: Survivors,
   size: int,
+  run: Run,
 ) -> list[manifest.Shard]:
   """Writes all other records, and deletes parts that are done with."""
   starts = staging.positions(parts)
-  shards, part = [], 0
-  for number, of, numbers in _cut(chosen.train, size):
-    shards.append(_shard(folder, "train", number, numbers, of, parts, starts))
-    while part < len(parts) and starts[part + 1] <= numbers[-1] + 1:
+  shards, part, written = [], 0, 0
+  for shard in _shards(folder, "train", parts, chosen.train, size, run):
+    shards.append(shard)
+    written += shard.count
+    end = chosen.train[written - 1] + 1
+    while part < len(parts) and starts[part + 1] <= end:
       parts[part].path.unlink(missing_ok=True)
       part += 1
   return shards
 
 
-def _cut(numbers: np.ndarray, size: int):
-  """Yields the number of each shard, of how many, and its records."""
+def _shards(
+  folder: str,
+  split: str,
+  parts: list[staging.Staged],
+  numbers: np.ndarray,
+  size: int,
+  run: Run,
+) -> Iterator[manifest.Shard]:
+  """Writes shards of `size` records, and yields each in its order."""
+  starts = staging.positions(parts)
   of = -(-len(numbers) // size)
-  for shard in range(of):
-    yield shard, of, numbers[shard * size : (shard + 1) * size]
+  jobs = (
+    (folder, split, shard, of, pieces)
+    for shard in range(of)
+    if (
+      pieces := [
+        (parts[at].folder, parts[at].number, rows)
+        for at, rows in _by_part(
+          numbers[shard * size : (shard + 1) * size], starts
+        )
+      ]
+    )
+  )
+  for shard, _ in enumerate(run(write_shard, jobs)):
+    made = _finished(folder, split, shard, of)
+    assert made is not None
+    yield made
 
 
-def _shard(
+def _finished(
+  folder: str, split: str, number: int, of: int
+) -> manifest.Shard | None:
+  """Returns a shard that is whole; None if it must be written."""
+  done = epath.Path(manifest.join(folder, f"{split}-{number:05d}.done"))
+  name = _name(split, number, of)
+  if done.exists() and epath.Path(manifest.join(folder, name)).exists():
+    try:
+      return manifest.Shard(**json.loads(done.read_text()))
+    except (ValueError, TypeError):  # cut short
+      pass
+  return None
+
+
+def _name(split: str, number: int, of: int) -> str:
+  return f"{split}-{number:05d}-of-{of:05d}.tfrecord"
+
+
+def write_shard(
   folder: str,
   split: str,
   number: int,
-  numbers: np.ndarray,
   of: int,
-  parts: list[staging.Staged],
-  starts: np.ndarray,
-) -> manifest.Shard:
+  pieces: Sequence[tuple[str, int, np.ndarray]],
+) -> None:
+  """Writes a shard, if it is not there, and then the file that says so.
+
+  Args:
+    folder: of the records.
+    split: first part of its name.
+    number: of the shard.
+    of: how many there are.
+    pieces: for each part in turn: the folder of parts, its number, and rows.
+  """
+  if _finished(folder, split, number, of):
+    return
   stem = manifest.join(folder, f"{split}-{number:05d}")
-  name = f"{split}-{number:05d}-of-{of:05d}.tfrecord"
-  done = epath.Path(f"{stem}.done")
-  if done.exists():
-    try:
-      shard = manifest.Shard(**json.loads(done.read_text()))
-      if epath.Path(manifest.join(folder, name)).exists():
-        return shard
-    except (ValueError, TypeError):  # cut short
-      pass
   writer = records.ShardWriter(stem)
   try:
-    for at, rows in _by_part(numbers, starts):
-      for fields in parts[at].read(rows):
+    for place, part, rows in pieces:
+      for fields in staging.Staged(place, part).read(rows):
         writer.write(records.encode(records.Record(**fields)))
   finally:
     writer.close()
-  shard = writer.finish(folder, name)
-  done.write_text(json.dumps(dataclasses.asdict(shard)))
-  return shard
+  shard = writer.finish(folder, _name(split, number, of))
+  epath.Path(f"{stem}.done").write_text(json.dumps(dataclasses.asdict(shard)))
 
 
 def _by_part(numbers: np.ndarray, starts: np.ndarray):
@@ -109,5 +155,10 @@ def finish(
       "info": info,
     },
   )
+  tidy(folder)
+
+
+def tidy(folder: str) -> None:
+  """Deletes what only the restart of an unfinished write needs."""
   for path in epath.Path(folder).glob("*.done"):
     path.unlink()

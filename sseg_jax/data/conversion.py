@@ -1,10 +1,13 @@
 """Runs a function on many jobs, in one process or in several."""
 
 import collections
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+
+from sseg_jax.data import beam_jobs
 
 
 def converted(
@@ -29,3 +32,18 @@ def converted(
         yield pending.popleft().result()
     finally:  # the caller may stop early
       pool.shutdown(wait=True, cancel_futures=True)
+
+
+def runner(options: Any, *, here: bool = False) -> Callable[..., Iterator]:
+  """Returns a function that runs a function on jobs, in order.
+
+  Args:
+    options: of `prepare`.
+    here: whether jobs stay in this process where no Beam runner is chosen.
+  """
+  if options.runner:
+    return functools.partial(
+      beam_jobs.run, runner=options.runner, flags=options.runner_options
+    )
+  workers = 0 if here else options.workers
+  return lambda function, jobs: converted(function, jobs, workers)

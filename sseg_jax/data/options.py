@@ -2,10 +2,13 @@
 
 import dataclasses
 
+from sseg_jax.data.beam_jobs import RUNNERS
 from sseg_jax.data.staging import Rules
 from sseg_jax.errors import InputError
 
 DUPLICATES = ("keep", "exact", "near")
+# Fields that change no record.
+HOW = ("workers", "runner", "runner_options", "overwrite", "progress")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Options:
     limit: most pictures, in the source's order; 0 takes all.
     seed: chooses the held-out pictures.
     workers: number of processes that convert pictures; 0 uses this process.
+    runner: of Apache Beam, in place of processes of this machine; "" uses
+      these.
+    runner_options: flags of that runner, as a shell takes them.
     overwrite: whether finished records in OUT are replaced.
     progress: whether a terminal shows a progress bar.
   """
@@ -50,6 +56,8 @@ class Options:
   limit: int = 0
   seed: int = 0
   workers: int = 0
+  runner: str = ""
+  runner_options: str = ""
   overwrite: bool = False
   progress: bool = False
 
@@ -81,6 +89,17 @@ class Options:
     if self.duplicates not in DUPLICATES:
       raise InputError(
         f"--duplicates={self.duplicates}: must be {', '.join(DUPLICATES)}"
+      )
+
+    if self.runner not in ("", *RUNNERS):
+      raise InputError(
+        f"--runner={self.runner}: must be {', '.join(RUNNERS)}; without it this"
+        " machine's processes work"
+      )
+    if self.runner_options and not self.runner:
+      raise InputError(
+        f"--runner_options={self.runner_options} has no meaning without"
+        " --runner; add it, or leave this out"
       )
 
   @property

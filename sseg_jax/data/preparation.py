@@ -11,10 +11,8 @@ after an interruption, the same call goes on where it was.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-import re
 import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -31,15 +29,14 @@ from sseg_jax.data import (
   staging,
   survival,
   survivors,
+  unfinished,
 )
-from sseg_jax.data.options import Options
+from sseg_jax.data.options import HOW, Options
 from sseg_jax.data.sources import streams
 from sseg_jax.data.sources.rows import few, shown
 from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.runtime import lease
 from sseg_jax.runtime.progress_bar import progress_bar
-
-_PARTS = re.compile(r"^(\d{6}\.(data|done)|plan\.json|chosen\.json)(\.new)?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +103,24 @@ def prepare(source: str, out: str, **options: Any) -> Report:
   Raises:
     InputError: an option out of its range, bad source, a finished OUT without
       `overwrite`, an OUT that cannot be written, or too few usable pictures.
-    Unavailable: a worker process was ended from outside, or the disk is full.
+    Unavailable: a worker process was ended from outside, the disk is full, or
+      a pipeline of Apache Beam failed.
   """
   chosen = Options(**options)
   source, out = files.expand(source), files.expand(out)
   _check_places(source, out)
   try:
     return _prepare(source, out, chosen)
+  except import_tensorflow().errors.ResourceExhaustedError as error:
+    raise files.full("--out", out) from error
   except import_tensorflow().errors.OpError as error:
     raise InputError(
       f"--out={out} cannot be written ({shown(error.message, 300)}); make room,"
       " or choose another folder"
     ) from error
   except OSError as error:
+    if error.errno in files.FULL:
+      raise files.full("--out", out) from error
     raise files.unwritable("--out", out, error) from error
   except BrokenProcessPool as error:
     raise Unavailable(
@@ -154,10 +156,12 @@ def _prepare(source: str, out: str, options: Options) -> Report:
   parts = manifest.join(out, "parts")
   finished = manifest.is_finished(train)
   if finished and not options.overwrite:
+    unfinished.tidy(out)
     raise InputError(
       f"{out} holds prepared records; give --overwrite to replace them, or"
       " another --out"
     )
+  survivors.excluded_paths(options.exclude_pictures)  # raises before the work
   stream = streams.find(
     source, options.kind, options.captions, (train, val, parts)
   )
@@ -168,57 +172,19 @@ def _prepare(source: str, out: str, options: Options) -> Report:
       " file, and one at least must be left to train on"
     )
   with lease.Lease(out, field="out"):
-    plan = _plan(stream, options)
-    if finished or not _is_planned(parts, plan):
+    plan = unfinished.plan(stream, options)
+    if finished or not unfinished.is_planned(parts, plan):
       # From here on OUT is unfinished until train's manifest is back.
       for folder in (train, val):
         manifest.clear(folder)
-      _clear_parts(parts)
+      unfinished.clear_parts(parts)
     for folder in (train, val, parts) if options.val_size else (train, parts):
       epath.Path(folder).mkdir(parents=True, exist_ok=True)
     files.write_text(epath.Path(parts) / "plan.json", plan)
     done = _convert(stream, parts, options)
     report = _assemble(source, out, stream, done, options)
-    _clear_parts(parts)
+    unfinished.clear_parts(parts)
   return dataclasses.replace(report, seconds=time.monotonic() - start)
-
-
-def _plan(stream: streams.Stream, options: Options) -> str:
-  """Returns what decides the records; a restart with the same continues."""
-  digest = hashlib.sha256()
-  for part in stream.parts:
-    told: list[Any] = [part]
-    paths = [part.path, *(item.image for item in part.of if part.path == "")]
-    for path in filter(None, paths):
-      try:
-        status = os.stat(path)
-        told.append((status.st_size, status.st_mtime_ns))
-      except OSError:
-        continue  # remote, or a picture that is found to be missing later
-    digest.update(repr(told).encode("utf-8", "backslashreplace"))
-  chosen = dataclasses.asdict(options)
-  for name in ("workers", "overwrite", "progress"):
-    del chosen[name]
-  return json.dumps({"options": chosen, "parts": digest.hexdigest()}, indent=2)
-
-
-def _is_planned(parts: str, plan: str) -> bool:
-  path = epath.Path(parts) / "plan.json"
-  return path.exists() and path.read_text() == plan
-
-
-def _clear_parts(parts: str) -> None:
-  """Deletes the files of unfinished work, and their folder if it is empty."""
-  folder = epath.Path(parts)
-  if not folder.exists():
-    return
-  names = list(folder.iterdir())
-  # The plan goes last: without it the others are of no use, with it they are.
-  for path in sorted(names, key=lambda p: p.name == "plan.json"):
-    if _PARTS.match(path.name):
-      path.unlink()
-  if all(_PARTS.match(path.name) for path in names):
-    folder.rmdir()
 
 
 def _convert(
@@ -244,7 +210,7 @@ def _convert(
   bar = progress_bar(sum(size.values()), unit, show=options.progress)
   with bar:
     bar.update(sum(size[n] for n in done))
-    made = conversion.converted(staging.write, jobs, options.workers)
+    made = conversion.runner(options)(staging.write, jobs)
     for number, _ in zip(todo, made, strict=True):
       bar.update(size[number])
       done[number] = staging.Staged(parts, number)
@@ -296,16 +262,17 @@ def _assemble(
     notes=tuple(stream.notes),
   )
   if not report.train:
-    _clear_parts(manifest.join(out, "parts"))
+    unfinished.clear_parts(manifest.join(out, "parts"))
     raise _nothing_left(report, source)
   if not state.exists():
     files.write_text(state, json.dumps(told))
   settings = _settings(source, report, options)
+  run = conversion.runner(options, here=True)
   train, val = manifest.join(out, "train"), manifest.join(out, "val")
   if options.val_size and not manifest.is_finished(val):
-    shards = assembly.write_val(val, parts, chosen, options.shard_size)
+    shards = assembly.write_val(val, parts, chosen, options.shard_size, run)
     assembly.finish(val, "val", shards, {}, settings)
-  shards = assembly.write_train(train, parts, chosen, options.shard_size)
+  shards = assembly.write_train(train, parts, chosen, options.shard_size, run)
   survival.write(out, report, counts, told)
   settings |= {"val": report.val}
   assembly.finish(train, "train", shards, report.rejected, settings)
@@ -315,7 +282,7 @@ def _assemble(
 def _settings(source: str, report: Report, options: Options) -> dict[str, Any]:
   """Returns what the manifests keep about the source and the options."""
   kept = dataclasses.asdict(options)
-  for name in ("workers", "overwrite", "progress", "captions", "val_size"):
+  for name in (*HOW, "captions", "val_size"):
     del kept[name]
   return kept | {
     "source": source,

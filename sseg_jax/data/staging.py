@@ -125,16 +125,7 @@ def write(folder: str, number: int, part: Part, rules: Rules) -> None:
   place = epath.Path(folder)
   counts, rows, end = Counts(), [], 0
   with (place / f"{number:06d}.data").open("wb") as file:
-    for sample in unique(streams.READERS[part.kind](part)):
-      counts.read += 1
-      key = sample.key
-      if part.kind != "folder":
-        key = f"{part.name}/{key}" if key else part.name
-      try:
-        captions, image = _usable(sample, rules, counts, key)
-      except reencode.Rejected as error:
-        count(counts.rejected, str(error), key)
-        continue
+    for key, sample, captions, image in usable(part, rules, counts):
       head = json.dumps(
         [key, captions, sample.source, sample.license, len(image.jpeg)]
       ).encode()
@@ -148,7 +139,6 @@ def write(folder: str, number: int, part: Part, rules: Rules) -> None:
           end,
         )
       )
-      _measure(counts, captions, image)
   if len(counts.words) > _WORDS:
     counts.words = collections.Counter(dict(counts.words.most_common(_WORDS)))
   table = np.array(rows, ROW).tobytes()
@@ -163,6 +153,33 @@ def write(folder: str, number: int, part: Part, rules: Rules) -> None:
   new = place / f"{number:06d}.done.new"
   new.write_text(text)
   new.replace(done)
+
+
+def usable(
+  part: Part, rules: Rules, counts: Counts
+) -> Iterator[tuple[str, Sample, list[str], reencode.Converted]]:
+  """Yields what a part holds for records; counts it, and what is left out.
+
+  Args:
+    part: of a source.
+    rules: how pictures are converted, and which are left out.
+    counts: is added to.
+
+  Yields:
+    Key, unique within the source; sample; captions that are taken; picture.
+  """
+  for sample in unique(streams.READERS[part.kind](part)):
+    counts.read += 1
+    key = sample.key
+    if part.kind != "folder":
+      key = f"{part.name}/{key}" if key else part.name
+    try:
+      captions, image = _usable(sample, rules, counts, key)
+    except reencode.Rejected as error:
+      count(counts.rejected, str(error), key)
+      continue
+    _measure(counts, captions, image)
+    yield key, sample, captions, image
 
 
 def unique(samples: Iterator[Sample]) -> Iterator[Sample]:
@@ -230,6 +247,8 @@ class Staged:
     number: of the part.
 
   Attributes:
+    folder: the argument.
+    number: the argument.
     path: of the records.
     rows: array of `ROW`, one for each record.
 
@@ -239,6 +258,7 @@ class Staged:
 
   def __init__(self, folder: str, number: int):
     place = epath.Path(folder)
+    self.folder, self.number = folder, number
     self.path = place / f"{number:06d}.data"
     self._done = place / f"{number:06d}.done"
     try:

@@ -95,12 +95,11 @@ def _repeated(values: np.ndarray) -> np.ndarray:
   return repeated
 
 
-def excluded_pictures(folders: str, workers: int) -> dict[str, int]:
-  """Returns the likeness of all pictures in and below folders, by name.
+def excluded_paths(folders: str) -> list[Path]:
+  """Returns all pictures in and below folders.
 
   Args:
     folders: separated by commas.
-    workers: number of processes; 0 uses this one.
 
   Raises:
     InputError: a folder is missing or holds no pictures.
@@ -115,6 +114,17 @@ def excluded_pictures(folders: str, workers: int) -> dict[str, int]:
         " evaluation pictures"
       )
     paths += found
+  return paths
+
+
+def excluded_pictures(folders: str, workers: int) -> dict[str, int]:
+  """Returns the likeness of the pictures of `excluded_paths`, by name.
+
+  Args:
+    folders: separated by commas.
+    workers: number of processes; 0 uses this one.
+  """
+  paths = excluded_paths(folders)
   jobs = [(paths[i : i + _AT_ONCE],) for i in range(0, len(paths), _AT_ONCE)]
   made: dict[str, int] = {}
   few = 0 if len(jobs) < 2 else workers

@@ -115,7 +115,7 @@ def _coloured(image: Image.Image, profile: Any) -> Image.Image:
   for mode in modes.get(image.mode, ("RGB",)):
     if transform := srgb_transform(profile, mode):
       return _applied(transform, image.convert(mode))
-  return image.convert("RGB")
+  return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _applied(
