@@ -29,12 +29,17 @@ def parser() -> argparse.ArgumentParser:
   add = result.add_argument
   add(
     "--benchmarks",
-    help="comma-separated: voc, voc20, context, context59, coco, coco80 (below"
-    " --data_root), KIND=PATH, or [NAME=]FOLDER with images/, labels/ and"
-    " classes.txt; with --oracle voc by default",
+    help="comma-separated: voc, voc20, context, context59, coco, coco80,"
+    " ade20k, cityscapes, coco_stuff (below --data_root), KIND=PATH, or"
+    " [NAME=]FOLDER with images/, labels/ and classes.txt; with --oracle voc by"
+    " default",
   )
-  add("--data_root", default=".", help="holds VOCdevkit/ and coco/")
-  add("--split", default="val", help="of VOC, Context and COCO")
+  add(
+    "--data_root",
+    default=".",
+    help="holds VOCdevkit/, coco/, ade/ and cityscapes/",
+  )
+  add("--split", default="val", help="of the benchmarks that have splits")
   add(
     "--image_size",
     type=int,

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from sseg_jax import scene_classes
 from sseg_jax.errors import InputError
 
 # With background 16 bits, as in the largest label map (`images.writer`).
@@ -163,6 +164,9 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     {"airplane": "aeroplane", "plant": "pottedplant", "monitor": "tvmonitor"},
   ),
   "coco": _COCO,
+  "ade20k": scene_classes.ADE20K,
+  "cityscapes": scene_classes.CITYSCAPES,
+  "coco_stuff": (*_COCO, *scene_classes.STUFF),
 }
 
 

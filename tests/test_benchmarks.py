@@ -122,7 +122,7 @@ def test_specs():
   with pytest.raises(InputError, match="'voc' occurs twice"):
     benchmarks.parse_specs("voc,voc=elsewhere")
   with pytest.raises(InputError, match="neither a folder nor one of voc"):
-    benchmarks.open_benchmark("cityscapes")
+    benchmarks.open_benchmark("kitti")
   with pytest.raises(InputError, match="NAME=PATH"):
     benchmarks.open_benchmark("name=")
 

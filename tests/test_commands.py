@@ -27,6 +27,7 @@ WITH_EXAMPLES = (
   "export",
   "plan",
   "predict",
+  "prepare_benchmark",
   "study",
 )
 _HELP = """

@@ -16,6 +16,7 @@ from sseg_jax import files, prompts
 from sseg_jax.benchmarks.coco import CocoObject
 from sseg_jax.benchmarks.folder import Folder
 from sseg_jax.benchmarks.sample import Benchmark, Sample
+from sseg_jax.benchmarks.scenes import Scenes
 from sseg_jax.benchmarks.voc import Pascal
 from sseg_jax.errors import InputError
 
@@ -36,7 +37,8 @@ class Kind(NamedTuple):
   folder: str
 
 
-# A number in the name is that of the classes: without background.
+# A number at the end of a name is that of the classes: without background. The
+# last three have none.
 KINDS = {
   "voc": Kind(Pascal, "VOCdevkit"),
   "voc20": Kind(Pascal, "VOCdevkit"),
@@ -44,6 +46,9 @@ KINDS = {
   "context59": Kind(Pascal, "VOCdevkit"),
   "coco": Kind(CocoObject, "coco"),
   "coco80": Kind(CocoObject, "coco"),
+  "ade20k": Kind(Scenes, "ade"),
+  "cityscapes": Kind(Scenes, "cityscapes"),
+  "coco_stuff": Kind(Scenes, "coco"),
 }
 
 
@@ -75,10 +80,10 @@ def open_benchmark(
   """Opens the benchmark that `spec` means.
 
   Args:
-    spec: a kind (`voc`, `voc20`, `context`, `context59`, `coco`, `coco80`),
-      found below `data_root`; `KIND=PATH`; `NAME=PATH` or just a path for a
-      folder with `images/`, `labels/` and `classes.txt`.
-    data_root: holds `VOCdevkit/` and `coco/`.
+    spec: a key of `KINDS` (`voc`, `voc20`, `ade20k`, …), found below
+      `data_root`; `KIND=PATH`; `NAME=PATH` or just a path for a folder with
+      `images/`, `labels/` and `classes.txt`.
+    data_root: holds `VOCdevkit/`, `coco/`, `ade/` and `cityscapes/`.
     split: part of the data set: "train", "val" or another that it has. A
       folder without splits is opened as a whole for "val", and the `split` of
       the benchmark is then None; asking it for another is an InputError.

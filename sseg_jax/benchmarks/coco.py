@@ -5,7 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from sseg_jax.benchmarks import alignment, coco_json, lookup
+from sseg_jax.benchmarks import alignment, coco_json, lookup, pairs
 from sseg_jax.benchmarks.coco_masks import decompress_counts, segmentation_mask
 from sseg_jax.benchmarks.sample import Sample, without_background
 from sseg_jax.errors import InputError
@@ -70,9 +70,10 @@ class CocoObject:
         f"{places[0]}: no such folder (nor {places[1]}); give the folder coco"
         " with the images of the split in it"
       )
-    maps = sorted((root / "annotations" / split).glob(f"*{_SUFFIX}"))
+    folder = root / "annotations" / split
+    maps = pairs.maps_in(folder, _SUFFIX)
     if maps:
-      self._items = _mapped(images, maps)
+      self._items = _mapped(images, folder, maps)
     else:
       path = root / "annotations" / f"instances_{split}.json"
       self._items = _annotated(root, images, path, self.class_names)
@@ -106,34 +107,10 @@ def _turn(masks: coco_json.Masks, photo: alignment.Photo) -> int:
   return alignment.turn_of(masks.size, photo, place=masks.place, scalable=True)
 
 
-def _mapped(images: Path, maps: list[Path]) -> list[_Item]:
+def _mapped(images: Path, folder: Path, maps: list[Path]) -> list[_Item]:
   """The pictures of GroupViT's label maps."""
-  listed = lookup.Pictures(images)
-  items = []
-  for path in maps:
-    stem = path.name.removesuffix(_SUFFIX)
-    picture = listed.find(stem)
-    if picture is None:
-      raise InputError(
-        f"{images}: the annotated picture '{stem}.jpg' is missing; complete the"
-        " folder or shorten the annotations"
-      )
-    items.append(_Item(stem, picture, path))
-  alignment.check_pairs(
-    (item.picture, path) for item, path in zip(items, maps, strict=True)
-  )
-  known = {item.picture for item in items}
-  bare = sorted(
-    path.name
-    for path in images.iterdir()
-    if reader.has_suffix(path) and path not in known
-  )
-  if bare:
-    lookup.tell(
-      f"{images}: {len(bare)} pictures are left out, since"
-      f" {maps[0].parent} has no label maps of them: {lookup.named(bare)}"
-    )
-  return items
+  found = pairs.pair(images, folder, maps, _SUFFIX)
+  return [_Item(item.id, item.picture, item.labels) for item in found]
 
 
 def _annotated(
