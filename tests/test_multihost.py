@@ -158,7 +158,7 @@ main.main()
 
 def scattered(records, place, tmp_path):
   """Runs two processes on such a mesh to the end; returns what they print."""
-  fields = FIELDS | {"data.train": records}
+  fields = FIELDS | {"data.train": records, "mesh.fsdp": 2}
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", SCATTERED, *arguments],
@@ -183,7 +183,7 @@ def scattered(records, place, tmp_path):
 def test_a_killed_process_ends_all_and_two_scattered_ones_go_on(
   one, launch, records, place, tmp_path
 ):
-  """Data x fsdp of 2 x 4 in four processes, then of 4 x 1 in two.
+  """Data x fsdp of 2 x 4 in four processes, then of 2 x 2 in two.
 
   What follows the kill has another number of processes and another mesh, one
   like a pod's.
