@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from sseg_jax.models.layers import clamped_scale, unit
 
@@ -99,44 +99,6 @@ class Vocabulary(NamedTuple):
 
   words: Float[Array, "u e"]
   shares: Float[Array, "u b"]
-
-
-def different(
-  ids: Int[Array, "b w"], exist: Bool[Array, "b w"], most: int
-) -> tuple[Int[Array, "u"], Int[Array, "b w"], Bool[Array, ""]]:
-  """Returns the ids of different words, and where each word stands among them.
-
-  Also returns whether there are at most `most` different words. If there are
-  more, the others are missing, and the places are wrong.
-
-  Args:
-    ids: of the words of each caption, from 0 on.
-    exist: which of them exist; the place of any other is the last or beyond.
-    most: number of ids that are returned, u. If there are fewer different
-      words, 0 fills the rest.
-  """
-  last = jnp.iinfo(ids.dtype).max
-  ids = jnp.where(exist, ids, last)
-  found = jnp.unique(ids, size=most + 1, fill_value=last)
-  fits = found[most] == last
-  found = found[:most]
-  places = jnp.searchsorted(found, ids)
-  return jnp.where(found == last, 0, found), places, fits
-
-
-def shares(
-  places: Int[Array, "b w"], exist: Bool[Array, "b w"], most: int
-) -> Float[Array, "u b"]:
-  """Returns `Vocabulary.shares` of words that stand at some places of `most`.
-
-  Words that do not `exist` have no share.
-  """
-  total = jnp.maximum(1, exist.sum(1, keepdims=True, dtype=jnp.float32))
-  captions = jnp.broadcast_to(jnp.arange(len(places))[:, None], places.shape)
-  # What is added beyond the end changes nothing.
-  places = jnp.where(exist, places, most)
-  zeros = jnp.zeros((most, len(places)), jnp.float32)
-  return zeros.at[places, captions].add(1 / total, mode="drop")
 
 
 def of_regions(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xla_flags
 
-from sseg_jax import contrastive
+from sseg_jax import contrastive, word_bags
 from sseg_jax.contrastive import Captions, Pictures
 
 FORMS = ("caption_attends", "words")
@@ -111,8 +111,8 @@ def test_words_that_are_embedded_once_give_the_same_loss_and_gradients():
   @jax.jit
   def once(table, regions):
     exist = jnp.asarray(captions.exist & valid[:, None])
-    found, places, fits = contrastive.different(jnp.asarray(ids), exist, 6)
-    shares = contrastive.shares(places, exist, 6)
+    found, places, fits = word_bags.different(jnp.asarray(ids), exist, 6)
+    shares = word_bags.shares(places, exist, 6)
     # What fills the rest may be anything.
     words = jnp.where(shares.any(1)[:, None], table[found], np.nan)
     shared = contrastive.Vocabulary(words, shares)
@@ -133,8 +133,8 @@ def test_words_that_are_embedded_once_give_the_same_loss_and_gradients():
 def test_more_different_words_than_there_is_place_for_are_told(most, fits):
   ids = jnp.asarray([[7, 3, 7], [9, 0, 8]])
   exist = jnp.asarray([[True, True, True], [True, True, False]])
-  found, places, told = contrastive.different(ids, exist, most)
-  shares = contrastive.shares(places, exist, most)
+  found, places, told = word_bags.different(ids, exist, most)
+  shares = word_bags.shares(places, exist, most)
   assert bool(told) == fits and len(found) == most
   if fits:
     assert found[:4].tolist() == [0, 3, 7, 9]

@@ -10,7 +10,7 @@ import small_vit
 from flax import nnx
 from test_train_step import BATCH, CLASSES
 
-from sseg_jax import contrastive, train_step
+from sseg_jax import train_step, word_bags
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
@@ -128,7 +128,7 @@ def test_words_are_embedded_once_where_few_are_different(
   state = train_step.init_state(setup)
   batch = dict(BATCH)
   fits = []
-  different = contrastive.different
+  different = word_bags.different
 
   def counted(*arguments):
     result = different(*arguments)
@@ -136,7 +136,7 @@ def test_words_are_embedded_once_where_few_are_different(
     return result
 
   def take(change):
-    monkeypatch.setattr(contrastive, "different", change)
+    monkeypatch.setattr(word_bags, "different", change)
     new, metrics = jax.jit(functools.partial(train_step.train_step, setup))(
       state, setup.frozen, batch
     )

@@ -53,6 +53,7 @@ ORDER = (
   {
     "losses",
     "contrastive",
+    "word_bags",
     "matching",
     "pseudo_masks",
     "optim",

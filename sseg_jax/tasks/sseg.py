@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sseg_jax import contrastive, losses
+from sseg_jax import contrastive, losses, word_bags
 from sseg_jax.models import pooling, query_embedding, sseg, teacher
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import eye
@@ -225,13 +225,13 @@ def _of_captions(
     return whole(model.text.of_ids(ids))
   exist &= valid[:, None]
   most = ids.size // 4
-  different, places, fits = contrastive.different(ids, exist, most)
+  different, places, fits = word_bags.different(ids, exist, most)
 
   def once():
     text = model.embed_text(model.text.of_ids(different), train=True)
     if config.loss.contrastive_block:  # of captions
       return of_captions(text[jnp.minimum(places, most - 1)])
-    shares = contrastive.shares(places, exist, most)
+    shares = word_bags.shares(places, exist, most)
     return of_regions(contrastive.Vocabulary(text, shares))
 
   return jax.lax.cond(fits, once, lambda: whole(model.text.of_ids(ids)))
