@@ -113,12 +113,12 @@ def make(
   Raises:
     InputError: for bad words, and settings that do not exist.
   """
-  if (head := loaded.config.model.get("head", "text")) != "text":
-    raise InputError(
-      f"model.head={head!r}: a network with a fixed list of classes cannot be"
-      " exported; export one with model.head='text'"
-    )
   config = towers.as_float32(stored_config.completed(loaded.config))
+  if config.model.head != "text":
+    raise InputError(
+      f"model.head={config.model.head!r}: a network with a fixed list of"
+      " classes cannot be exported; export one with model.head='text'"
+    )
   segmenter = SSegSegmenter(
     loaded.params,
     loaded.model_state,

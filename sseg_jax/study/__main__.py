@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     " are finished are kept: the same command, started again, continues. With"
     " --figure, draws a figure of the paper from finished S-Seg+ runs.",
     (
-      "--figure=12 --runs=4096=runs/a,8192=runs/b --out=figures",
+      "--figure=12 --runs=4096=runs/a,8192=runs/b \\\n    --out=figures",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables"
       " --tables=probe --seeds=0",
