@@ -32,9 +32,10 @@ def _by_command(source, folder):
 
 def _by_python(source, folder):
   tfds = pytest.importorskip("tensorflow_datasets")
-  from sseg_jax.data import captioned_pictures  # noqa: F401, registers it
+  from sseg_jax.data import captioned_pictures
 
-  builder = tfds.builder("captioned_pictures/short256", data_dir=folder)
+  name = captioned_pictures.CaptionedPictures.name
+  builder = tfds.builder(f"{name}/short256", data_dir=folder)
   config = tfds.download.DownloadConfig(manual_dir=source)
   builder.download_and_prepare(download_config=config)
 

@@ -11,14 +11,14 @@ set's metadata. Its records come in the order of the source.
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow_datasets as tfds
 from absl import logging
 
 from sseg_jax.data import import_tensorflow, staging
 from sseg_jax.data.sources import streams
 
-import_tensorflow()  # hides accelerators before anything else imports it
-
-import tensorflow_datasets as tfds  # noqa: E402
+# TFDS loads TensorFlow when it is used first. This hides accelerators before.
+import_tensorflow()
 
 _HOW = """\
 --manual_dir names a folder of pictures and captions, of webdataset's tars, of

@@ -1,6 +1,5 @@
 """Writes pictures and label maps to files."""
 
-import errno
 import os
 import stat
 import warnings
@@ -10,12 +9,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, PngImagePlugin
 
+from sseg_jax import files
 from sseg_jax.errors import InputError
 from sseg_jax.images.label_maps import IGNORED
 
 IGNORED_COLOUR = (224, 224, 224)  # light grey
 _SOFTWARE = "sseg_jax"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -75,7 +74,7 @@ def _write(path: str | os.PathLike, image: Image.Image) -> None:
   try:
     image.save(path, **options)
   except (OSError, ValueError) as error:
-    full = isinstance(error, OSError) and error.errno in _FULL
+    full = isinstance(error, OSError) and error.errno in files.FULL
     remedy = "make room there" if full else "give another --out"
     raise InputError(
       f"{path}: cannot be written ({error}); {remedy}"

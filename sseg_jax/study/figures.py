@@ -68,8 +68,9 @@ def found_by_student(
     pixels = int(gained.sum()) - int(lost.sum())
     if pixels > 0 and (best is None or pixels > best.pixels):
       rows, columns = np.nonzero(gained)
-      box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-      best = Found(int(label), pixels, tuple(int(x) for x in box))  # type: ignore[arg-type]
+      left, top = int(columns.min()), int(rows.min())
+      right, bottom = int(columns.max()) + 1, int(rows.max()) + 1
+      best = Found(int(label), pixels, (left, top, right, bottom))
   return best
 
 
