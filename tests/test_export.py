@@ -119,7 +119,13 @@ def test_a_format_gives_the_same_pixels_without_this_package(
 ):
   _need(name)
   pictures = verify.pictures(made.segmenter.image_size)
+  functions = [dict(vars(module)) for module in (jax.numpy, jax.lax, jax.nn)]
   done = write.write(made, name, tmp_path, pictures)
+  for before, module in zip(
+    functions, (jax.numpy, jax.lax, jax.nn), strict=True
+  ):
+    changed = [k for k, v in before.items() if vars(module).get(k) is not v]
+    assert not changed, f"a converter leaves these changed: {changed}"
   refined = done.refine != "none"
   assert done.report.difference <= (1e-2 if refined else 1e-4)
   assert done.report.equal >= 0.999

@@ -39,11 +39,12 @@ def write(towers: Towers, folder: Path, fields: dict) -> None:
 
 
 def _write(path: Path, function, inputs: dict, outputs: list[str]) -> None:
-  import jax2onnx
   import onnx
 
   # The converter's own layers need JAX's usual rule for ranks.
-  with _quiet(), jax.numpy_rank_promotion("allow"):
+  with _quiet(), _unpatched(), jax.numpy_rank_promotion("allow"):
+    import jax2onnx
+
     model = jax2onnx.to_onnx(
       function,
       [jax.ShapeDtypeStruct(*given) for given in inputs.values()],
@@ -54,6 +55,19 @@ def _write(path: Path, function, inputs: dict, outputs: list[str]) -> None:
     )
   _corrected(model.graph)
   onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _unpatched() -> Iterator[None]:
+  """Puts back what the converter (0.17) leaves changed in JAX.
+
+  After a conversion `jax.numpy.cumsum` takes no position for its axis.
+  """
+  before = jax.numpy.cumsum
+  try:
+    yield
+  finally:
+    jax.numpy.cumsum = before
 
 
 @contextlib.contextmanager
