@@ -14,6 +14,7 @@ word makes it another data set. This module needs NumPy and Pillow only.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -21,7 +22,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +41,8 @@ from sseg_jax.data.drawing import (
 )
 
 VERSION = 1
+# Fewer pictures are drawn here, sooner than processes for them would start.
+_FEW = 1000
 # Pairs of nouns that occur only in the kind "held_out": twelve pairs of a thing
 # and a ground, and six pairs of things.
 HELD_OUT = frozenset(
@@ -189,7 +192,7 @@ def write(
     train_size: training pictures, plain and hard together.
     eval_size: pictures of each held-out kind.
     hard_share: of the training pictures, in 0..1.
-    workers: processes; as many as cores by default.
+    workers: processes; by default as many as cores, and none for few pictures.
 
   Returns:
     Folders by name: "train" and "val" hold records, "plain", "hard" and
@@ -227,13 +230,14 @@ def write(
   val = [
     (kind, "val", i) for i in range(eval_size) for kind in ("plain", "hard")
   ]
-  with _pool(workers) as pool:
+  drawn = train_size + len(val) + len(KINDS) * eval_size
+  with _mapper(workers, drawn) as encoded:
     for split, jobs in (("train", train), ("val", val)):
       with records.RecordWriter(
         names[split], shard_size=2048, split=split, overwrite=True
       ) as writer:
         writer.info.update(generator="shapes", **request)
-        made = pool.map(_encoded, jobs, chunksize=64)
+        made = encoded(jobs)
         for job, (image, labels, caption) in zip(jobs, made, strict=True):
           writer.write(
             records.Record(
@@ -245,19 +249,23 @@ def write(
           )
     for kind in KINDS:
       jobs = [(kind, "val", i) for i in range(eval_size)]
-      _write_benchmark(
-        Path(names[kind]), pool.map(_encoded, jobs, chunksize=64)
-      )
+      _write_benchmark(Path(names[kind]), encoded(jobs))
   # Written last: if writing is interrupted, the next call starts again.
   files.write_text(done, json.dumps(request))
   return names
 
 
-def _pool(workers: int | None) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def _mapper(workers: int | None, drawn: int) -> Iterator[Callable]:
+  """Gives a function that draws and encodes scenes, in order."""
+  if workers is None and drawn < _FEW:
+    yield lambda jobs: map(_encoded, jobs)
+    return
   # Not fork: JAX and TensorFlow have already started threads.
-  return ProcessPoolExecutor(
+  with ProcessPoolExecutor(
     workers or os.cpu_count(), mp_context=get_context("spawn")
-  )
+  ) as pool:
+    yield lambda jobs: pool.map(_encoded, jobs, chunksize=64)
 
 
 def _encoded(job: tuple[str, str, int]) -> tuple[bytes, bytes, str]:
