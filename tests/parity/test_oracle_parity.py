@@ -33,12 +33,12 @@ class Both:
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "row, reference",
-  # Mean of the reference's two seeds.
-  [("plain", 71.25), ("pixels", 48.8), ("colours", 42.75)],
+  # Means of four seeds of make_oracle_reference.py, else of two.
+  [("plain", 63.7), ("pixels", 48.8), ("colours", 42.75)],
 )
 def test_the_reference_s_scores(shared, row, reference):
   # A process of its own compiles with all of XLA's optimisations: a network of
-  # twelve blocks then sees 75 photos in half the time.
+  # twelve blocks then sees the photos in half the time.
   done = subprocess.run(
     [sys.executable, __file__, row, str(shared / "data")],
     env=os.environ
@@ -50,7 +50,7 @@ def test_the_reference_s_scores(shared, row, reference):
   )
   assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
-  assert result["images"] == 75
+  assert result["images"] == (25 if row == "plain" else 75)
   assert result["mIoU"] == pytest.approx(reference, abs=1.5), result
 
 
@@ -61,7 +61,14 @@ def main(row, data):
     fields["position_rule"] = "size"
   made = generator.build(table1_rows.config_of(row, fields))
   result = oracle.score(
-    made, Both(data), image_size=448, square=True, seeds=2, batch_size=8
+    made,
+    Both(data),
+    image_size=448,
+    square=True,
+    # Seeds of so few photos differ more, but share the network's tokens.
+    seeds=4 if row == "plain" else 2,
+    max_images=25 if row == "plain" else 0,
+    batch_size=8,
   )
   print(json.dumps({k: result[k] for k in ("images", "mIoU", "mIoU_seeds")}))
 
