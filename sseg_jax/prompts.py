@@ -105,6 +105,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
   # TCL, datasets/templates.py: the seven and two plurals.
   "custom": (*_SUBSET, "a photo of many {}.", "a photo of {}s."),
   "full": _full(),
+  # MaskCLIP, tools/maskclip_utils/prompt_engineering.py: CLIP's 80 and five of
+  # scenes.
+  "maskclip": (
+    *_full(),
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
+  ),
 }
 
 # fmt: off

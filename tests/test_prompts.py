@@ -12,6 +12,7 @@ def test_template_counts_and_placeholders():
     "subset": 7,
     "custom": 9,
     "full": 80,
+    "maskclip": 85,
   }
   for templates in prompts.TEMPLATES.values():
     assert len(set(templates)) == len(templates)
