@@ -69,19 +69,29 @@ def run(
     )
   else:
     templates = settings.templates or config.evaluate.templates
-    protocol = protocols.own(network.image_size, network.stride, templates)
-    segmenter = network
+    protocol = protocols.own(
+      network.image_size,
+      network.stride,
+      templates,
+      pamr=bool(settings.pamr),
+    )
+    segmenter = (
+      ByProtocol(network, protocol, network.synonyms)
+      if settings.pamr
+      else network
+    )
     origin = Origin(
       templates,
       fields,
       threshold=config.evaluate.background_threshold,
-      metadata=loaded.metadata,
+      # Stored thresholds were chosen on scores that PAMR had not smoothed.
+      metadata={} if settings.pamr else loaded.metadata,
       threshold_images=config.evaluate.threshold_images,
     )
   results = score_all(segmenter, opened, settings, origin, protocol)
   others = (settings.combiner, settings.image_size, settings.templates)
   if settings.store and not any(
-    (*others, settings.synonyms, settings.protocol)
+    (*others, settings.synonyms, settings.protocol, settings.pamr)
   ):
     chosen = {
       name: result["threshold_choice"]["threshold"]

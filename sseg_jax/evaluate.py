@@ -57,7 +57,7 @@ def _scores(flags: argparse.Namespace) -> int:
       flags,
       *("data_root", "split", "background_threshold", "max_images", "out"),
       *("choose_threshold_split", "threshold_images", "templates"),
-      *("combiner", "image_size", "pictures", "synonyms", "protocol"),
+      *("combiner", "image_size", "pictures", "synonyms", "protocol", "pamr"),
     ),
   )
   specs = benchmarks.parse_specs(flags.benchmarks)

@@ -62,6 +62,14 @@ def parser() -> argparse.ArgumentParser:
     f" checkpoint's config says, reported as '{protocols.OWN}'",
   )
   add(
+    "--pamr",
+    action="store_true",
+    default=None,
+    help="without --protocol: refine the scores by pixel-adaptive mask"
+    f" refinement, reported as '{protocols.OWN_PAMR}'; --protocol=tcl_pamr has"
+    " it",
+  )
+  add(
     "--report",
     type=files.path,
     metavar="DIR",
@@ -225,7 +233,7 @@ def check(flags: argparse.Namespace) -> None:
   where = "belongs to --oracle; add that, or leave this out"
   if flags.oracle:
     where = "belongs to scores of a checkpoint, not to --oracle"
-    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "report"]
+    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "report", "pamr"]
   elif other:
     where = f"means nothing for --system={flags.system}; leave it out"
     wrong += ["checkpoint", "words_report", *_OF_ORACLE]
@@ -243,7 +251,9 @@ def check(flags: argparse.Namespace) -> None:
   if flags.oracle:
     return
   if flags.words_report:
-    others = [n for n in ("benchmarks", "protocol", "report") if given(n)]
+    others = [
+      n for n in ("benchmarks", "protocol", "report", "pamr") if given(n)
+    ]
     if others:
       raise InputError(
         f"--words_report scores no benchmark; leave --{', --'.join(others)}"

@@ -42,7 +42,9 @@ class Settings:
     pictures: how many samples of each benchmark are drawn to `out`.
     store: whether chosen thresholds are stored with the checkpoint.
     protocol: a key of `protocols.PROTOCOLS`. It fixes class names, templates,
-      synonyms, size and, for most, thresholds, which may not be given then.
+      synonyms, size, PAMR and, for most, thresholds, which may not be given
+      then.
+    pamr: refine the scores of windows by PAMR.
     observer: gets each benchmark and returns an `observe` of
       `evaluation.evaluate`; None for none.
   """
@@ -62,6 +64,7 @@ class Settings:
   pictures: int = 8
   store: bool = True
   protocol: str | None = None
+  pamr: bool | None = None
   observer: Callable[[Benchmark], Callable] | None = None
 
   def __post_init__(self):
@@ -79,7 +82,7 @@ class Settings:
 
   def _check_protocol(self, protocol: protocols.Protocol) -> None:
     """Raises InputError for what the protocol fixes and is given as well."""
-    fixed = ["class_names", "templates", "synonyms", "image_size"]
+    fixed = ["class_names", "templates", "synonyms", "image_size", "pamr"]
     if protocol.has_thresholds:
       fixed += ["choose_threshold_split", "threshold_images"]
     wrong = [name for name in fixed if getattr(self, name) is not None]

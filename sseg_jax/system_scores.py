@@ -12,7 +12,8 @@ from sseg_jax.models import hf_files, weights
 from sseg_jax.scores import Origin, Settings, open_all, score_all
 
 _SIZE = 448  # short side and window without a protocol
-_TEMPLATES = "simple"
+# Without a protocol; a system that is not here has "simple".
+_TEMPLATES = {"maskclip": "maskclip"}
 
 
 def run(
@@ -36,9 +37,11 @@ def run(
     protocol = protocols.find(settings.protocol)
   else:
     size = settings.image_size or _SIZE
-    templates = settings.templates or _TEMPLATES
+    templates = settings.templates or _TEMPLATES.get(name, "simple")
     prompts.templates(templates)  # which raises for an unknown one
-    protocol = protocols.own(size, max(1, size // 2), templates)
+    protocol = protocols.own(
+      size, max(1, size // 2), templates, pamr=bool(settings.pamr)
+    )
   opened = open_all(specs, settings)
   system = build(options)
   segmenter = (
@@ -55,7 +58,10 @@ def _check(settings: Settings, name: str) -> None:
   """Raises InputError for settings that a system does not have."""
   wrong = [f for f in ("combiner", "synonyms") if getattr(settings, f)]
   if name == "predictions":
-    names = ("protocol", "templates", "image_size", "background_threshold")
+    names = (
+      *("protocol", "pamr", "templates", "image_size"),
+      "background_threshold",
+    )
     wrong += [f for f in names if getattr(settings, f) is not None]
   if wrong:
     raise InputError(

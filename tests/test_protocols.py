@@ -87,7 +87,12 @@ def reference(sample, protocol, threshold, has_background):
       y2, x2 = min(i * stride + crop, size[0]), min(j * stride + crop, size[1])
       y1, x1 = max(y2 - crop, 0), max(x2 - crop, 0)
       window = image[0, :, y1:y2, x1:x2].permute(1, 2, 0).numpy()
-      score = torch.from_numpy(window_scores(window)).permute(2, 0, 1)
+      score = torch.from_numpy(window_scores(window))
+      if protocol.pamr:
+        import torch_pamr
+
+        score = torch_pamr.refined(torch.from_numpy(window), score)
+      score = score.permute(2, 0, 1)
       if extra and protocol.rule == "window":
         best = score.max(0, keepdim=True)[0]
         bound = min(torch.tensor(threshold), score.max())
@@ -178,6 +183,9 @@ def test_names_templates_and_thresholds():
   assert groupvit.names_of("voc20") == "voc"
   assert tcl.names_of("context59") == "context_original"
   assert tcl.names_of("mine") is None
+  refined = protocols.find("tcl_pamr")
+  assert refined.threshold("voc") == 0.4 and refined.pamr
+  assert "PAMR" in refined.line() and "PAMR" not in tcl.line()
   with pytest.raises(InputError, match="unknown; use one of groupvit, tcl"):
     protocols.find("GroupVit")
 
@@ -216,6 +224,8 @@ def test_scores_of_two_protocols_never_share_a_table():
       "--choose_threshold_split: protocol=tcl fixes",
     ),
     (["--protocol=tcl", "--background_threshold=0.4"], "has 0.5 for pets"),
+    (["--protocol=tcl", "--pamr"], "--pamr: protocol=tcl fixes this"),
+    (["--oracle", "--pamr"], "--checkpoint, --pamr: belongs to scores of"),
     (["--protocol=groupvit"], "no background threshold for pets; add"),
   ],
 )

@@ -55,6 +55,7 @@ def run(data, capsys, *flags):
   [
     ("clip", "clip", ["--image_size=64"]),
     ("clip", "clip/model.safetensors", ["--protocol=tcl"]),
+    ("clip", "clip", ["--image_size=64", "--pamr"]),
     (
       "maskclip",
       "clip",
@@ -80,7 +81,11 @@ def test_systems_run(system, weights, flags, data, saved, capsys):
   assert result["images"] == 2 and 0 <= result["mIoU"] <= 100
   assert result["system"] == system and result["curve"]
   wanted = [f.split("=")[1] for f in flags if f.startswith("--protocol")]
-  assert result["protocol"] == (wanted or ["own"])[0]
+  own = "own_pamr" if "--pamr" in flags else "own"
+  assert result["protocol"] == (wanted or [own])[0]
+  # MaskCLIP has sentences of its own.
+  if system == "maskclip":
+    assert len(result["templates"]) == 85
   assert result["protocol_settings"]["name"] == result["protocol"]
 
 

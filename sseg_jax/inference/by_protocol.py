@@ -1,19 +1,20 @@
 """Any system, evaluated as a protocol says.
 
 A system scores windows; how a picture becomes windows and the scores of the
-windows become labels is done here, in NumPy, the same for all systems.
+windows become labels is done here, in NumPy but for PAMR, the same for all
+systems.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from sseg_jax.images.resizing import interpolation_table, resize
-from sseg_jax.inference import background
+from sseg_jax.inference import background, pamr
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.protocols import Protocol
 from sseg_jax.inference.sliding_window import evaluation_size, window_starts
@@ -67,19 +68,24 @@ class ByProtocol:
   Attributes:
     protocol: see `Protocol`.
     combiner: the system's, "" if it has none.
+    synonyms: of the class sets that it is evaluated with.
   """
 
-  def __init__(self, system: System, protocol: Protocol):
+  def __init__(
+    self, system: System, protocol: Protocol, synonyms: str = "none"
+  ):
     """Loads nothing.
 
     Args:
       system: what scores windows.
       protocol: how pictures are evaluated.
+      synonyms: a key of `synonyms.SYNONYMS`; named protocols have none.
     """
     self._system = system
     self.protocol = protocol
     self.combiner = getattr(system, "combiner", "")
     self.image_size = protocol.short_side
+    self.synonyms = synonyms
 
   def scores(
     self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
@@ -153,7 +159,11 @@ class ByProtocol:
         seen[y : y + h, x : x + w]
         for y, x in windows.starts[first : first + many]
       ]
-      yield from self._system.score_windows(np.stack(cut), class_set)
+      scored = self._system.score_windows(np.stack(cut), class_set)
+      if self.protocol.pamr:
+        yield from map(pamr.refined, cut, scored)
+      else:
+        yield from scored
 
 
 def _joined(
