@@ -93,9 +93,9 @@ def _oracle(flags: argparse.Namespace) -> int:
       *("time_batch", "dtype"),
     ),
   )
-  rows = table1_rows.choose(
-    "table" if flags.generators is None else flags.generators
-  )
+  names = "table" if flags.generators is None else flags.generators
+  weights = flags.weights or ""
+  rows = table1_rows.choose(names, weights)
   specs = "voc" if flags.benchmarks is None else flags.benchmarks
   opened = [
     benchmarks.open_benchmark(spec, flags.data_root, split=flags.split)
@@ -111,10 +111,17 @@ def _oracle(flags: argparse.Namespace) -> int:
       "k": 8 if flags.k is None else flags.k,
       "position_rule": flags.position_rule or "",
     },
-    weights=table1.parse_weights(flags.weights or "", rows),
+    weights=table1.parse_weights(weights, rows),
     out=flags.out,
   )
   print(json.dumps(results) if flags.json else table1.table(results))
+  missing = table1_rows.NEEDS_FOLDER
+  if missing not in rows and "table" in names:
+    print(
+      f"the row {missing} was left out: it needs --weights={missing}=FOLDER, a"
+      " folder that transformers saved (GroupViTModel)",
+      file=sys.stderr,
+    )
   return 0
 
 

@@ -182,8 +182,9 @@ def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
   )
   add(
     "--weights",
-    help="file or published name; dino=A,mae=B for several networks; of a"
-    " --system a folder or file",
+    help="file or published name; dino=A,mae=B for several networks, for the"
+    " row groupvit a folder that transformers saved; of a --system a folder or"
+    " file",
   )
   add("--position_rule", help="of the networks: dino, size, …")
   add("--k", type=int, help="masks a picture, by default 8")

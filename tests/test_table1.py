@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import saved_networks
 import small_vit
 from PIL import Image
 
@@ -93,10 +94,14 @@ def test_the_command_writes_a_table_and_pictures(
 
 def test_groups_and_rows_are_chosen():
   assert table1_rows.choose("spectral, pixels") == ["spectral", "pixels"]
-  table = table1_rows.choose("table")
+  # GroupViT's weights must be given; without them the group leaves it out.
+  table = table1_rows.choose("table", "dino=a,groupvit=b")
   assert set(table1_rows.PAPER) < set(table)
+  assert set(table) - set(table1_rows.choose("table", "a")) == {"groupvit"}
+  assert table1_rows.choose("groupvit") == ["groupvit"]
   assert table1_rows.choose("study")[0] == "plain"
-  assert len(table1_rows.choose("table,study,dino")) == len(table1_rows.ROWS)
+  every = table1_rows.choose("table,study,dino,groupvit")
+  assert len(every) == len(table1_rows.ROWS)
   with pytest.raises(InputError, match="generators='dyno' .*dino.*study"):
     table1_rows.choose("dyno")
   with pytest.raises(InputError, match="names none"):
@@ -133,6 +138,28 @@ def test_seconds_are_per_image():
   made = generator.build(table1_rows.config_of("pixels", {"k": 2}))
   seconds = table1.seconds_per_image(made, image_size=16, batch_size=4)
   assert 0 < seconds < 1
+
+
+@pytest.mark.slow
+def test_the_row_of_groupvit(folder, tmp_path, capsys):
+  pytest.importorskip("transformers")
+  saved_networks.groupvit(tmp_path / "groupvit")
+  flags = ("--generators=groupvit", f"--out={tmp_path}", "--pictures=1")
+  weights = f"--weights=groupvit={tmp_path / 'groupvit'}"
+  assert command(folder, *flags, weights, "--time_batch=0") == 0
+  lines = capsys.readouterr().out.splitlines()
+  # As the paper prints it: 0.002 s a picture.
+  assert lines[2].split()[0] == "groupvit" and lines[2].endswith("0.002")
+  result = json.loads((tmp_path / "result.json").read_text())["groupvit"]
+  score = result["benchmarks"]["halves"]
+  assert score["images"] == 3 and 0 < score["mIoU"] <= 100
+  assert 1 <= score["masks_per_image"] <= 4
+  assert (tmp_path / "masks_halves.png").is_file()
+  # The file has four groups.
+  assert command(folder, *flags, weights, "--k=3") == 2
+  assert "makes 4 groups; give k=4" in capsys.readouterr().err
+  assert command(folder, *flags) == 2
+  assert "give a folder that transformers saved" in capsys.readouterr().err
 
 
 def test_weights_are_given_by_generator():

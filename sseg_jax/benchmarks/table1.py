@@ -22,6 +22,7 @@ from sseg_jax import files
 from sseg_jax.benchmarks import oracle, report
 from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample
 from sseg_jax.benchmarks.table1_rows import (
+  NEEDS_FOLDER,
   PAPER,
   ROWS,
   config_of,
@@ -186,7 +187,8 @@ def parse_weights(text: str, rows: Sequence[str]) -> dict[str, str]:
   InputError for a generator that no row has, and for one network given to
   several.
   """
-  networks = {ROWS[row]["generator"] for row in rows} & USUAL_WEIGHTS.keys()
+  known = {*USUAL_WEIGHTS, NEEDS_FOLDER}
+  networks = {ROWS[row]["generator"] for row in rows} & known
   if text and "=" not in text:
     if len(networks) > 1:
       raise InputError(

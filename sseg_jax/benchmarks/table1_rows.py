@@ -13,6 +13,7 @@ PAPER: dict[str, dict[str, float]] = {
   "spectral": {"voc": 49.2, "context": 43.2, "seconds": 0.543},
   "pixels": {"voc": 49.5, "context": 43.3, "seconds": 0.188},
   "imagenet_vit": {"voc": 68.8, "context": 58.1, "seconds": 0.079},
+  "groupvit": {"voc": 73.7, "context": 54.6, "seconds": 0.002},
   "dino": {"voc": 78.8, "context": 66.3, "seconds": 0.002},
 }
 
@@ -29,6 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
   "pixels": {"generator": "pixels"},
   "colours": {"generator": "pixels", "position_weight": 0.0},
   "imagenet_vit": {"generator": "imagenet_vit", **_VIT},
+  "groupvit": {"generator": "groupvit"},
   "mae": {"generator": "mae", **_VIT},
   "dinov2": {"generator": "dinov2", **_VIT},
   "dino": _DINO,
@@ -51,10 +53,19 @@ GROUPS = {
   "table": tuple(ROWS)[: tuple(ROWS).index("plain")],
   "study": tuple(ROWS)[tuple(ROWS).index("plain") :],
 }
+# Its weights are a folder, which must be given; others have published ones.
+NEEDS_FOLDER = "groupvit"
 
 
-def choose(names: str) -> list[str]:
-  """Reads `"pixels,study"`: rows and groups; InputError for others."""
+def choose(names: str, weights: str = "") -> list[str]:
+  """Reads `"pixels,study"`: rows and groups; InputError for others.
+
+  Args:
+    names: as `--generators` takes them.
+    weights: as `--weights` takes them. A group has the row `NEEDS_FOLDER` only
+      if its weights are among them.
+  """
+  has_folder = f",{NEEDS_FOLDER}=" in f",{weights}"
   chosen: list[str] = []
   for name in filter(None, (part.strip() for part in names.split(","))):
     if name not in ROWS and name not in GROUPS:
@@ -62,7 +73,11 @@ def choose(names: str) -> list[str]:
         f"generators={name!r} is neither a row ({', '.join(ROWS)}) nor a group"
         f" ({', '.join(GROUPS)})"
       )
-    chosen += GROUPS.get(name, (name,))
+    chosen += [
+      row
+      for row in GROUPS.get(name, (name,))
+      if row != NEEDS_FOLDER or has_folder or name == NEEDS_FOLDER
+    ]
   if not chosen:
     raise InputError(f"generators={names!r} names none; use e.g. table")
   return list(dict.fromkeys(chosen))

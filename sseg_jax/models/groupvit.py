@@ -169,6 +169,12 @@ class GroupViTImage(nnx.Module):
 
   def __init__(self, s: Sizes, *, rngs: nnx.Rngs):
     self.patch, self.grid = s.patch, s.grid
+    # Stages without group tokens make none.
+    self.groups = [
+      count
+      for tokens, count in zip(s.group_tokens, s.output_groups, strict=True)
+      if tokens
+    ][-1]
     self.patch_embedding = nnx.Conv(
       3,
       s.width,

@@ -11,7 +11,14 @@ from jaxtyping import Array, Bool, Int, Key, Num
 
 from sseg_jax import errors, sharding
 from sseg_jax.models import teacher
-from sseg_jax.pseudo_masks import eye, kmeans, pixels, spectral, tokens
+from sseg_jax.pseudo_masks import (
+  eye,
+  groups,
+  kmeans,
+  pixels,
+  spectral,
+  tokens,
+)
 
 
 @runtime_checkable
@@ -54,6 +61,7 @@ class PseudoMasks(Protocol):
 GENERATORS: dict[str, Callable[..., Any]] = {
   "pixels": pixels.Pixels.build,
   "spectral": spectral.Spectral.build,
+  "groupvit": groups.Groups.build,
   **{
     name: functools.partial(tokens.Tokens.build, usual=usual)
     for name, usual in tokens.USUAL_WEIGHTS.items()

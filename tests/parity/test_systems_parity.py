@@ -11,7 +11,10 @@ import saved_networks
 from flax import nnx
 from torch_weights import relative_error
 
+from sseg_jax.benchmarks import table1_rows
 from sseg_jax.models import clip, groupvit_weights
+from sseg_jax.models.layers import normalize_pixels
+from sseg_jax.pseudo_masks import generator
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -121,3 +124,31 @@ def test_groupvit_and_its_segmentation_logits(tmp_path):
   }
   print({k: f"{v:.1e}" for k, v in errors.items()})
   assert max(errors.values()) <= 1e-4
+
+
+def test_masks_are_the_groups_of_transformers(tmp_path):
+  """The row of Table 1: each pixel's likeliest group, at the picture's size."""
+  from transformers.models.groupvit import modeling_groupvit
+
+  reference = saved_networks.groupvit(tmp_path)
+  coarse = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+  image = coarse.repeat(8, 1).repeat(8, 2)
+  pixels = np.array(normalize_pixels(jnp.asarray(image)))
+  with torch.no_grad():
+    seen = reference.vision_model(
+      channels_first(pixels), output_attentions=True
+    )
+    shares = modeling_groupvit.get_grouping_from_attentions(
+      seen.attentions, (64, 64)
+    )
+  expected = shares.argmax(1).numpy()
+  fields = {"weights": str(tmp_path), "k": 4}
+  made = generator.build(table1_rows.config_of("groupvit", fields))
+  keys = jax.random.split(jax.random.key(0), 2)
+  with jax.default_matmul_precision("highest"):
+    labels, present = jax.jit(made.generate)(made.frozen, image, keys)
+  # Rounding decides where two groups have equal shares.
+  assert (labels != expected).mean() < 1e-3
+  assert len(np.unique(expected)) > 1
+  for found, groups in zip(expected, present, strict=True):
+    assert set(np.flatnonzero(groups)) == set(np.unique(found))
