@@ -5,15 +5,15 @@ training (`evaluator.py`), and by the command `sseg_jax.evaluate`
 (`checkpoint_scores.py`).
 """
 
-import itertools
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sseg_jax import prompts, synonyms
+from sseg_jax import prompts
+from sseg_jax.benchmarks import scored
 from sseg_jax.benchmarks.counts import (
   Count,
   CountLabels,
@@ -95,7 +95,7 @@ def evaluate(
     else Count(benchmark)
   )
   start, done = time.perf_counter(), 0
-  for samples, *found in _scored(
+  for samples, *found in scored.pictures(
     segmenter, benchmark, indices, templates, batch_size, find
   ):
     for sample, predicted in zip(
@@ -113,7 +113,7 @@ def evaluate(
     **count.confusion().summary(count.names),
     **speed(len(indices), seconds),
     "templates": list(templates),
-    "synonyms": _synonyms(segmenter),
+    "synonyms": scored.synonyms_of(segmenter),
     "threshold": None,
     **count.of_thresholds(),
   }
@@ -237,7 +237,7 @@ def choose_threshold(
   """
   indices = spread(len(benchmark), max_images)
   rows, done = [], 0
-  for samples, bests, indexes in _scored(
+  for samples, bests, indexes in scored.pictures(
     segmenter, benchmark, indices, templates, batch_size
   ):
     for sample, best, index in zip(samples, bests, indexes, strict=True):
@@ -283,7 +283,7 @@ def guess_threshold(
   indices = spread(len(benchmark), max_images)
   scores = [
     best
-    for _, bests, _ in _scored(
+    for _, bests, _ in scored.pictures(
       segmenter, benchmark, indices, templates, batch_size
     )
     for best in bests
@@ -296,51 +296,3 @@ def _guess(
 ) -> background.Threshold:
   combiner = getattr(segmenter, "combiner", "")
   return background.without_labels(scores, len(benchmark.class_names), combiner)
-
-
-# --- What both share ----------------------------------------------------------
-
-
-def _scored(
-  segmenter: "Segmenter",
-  benchmark: "Benchmark",
-  indices: Sequence[int],
-  templates: str | Sequence[str],
-  batch_size: int,
-  find: Callable | None = None,
-) -> Iterator[tuple]:
-  """Yields some samples of one size, with the best score and class by pixel.
-
-  `find(samples, images, class_set)` may return other arrays instead.
-  """
-  from sseg_jax.inference.class_set import ClassSet
-  from sseg_jax.inference.segmenter import winners
-
-  if isinstance(templates, str):
-    templates = prompts.templates(templates)
-  class_set = ClassSet(
-    benchmark.class_names,
-    tuple(templates),
-    synonyms.of_classes(_synonyms(segmenter), benchmark.class_names),
-  )
-  for samples in _batches((benchmark[i] for i in indices), batch_size):
-    images = np.stack([sample.image for sample in samples])
-    found = (
-      find(samples, images, class_set)
-      if find
-      else winners(segmenter, images, class_set)
-    )
-    yield samples, *found
-
-
-def _synonyms(segmenter: "Segmenter") -> str:
-  return getattr(segmenter, "synonyms", "none")
-
-
-def _batches(
-  samples: Iterator["Sample"], batch_size: int
-) -> Iterator[list["Sample"]]:
-  """Yields successive samples of one size together."""
-  for _, group in itertools.groupby(samples, lambda s: s.image.shape):
-    while batch := list(itertools.islice(group, batch_size)):
-      yield batch
