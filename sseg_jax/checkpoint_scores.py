@@ -5,6 +5,7 @@ that a checkpoint is compared with.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ def run(
     "step": int(loaded.step),
     "weights_sha256": _sha256(loaded.params, loaded.model_state),
   }
+  # What an evaluation depends on beside weights, as evaluate.refine.
+  text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+  own = {"config": hashlib.sha256(text.encode()).hexdigest()}
   if settings.protocol:
     # Thresholds that were chosen under another protocol mean nothing here.
     protocol = protocols.find(settings.protocol)
@@ -66,6 +70,7 @@ def run(
       protocol.templates,
       fields,
       threshold_images=config.evaluate.threshold_images,
+      settings=own,
     )
   else:
     templates = settings.templates or config.evaluate.templates
@@ -87,6 +92,7 @@ def run(
       # Stored thresholds were chosen on scores that PAMR had not smoothed.
       metadata={} if settings.pamr else loaded.metadata,
       threshold_images=config.evaluate.threshold_images,
+      settings=own,
     )
   results = score_all(segmenter, opened, settings, origin, protocol)
   others = (settings.combiner, settings.image_size, settings.templates)

@@ -41,16 +41,21 @@ def _scores(flags: argparse.Namespace) -> int:
   # Imported here, because these load JAX.
   from sseg_jax import benchmarks, checkpoint_scores, system_scores
   from sseg_jax.baselines.options import Options
-  from sseg_jax.benchmarks import report
+  from sseg_jax.benchmarks import report, unfinished
   from sseg_jax.paper_report import gathered, write
 
   seen: dict[str, gathered.Gathered] = {}
 
   def observer(benchmark: Any) -> gathered.Gathered:
-    return seen.setdefault(benchmark.name, gathered.Gathered(benchmark))
+    return seen.setdefault(
+      benchmark.name, gathered.Gathered(benchmark, flags.max_images)
+    )
 
   before = write.prepare(flags.report) if flags.report else []
+  place = flags.out or flags.report
+  kept = place / "unfinished" if place else None
   settings = checkpoint_scores.Settings(
+    unfinished=kept,
     observer=observer if flags.report else None,
     class_names=benchmarks.class_list(flags.classes) if flags.classes else None,
     **_given(
@@ -70,6 +75,8 @@ def _scores(flags: argparse.Namespace) -> int:
     )
   if flags.report:
     write.write(flags.report, before, results, seen)
+  if kept:
+    unfinished.remove(kept, list(results))
   if flags.json:
     print(json.dumps(results))
   else:

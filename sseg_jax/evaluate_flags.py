@@ -47,7 +47,13 @@ def parser() -> argparse.ArgumentParser:
     " both sides, by default 448",
   )
   add("--max_images", type=int, default=0, help="of each benchmark; 0: all")
-  add("--out", type=files.path, help="folder for result.json and pictures")
+  add(
+    "--out",
+    type=files.path,
+    help="folder for result.json and pictures; counts are kept there (or in"
+    " --report) meanwhile, so the same command, started again after a stop,"
+    " goes on",
+  )
   add(
     "--pictures",
     type=int,

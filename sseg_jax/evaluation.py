@@ -22,6 +22,7 @@ from sseg_jax.benchmarks.counts import (
 from sseg_jax.benchmarks.miou import ThresholdConfusions, rounded, speed
 from sseg_jax.benchmarks.retrieval import ranks, retrieval
 from sseg_jax.benchmarks.sample import spread
+from sseg_jax.benchmarks.unfinished import Unfinished
 from sseg_jax.inference import background, protocols
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def evaluate(
   batch_size: int = 32,
   observe: Callable[["Sample", np.ndarray], None] | None = None,
   progress: Callable[[int, int], None] | None = None,
+  unfinished: Unfinished | None = None,
 ) -> dict[str, Any]:
   """Scores a segmenter on a benchmark, for all thresholds at once.
 
@@ -70,6 +72,7 @@ def evaluate(
     batch_size: how many pictures of one size are scored at once, at most.
     observe: gets each sample with its predicted labels.
     progress: gets the number of finished pictures and of all.
+    unfinished: what an earlier call has counted; keeps the counts meanwhile.
 
   Returns:
     A dictionary that JSON can hold: `benchmark protocol mIoU per_class
@@ -94,24 +97,26 @@ def evaluate(
     if benchmark.has_background
     else Count(benchmark)
   )
-  start, done = time.perf_counter(), 0
+  kept = unfinished or Unfinished()
+  kept.add("counts", count)
+  start = time.perf_counter() - kept.seconds
   for samples, *found in scored.pictures(
-    segmenter, benchmark, indices, templates, batch_size, find
+    segmenter, benchmark, indices[kept.done :], templates, batch_size, find
   ):
     for sample, predicted in zip(
       samples, count.add(samples, *found), strict=True
     ):
       if observe:
         observe(sample, predicted)
-    done += len(samples)
+    kept.counted(samples, time.perf_counter() - start)
     if progress:
-      progress(done, len(indices))
-  seconds = time.perf_counter() - start
+      progress(kept.done, len(indices))
+  kept.write()
   return {
     "benchmark": benchmark.name,
     "protocol": _protocol(segmenter),
     **count.confusion().summary(count.names),
-    **speed(len(indices), seconds),
+    **speed(len(indices), kept.seconds or 1e-9),
     "templates": list(templates),
     "synonyms": scored.synonyms_of(segmenter),
     "threshold": None,

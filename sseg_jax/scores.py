@@ -6,19 +6,26 @@ compared with.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from sseg_jax import benchmarks, evaluation, files, prompts
-from sseg_jax.benchmarks import report
-from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample
+from sseg_jax import (
+  benchmarks,
+  evaluation,
+  files,
+  prompts,
+  score_thresholds,
+)
+from sseg_jax.benchmarks import report, unfinished
+from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample, spread
 from sseg_jax.errors import InputError
 from sseg_jax.inference import background, protocols
+from sseg_jax.runtime import provenance
 from sseg_jax.runtime.progress_bar import counter
 
 
@@ -46,7 +53,11 @@ class Settings:
       then.
     pamr: refine the scores of windows by PAMR.
     observer: gets each benchmark and returns an `observe` of
-      `evaluation.evaluate`; None for none.
+      `evaluation.evaluate`, with `unfinished` an `unfinished.Part`; None for
+      none.
+    unfinished: folder in which counts are kept meanwhile, so that the same
+      call goes on after a stop. It is not emptied at the end
+      (`unfinished.remove`). None keeps nothing.
   """
 
   data_root: str = "."
@@ -65,7 +76,8 @@ class Settings:
   store: bool = True
   protocol: str | None = None
   pamr: bool | None = None
-  observer: Callable[[Benchmark], Callable] | None = None
+  observer: Callable[[Benchmark], Any] | None = None
+  unfinished: Path | None = None
 
   def __post_init__(self):
     """Raises InputError for values that no checkpoint can be scored with."""
@@ -107,6 +119,8 @@ class Origin:
     threshold: of the background, for all benchmarks.
     metadata: of a checkpoint, with stored thresholds.
     threshold_images: how many pictures a threshold is chosen on.
+    settings: more that its scores depend on, as JSON can hold it. It decides
+      with the other attributes whether unfinished counts are the same.
   """
 
   templates: str | Sequence[str]
@@ -114,6 +128,7 @@ class Origin:
   threshold: float | None = None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   threshold_images: int = 100
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Opened = Sequence[tuple[Benchmark, Benchmark | None]]
@@ -233,33 +248,37 @@ def _score(
   keeper: Keeper,
 ) -> dict[str, Any]:
   """Finds the threshold of one benchmark and scores it."""
-  name = benchmark.name
-  fixed = settings.background_threshold
-  choose_anew = bool(settings.choose_threshold_split)
-  if fixed is None and not choose_anew:
-    fixed = origin.threshold
-  rule, choice = None, None
-  apart = _Apart(name)
-  own = protocol.threshold(name)
-  if not benchmark.has_background or hasattr(segmenter, "labels_of"):
-    pass
-  elif own is not None:
-    rule = background.Threshold(own, f"protocol {protocol.name}")
-  else:
-    with counter("pictures", title=f"{name}, threshold") as progress:
-      rule, choice = evaluation.find_threshold(
-        segmenter,
-        benchmark,
-        training,
-        fixed=fixed,
-        metadata={} if choose_anew else origin.metadata,
-        templates=origin.templates,
-        max_images=(settings.threshold_images or origin.threshold_images),
-        observe=apart.choose,
-        progress=progress,
-      )
-
   more = settings.observer and settings.observer(benchmark)
+  apart = score_thresholds.Apart(benchmark.name)
+  kept = unfinished.Unfinished()
+  if not hasattr(segmenter, "labels_of"):  # which only reads files
+    kept = unfinished.start(
+      settings.unfinished,
+      benchmark,
+      _identity(segmenter, benchmark, training, settings, origin, protocol),
+      spread(len(benchmark), settings.max_images),
+    )
+  kept.add("pictures", keeper)
+  if more and settings.unfinished:
+    kept.add("report", more)
+  if "threshold" in kept.facts:
+    rule, choice = apart.restore(kept.facts["threshold"])
+  else:
+    anew = bool(settings.choose_threshold_split)
+    given = settings.background_threshold
+    rule, choice = score_thresholds.find(
+      segmenter,
+      benchmark,
+      training,
+      protocol,
+      apart,
+      fixed=origin.threshold if given is None and not anew else given,
+      metadata={} if anew else origin.metadata,
+      templates=origin.templates,
+      max_images=settings.threshold_images or origin.threshold_images,
+    )
+    kept.facts["threshold"] = apart.facts(rule, choice)
+    kept.write()
 
   def observe(sample: Sample, predicted: np.ndarray) -> None:
     apart.score(sample)
@@ -267,7 +286,7 @@ def _score(
     if more:
       more(sample, predicted)
 
-  with counter("pictures", title=name) as progress:
+  with counter("pictures", title=benchmark.name) as progress:
     result = evaluation.evaluate(
       segmenter,
       benchmark,
@@ -276,6 +295,7 @@ def _score(
       max_images=settings.max_images,
       observe=observe,
       progress=progress,
+      unfinished=kept,
     )
   return result | {
     "threshold_source": rule.source if rule else None,
@@ -286,25 +306,46 @@ def _score(
   }
 
 
-class _Apart:
-  """Refuses to score a picture that the threshold was chosen on."""
+def _identity(
+  segmenter: Any,
+  benchmark: Benchmark,
+  training: Benchmark | None,
+  settings: Settings,
+  origin: Origin,
+  protocol: protocols.Protocol,
+) -> dict[str, Any]:
+  """Returns all that the counts of a benchmark depend on."""
+  own = (
+    *("max_images", "pictures", "background_threshold"),
+    *("choose_threshold_split", "threshold_images"),
+  )
+  names = ("thresholds", "thresholds_of")
+  return {
+    "benchmark": _facts(benchmark),
+    "protocol": protocol.settings(),
+    "system": {**origin.fields, **origin.settings},
+    "templates": origin.templates,
+    "combiner": getattr(segmenter, "combiner", ""),
+    "synonyms": getattr(segmenter, "synonyms", ""),
+    "image_size": getattr(segmenter, "image_size", None),
+    **{name: getattr(settings, name) for name in own},
+    "drawn": settings.out is not None,
+    "report": settings.observer is not None,
+    "own_threshold": origin.threshold,
+    "own_threshold_images": origin.threshold_images,
+    "stored": {name: origin.metadata.get(name) for name in names},
+    "training": training and _facts(training),
+    "versions": provenance.versions(),
+    "code": provenance.code(),
+    "device": jax.default_backend(),
+  }
 
-  def __init__(self, name: str):
-    self._name = name
-    self._chosen: dict[bytes, str] = {}
 
-  def choose(self, sample: Sample) -> None:
-    """Takes a picture that the threshold is chosen on."""
-    self._chosen[self._digest(sample)] = sample.id
-
-  def score(self, sample: Sample) -> None:
-    """Raises InputError if the threshold was chosen on this picture."""
-    if self._chosen and (same := self._chosen.get(self._digest(sample))):
-      raise InputError(
-        f"{self._name}: picture {sample.id} is scored, and the background"
-        f" threshold was chosen on it ({same}); take it out of one of the two"
-        " splits, or give --background_threshold"
-      )
-
-  def _digest(self, sample: Sample) -> bytes:
-    return hashlib.sha256(sample.image.tobytes()).digest()
+def _facts(benchmark: Benchmark) -> dict[str, Any]:
+  return {
+    "name": benchmark.name,
+    "split": benchmark.split,
+    "pictures": len(benchmark),
+    "classes": benchmark.class_names,
+    "has_background": benchmark.has_background,
+  }

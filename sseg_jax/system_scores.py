@@ -1,9 +1,11 @@
 """Scores of other systems on benchmarks: `evaluate --system=NAME`."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from sseg_jax import baselines, prompts
+from sseg_jax import baselines, files, prompts
 from sseg_jax.baselines.options import Options
 from sseg_jax.errors import InputError
 from sseg_jax.inference import protocols
@@ -50,7 +52,12 @@ def run(
   fields = {"system": name, "weights": options.weights or options.predictions}
   if options.weights:
     fields["weights_sha256"] = weights.sha256(hf_files.path_of(options.weights))
-  origin = Origin(protocol.templates, fields)
+  given = dataclasses.asdict(options)
+  if Path(files.expand(options.mask_weights)).is_file():
+    given["mask_weights"] = weights.sha256(
+      Path(files.expand(options.mask_weights))
+    )
+  origin = Origin(protocol.templates, fields, settings=given)
   return score_all(segmenter, opened, settings, origin, protocol)
 
 

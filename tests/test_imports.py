@@ -39,7 +39,7 @@ ORDER = (
     *("checkpoint_scores", "system_scores"),
     *("figures", "learned", "paper_report"),
   },
-  {"scores"},
+  {"scores", "score_thresholds"},
   {"evaluation"},
   {
     "config_check",

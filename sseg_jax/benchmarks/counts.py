@@ -3,7 +3,7 @@
 All classes have the same methods; `evaluation.evaluate` chooses one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,14 @@ class Count:
   def of_thresholds(self) -> dict[str, Any]:
     """Returns the part of the result that is about thresholds."""
     return {}
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Returns all that was counted, for `unfinished.Unfinished`."""
+    return {"confusion": self._confusion.counts}
+
+  def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `arrays` returned; ValueError if it does not fit."""
+    self._confusion.counts = _like(self._confusion.counts, arrays["confusion"])
 
 
 class CountWithBackground:
@@ -103,6 +111,19 @@ class CountWithBackground:
         for t, miou in self._counted().curve()
       ],
     }
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """As `Count.arrays`."""
+    if self._sweep is None:
+      return {}
+    return {"thresholds": self._sweep.thresholds, "counts": self._sweep.counts}
+
+  def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `Count.restore`."""
+    thresholds = arrays["thresholds"].tolist()
+    sweep = ThresholdConfusions(len(self.names) - 1, thresholds)
+    sweep.counts = _like(sweep.counts, arrays["counts"])
+    self._sweep = sweep
 
   def _counted(self) -> ThresholdConfusions:
     if self._sweep is None:
@@ -167,3 +188,22 @@ class CountLabels:
         for t, confusion in points
       ],
     }
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """As `Count.arrays`."""
+    return {"confusions": np.stack([c.counts for c in self._confusions])}
+
+  def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `Count.restore`."""
+    found = _like(self.arrays()["confusions"], arrays["confusions"])
+    for confusion, counts in zip(self._confusions, found, strict=True):
+      confusion.counts = counts
+
+
+def _like(
+  zeros: Int[np.ndarray, "..."], counts: np.ndarray
+) -> Int[np.ndarray, "..."]:
+  """Returns counts that can be added to; ValueError if of another shape."""
+  if counts.shape != zeros.shape or counts.dtype != zeros.dtype:
+    raise ValueError(f"{counts.dtype} {counts.shape} for {zeros.shape}")
+  return counts.copy()

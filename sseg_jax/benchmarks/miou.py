@@ -109,6 +109,10 @@ class ThresholdConfusions:
 
   A pixel has its class up to the first threshold it fails, then it is
   background: so a histogram over (label, class, thresholds passed) holds all.
+
+  Attributes:
+    thresholds: ascending, each once.
+    counts: that histogram, int64 [label, class, thresholds passed].
   """
 
   def __init__(self, classes: int, thresholds: Sequence[float]):
@@ -116,7 +120,7 @@ class ThresholdConfusions:
     self.thresholds = np.unique(np.asarray(thresholds, np.float64))
     t = len(self.thresholds)
     # As in `Confusion`, the last column is for what is no class.
-    self._counts = np.zeros((classes + 1, classes + 1, t + 1), np.int64)
+    self.counts = np.zeros((classes + 1, classes + 1, t + 1), np.int64)
 
   def add(
     self,
@@ -129,15 +133,15 @@ class ThresholdConfusions:
     Labels and classes out of range are treated as `Confusion.add` does.
     """
     bounds = effective_threshold(best, self.thresholds)
-    rows, columns, t = self._counts.shape
+    rows, columns, t = self.counts.shape
     kept = _labelled(labels, rows)
     passed = np.searchsorted(bounds, best[kept], side="right")
     index = index[kept]
     none = columns - 1
     index = np.where((index >= 0) & (index < none), index, none)
     pairs = (labels[kept].astype(np.int64) * columns + index) * t + passed
-    self._counts += np.bincount(pairs, minlength=self._counts.size).reshape(
-      self._counts.shape
+    self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(
+      self.counts.shape
     )
 
   def curve(self) -> list[tuple[float, float]]:
@@ -150,8 +154,8 @@ class ThresholdConfusions:
     if not len(found):
       raise ValueError(f"threshold {threshold} is not in the grid")
     j = int(found[0])
-    confusion = Confusion(len(self._counts))
+    confusion = Confusion(len(self.counts))
     # Pixels that passed more than j thresholds passed the j-th.
-    confusion.counts[:, 1:] = self._counts[:, :, j + 1 :].sum(-1)
-    confusion.counts[:, 0] = self._counts[:, :, : j + 1].sum((1, 2))
+    confusion.counts[:, 1:] = self.counts[:, :, j + 1 :].sum(-1)
+    confusion.counts[:, 0] = self.counts[:, :, : j + 1].sum((1, 2))
     return confusion

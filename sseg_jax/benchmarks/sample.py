@@ -1,6 +1,7 @@
 """The types that every benchmark returns."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -71,10 +72,24 @@ class Keeper:
     """
     scored = spread(len(benchmark), max_images)
     places = spread(len(scored), wanted) if wanted else []
-    self._wanted = {benchmark[scored[i]].id for i in places}
+    self._benchmark = benchmark
+    self._wanted = {benchmark[scored[i]].id: scored[i] for i in places}
     self.kept: list[tuple[Sample, np.ndarray]] = []
 
   def __call__(self, sample: Sample, found: np.ndarray) -> None:
     """Takes a sample, and labels or segments of its pixels."""
     if sample.id in self._wanted:
       self.kept.append((sample, found))
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Returns what was found so far, for `unfinished.Unfinished`."""
+    return {str(self._wanted[s.id]): found for s, found in self.kept}
+
+  def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `arrays` returned, and reads the samples again."""
+    places = set(self._wanted.values())
+    if not places >= {int(place) for place in arrays}:
+      raise ValueError("other pictures")
+    self.kept = [
+      (self._benchmark[int(place)], found) for place, found in arrays.items()
+    ]

@@ -4,6 +4,7 @@ import base64
 import heapq
 import io
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from sseg_jax.benchmarks.miou import Confusion
-from sseg_jax.benchmarks.sample import Benchmark, Sample
+from sseg_jax.benchmarks.sample import Benchmark, Sample, spread
 from sseg_jax.images import bar_chart, drawing, line_chart
 
 _PICTURES = 4  # best ones, and as many worst ones
@@ -22,30 +23,69 @@ _MOST_BARS = 81  # classes in a chart
 class Gathered:
   """Confusions and pictures of one benchmark; an `observe` of `evaluate`."""
 
-  def __init__(self, benchmark: Benchmark):
-    """Starts from nothing."""
+  def __init__(self, benchmark: Benchmark, max_images: int = 0):
+    """Starts from nothing.
+
+    Args:
+      benchmark: what is scored.
+      max_images: number of pictures that are scored, spread over the benchmark;
+        0 for all.
+    """
     background = ("background",) if benchmark.has_background else ()
     self.names = (*background, *benchmark.class_names)
     self._benchmark = benchmark
     self._confusion = Confusion(len(self.names))
-    # Heaps of (score, order, sample, labels); the order breaks ties.
+    self._scored = spread(len(benchmark), max_images)
+    # Heaps of (score, order, sample, labels); the order is the number of the
+    # call, and breaks ties.
     self._best: list[tuple] = []
     self._worst: list[tuple] = []
-    self._order = itertools.count()
+    self._calls = 0
 
   def __call__(self, sample: Sample, predicted: Int[np.ndarray, "h w"]) -> None:
     """Counts a picture, and keeps it if it is among the best or the worst."""
     self._confusion.add(sample.labels, predicted)
+    order = self._calls
+    self._calls += 1
     one = Confusion(len(self.names))
     one.add(sample.labels, predicted)
     miou = one.mean_iou()
     if not np.isfinite(miou):
       return  # no pixel has a label
-    order = next(self._order)
     for heap, score in ((self._best, miou), (self._worst, -miou)):
       heapq.heappush(heap, (score, order, sample, predicted))
       if len(heap) > _PICTURES:
         heapq.heappop(heap)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Returns what was gathered so far, for `unfinished.Unfinished`."""
+    found = {
+      "confusion": self._confusion.counts,
+      "calls": np.array(self._calls),
+    }
+    for name, heap in self._heaps().items():
+      for score, order, _, labels in heap:
+        found[f"{name}/{order}"] = labels
+        found[f"{name}_score/{order}"] = np.array(score)
+    return found
+
+  def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `arrays` returned, and reads the samples again."""
+    counts = arrays["confusion"]
+    if counts.shape != self._confusion.counts.shape:
+      raise ValueError("other classes")
+    self._confusion.counts = counts.copy()
+    self._calls = int(arrays["calls"])
+    for name, heap in self._heaps().items():
+      for key in arrays:
+        kind, _, order = key.partition("/")
+        if kind == name:
+          sample = self._benchmark[self._scored[int(order)]]
+          score = float(arrays[f"{name}_score/{order}"])
+          heapq.heappush(heap, (score, int(order), sample, arrays[key]))
+
+  def _heaps(self) -> dict[str, list[tuple]]:
+    return {"best": self._best, "worst": self._worst}
 
   def confused(self) -> list[tuple[str, str, float]]:
     """Returns (label, what was predicted, share of the label's pixels)."""

@@ -1,5 +1,7 @@
 """What a result came from: versions of packages, commit of the source."""
 
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -38,3 +40,14 @@ def git_commit() -> str | None:
     return git("rev-parse", "HEAD") + dirty
   except (OSError, subprocess.SubprocessError):
     return None
+
+
+@functools.cache
+def code() -> str:
+  """Returns a hash of the package's source: other code, other numbers."""
+  folder = Path(__file__).parents[1]
+  found = hashlib.sha256()
+  for path in sorted(folder.rglob("*.py")):
+    found.update(path.relative_to(folder).as_posix().encode())
+    found.update(path.read_bytes())
+  return found.hexdigest()
