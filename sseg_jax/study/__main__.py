@@ -1,6 +1,7 @@
 """Tables of photos: forms of the loss, a linear probe, numbers of photos.
 
-With --figure it draws a figure of self-training instead (`figures.py`).
+With --figure it draws a figure of the paper instead: 3, 8 and 9
+(`side_by_side.py`), 11 and 12 (`figures.py`).
 
 The region features are in the records, and what the eye sees in scored photos
 is kept in `OUT/seen`, so that no transformer runs twice.
@@ -29,9 +30,13 @@ def _parser() -> argparse.ArgumentParser:
     " number of photos), probe (a linear probe of the same features), forms (of"
     " the contrastive loss, with features of one layer and of two). Rows that"
     " are finished are kept: the same command, started again, continues. With"
-    " --figure, draws a figure of the paper from finished S-Seg+ runs.",
+    " --figure, draws a figure of the paper as PNGs.",
     (
       "--figure=12 --runs=4096=runs/a,8192=runs/b \\\n    --out=figures",
+      "--figure=3 --runs=S-Seg=runs/a,S-Seg+=runs/b \\\n"
+      "    --benchmarks=voc,coco --data_root=DATA --out=figures",
+      "--figure=9 --systems=clip=CLIP,sseg=runs/a \\\n"
+      "    --image=cat.jpg --words='cat, sofa' --out=figures",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables",
       "--records=regions/train --data_root=DATA \\\n    --out=runs/tables"
       " --tables=probe --seeds=0",
@@ -49,15 +54,20 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--figure",
     type=int,
-    choices=(11, 12),
-    help="11: regions that the teacher missed and the student finds, of one"
-    " run and the first of --benchmarks; 12: mIoU over training pairs",
+    choices=(3, 8, 9, 11, 12),
+    help="3: what runs find where all classes of each of --benchmarks are"
+    " queries; 8: pseudo-masks with the label of most of their pixels; 9:"
+    " --systems beside each other; 11: regions that the teacher missed and the"
+    " student finds, of one run and the first of --benchmarks; 12: mIoU over"
+    " training pairs",
   )
   add(
     "--runs",
     default="",
-    help="of --figure: a work directory, or for 12 PAIRS=WORKDIR,…",
+    help="of --figure: for 3 [TITLE=]WORKDIR,… (or other checkpoints), for 8"
+    " and 11 a work directory, for 12 PAIRS=WORKDIR,…",
   )
+  _add_flags_of_pictures(parser.add_argument_group("figures 3, 8 and 9"))
   add("--tables", default="curve,probe,forms", help="default: %(default)s")
   add("--seeds", default="0,1,2", help="default: %(default)s")
   add("--benchmarks", default="voc20", help="default: %(default)s")
@@ -77,10 +87,39 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _add_flags_of_pictures(group: argparse._ArgumentGroup) -> None:
+  add = group.add_argument
+  add(
+    "--systems",
+    default="",
+    help="of --figure=9: SYSTEM=PLACE,… with the systems of `evaluate`, sseg"
+    " with a checkpoint, predictions with a folder, others with weights",
+  )
+  add("--protocol", help="of 3 and 9: as `evaluate` has it")
+  add(
+    "--pictures",
+    type=int,
+    default=4,
+    help="of each benchmark, spread over it; default: %(default)s",
+  )
+  add("--image", help="of 9: one picture instead of --benchmarks")
+  add("--words", help="of 9: the classes of --image, as 'cat, sofa'")
+  add(
+    "--no_background",
+    action="store_true",
+    help="of 9: every pixel of --image gets one of the words",
+  )
+
+
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command."""
   flags = _parser().parse_args(argv)
+  if flags.figure in (3, 8, 9):
+    from sseg_jax.study import side_by_side  # it loads JAX
+
+    print(json.dumps(side_by_side.draw(flags.figure, flags)))
+    return 0
   if flags.figure:
     from sseg_jax.study import figures  # it loads NumPy and Pillow
 
