@@ -14,13 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sseg_jax import (
-  benchmarks,
-  evaluation,
-  files,
-  prompts,
-  score_thresholds,
-)
+from sseg_jax import benchmarks, evaluation, files, prompts, score_thresholds
 from sseg_jax.benchmarks import report, unfinished
 from sseg_jax.benchmarks.sample import Benchmark, Keeper, Sample, spread
 from sseg_jax.errors import InputError
