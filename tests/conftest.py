@@ -146,6 +146,21 @@ def sandbox(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> object:
   return hostile.Sandbox(tmp_path)
 
 
+TINY_VIT = dict(
+  patch=16, depth=3, grid=2, position_rule="size", width=16, num_heads=2
+)
+
+
+@pytest.fixture
+def tiny_vit(monkeypatch: pytest.MonkeyPatch) -> None:
+  """A ViT backbone that compiles in seconds, named tiny_vit."""
+  from sseg_jax.models import backbones, vit_pyramid
+
+  entry = (vit_pyramid.ViTPyramid, TINY_VIT)
+  monkeypatch.setitem(backbones.BACKBONES, "tiny_vit", entry)
+  monkeypatch.setitem(vit_pyramid.PYRAMID_SIZES, "tiny_vit", TINY_VIT)
+
+
 @pytest.fixture(scope="session")
 def make_tiny_config() -> Callable[[], ml_collections.ConfigDict]:
   """Makes what `tiny_config` is, for fixtures of a wider scope."""

@@ -150,10 +150,11 @@ def test_a_format_gives_the_same_pixels_without_this_package(
     assert part in card
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_a_runner_is_short_and_whole(name):
-  text = folder.runner(name)
-  assert len(text.splitlines()) < 100
+def test_a_runner_is_short_and_whole(name, fixed):
+  text = folder.runner(name, fixed)
+  assert len(text.splitlines()) <= 100
   assert "sseg_jax" not in text and "NotImplemented" not in text
   compile(text, "run.py", "exec")
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import TINY_VIT
 from flax import nnx
 from layouts import write_voc
 
@@ -15,21 +16,10 @@ from sseg_jax import config_check, main, optim, prepare, train_step
 from sseg_jax.errors import InputError
 from sseg_jax.inference import fixed_classes
 from sseg_jax.inference.class_set import ClassSet
-from sseg_jax.models import backbones, pretrained, sseg, vit_pyramid
+from sseg_jax.models import pretrained, sseg, vit_pyramid
 from sseg_jax.tasks import fixed_classes as tasks
 
 NAMES = ("background", "red", "green", "blue")
-TINY_VIT = dict(
-  patch=16, depth=3, grid=2, position_rule="size", width=16, num_heads=2
-)
-
-
-@pytest.fixture
-def tiny_vit(monkeypatch):
-  """A ViT backbone that compiles in seconds, named tiny_vit."""
-  entry = (vit_pyramid.ViTPyramid, TINY_VIT)
-  monkeypatch.setitem(backbones.BACKBONES, "tiny_vit", entry)
-  monkeypatch.setitem(vit_pyramid.PYRAMID_SIZES, "tiny_vit", TINY_VIT)
 
 
 def _config(make, head, **fields):

@@ -6,6 +6,17 @@ from sseg_jax.exporting.formats import Format
 from sseg_jax.exporting.source import Source
 from sseg_jax.models import published
 
+_OPEN = """\
+Open-vocabulary semantic segmentation: each pixel of a picture gets one of your
+words, or background. Trained from captions alone, without labels ([Exploring
+Simple Open-Vocabulary Semantic Segmentation](https://arxiv.org/abs/2401.12217))."""
+_FIXED = """\
+Semantic segmentation: each pixel of a picture gets one of the classes that the
+network was trained with, or background. `config.json` lists them as
+`fixed_list`; `run.py` takes any of them as words."""
+_TOKENIZER = """\
+| `tokenizer.json`, CLIP's list of merges | MIT, see `LICENSE.tokenizer` |
+"""
 _COLOURS = "label 0 is background, 1 and up are the words in their order"
 
 
@@ -26,23 +37,21 @@ def text(
     found: what the verification measured, in words.
   """
   config, how = source.config, fields["preprocessing"]
-  side = how["image_size"]
+  side, fixed = how["image_size"], "fixed_list" in fields
   return f"""\
 ---
 library_name: sseg_jax
 pipeline_tag: image-segmentation
-tags: [open-vocabulary, semantic-segmentation, s-seg, {name}]
+tags: [{_tags(fixed)}, s-seg, {name}]
 ---
 
 # S-Seg, exported as {name}
 
-Open-vocabulary semantic segmentation: each pixel of a picture gets one of your
-words, or background. Trained from captions alone, without labels ([Exploring
-Simple Open-Vocabulary Semantic Segmentation](https://arxiv.org/abs/2401.12217)).
+{_FIXED if fixed else _OPEN}
 
 ```bash
-pip install numpy pillow tokenizers ftfy {made.reader}
-python run.py --image=picture.jpg --words="cat, grass, sky" --out=labels.png
+pip install numpy pillow {"" if fixed else "tokenizers ftfy "}{made.reader}
+python run.py --image=picture.jpg --words="{_example(fields)}" --out=labels.png
 ```
 
 `run.py` needs nothing else. In `labels.png` {_COLOURS}.
@@ -51,15 +60,13 @@ python run.py --image=picture.jpg --words="cat, grass, sky" --out=labels.png
 
 | function | in | out |
 | --- | --- | --- |
-| `embed_classes` | CLIP's token ids, int32 [words, templates, \
-{fields["context_length"]}] | class embeddings [words, \
-{config.model.embed_dim}] |
+{_embed_classes(config, fields)}
 | `segment` | pictures, float32 RGB in 0..255 [pictures, {side}, {side}, 3]; \
 class embeddings; background threshold | scores [pictures, {side}, {side}, \
-words]; labels |
+words]; labels{_values(fields, side)} |
 
 `segment` holds normalisation, image tower, class probabilities, the combiner
-"{config_combiner(fields)}" and the background rule. Freely chosen numbers:
+"{source.segmenter.combiner}" and the background rule. Freely chosen numbers:
 {", ".join(fields["dynamic"]) or "none"}. The size {side} is fixed. `run.py`
 scales a picture's short side to it, and averages windows that are
 {how["stride"]} pixels apart over the long side. A picture more than
@@ -87,8 +94,7 @@ default: {", ".join(fields["words"])}. Templates:
 | what | licence |
 | --- | --- |
 | code: `run.py`, the programs | Apache-2.0 |
-| `tokenizer.json`, CLIP's list of merges | MIT, see `LICENSE.tokenizer` |
-| weights | {_weights(config)} |
+{"" if fixed else _TOKENIZER}| weights | {_weights(config)} |
 | data | {_data(config)} |
 """
 
@@ -120,9 +126,32 @@ Backbone `{config.model.backbone}`, {config.model.num_queries} queries, step
 """
 
 
-def config_combiner(fields: dict[str, Any]) -> str:
-  """Returns the combiner in use."""
-  return fields["config"]["evaluate"]["combiner"]
+def _tags(fixed: bool) -> str:
+  return f"{'' if fixed else 'open-vocabulary, '}semantic-segmentation"
+
+
+def _example(fields: dict[str, Any]) -> str:
+  if "fixed_list" not in fields:
+    return "cat, grass, sky"
+  return ", ".join(fields["fixed_list"]["classes"][:3])
+
+
+def _embed_classes(config: Any, fields: dict[str, Any]) -> str:
+  given = f"""CLIP's token ids, int32 [words, templates, \
+{fields["context_length"]}] | class embeddings [words, \
+{config.model.embed_dim}]"""
+  if "fixed_list" in fields:
+    count = len(fields["fixed_list"]["classes"])
+    given = f"""places in the list of classes, int32 [words, 1, 1] | a row for \
+each, 1 at its place [words, {count}]"""
+  return f"| `embed_classes` | {given} |"
+
+
+def _values(fields: dict[str, Any], side: int) -> str:
+  if "fixed_list" not in fields:
+    return ""
+  return f"""; values of the whole list [pictures, {side}, {side}, \
+{fields["channels"]}], of which the mean over windows is taken"""
 
 
 def _refinement(source: Source, fields: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from sseg_jax import prompts, stored_config
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import drawing
-from sseg_jax.errors import InputError
-from sseg_jax.exporting import towers
-from sseg_jax.inference import api, background
+from sseg_jax.exporting import fixed_lists, towers
+from sseg_jax.inference import api, background, fixed_classes
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
 
 
@@ -50,6 +50,7 @@ class Source:
     """Returns the network as pure functions."""
     key = "towers", refine
     if key not in self._kept:
+      fixed = self.segmenter.known
       self._kept[key] = towers.build(
         self.loaded.params,
         self.loaded.model_state,
@@ -57,6 +58,7 @@ class Source:
         combiner=self.segmenter.combiner,
         image_size=self.segmenter.image_size,
         refine=refine,
+        made=fixed_lists.FixedTowers if fixed else towers.Towers,
       )
     return self._kept[key]
 
@@ -114,12 +116,7 @@ def make(
     InputError: for bad words, and settings that do not exist.
   """
   config = towers.as_float32(stored_config.completed(loaded.config))
-  if config.model.head != "text":
-    raise InputError(
-      f"model.head={config.model.head!r}: a network with a fixed list of"
-      " classes cannot be exported; export one with model.head='text'"
-    )
-  segmenter = SSegSegmenter(
+  segmenter = fixed_classes.build(
     loaded.params,
     loaded.model_state,
     config,
@@ -127,9 +124,11 @@ def make(
     image_size=image_size,
   )
   if words is None:
-    words = prompts.CLASS_NAMES["voc"]
-    if config.data.source == "shapes":
+    words = segmenter.known or prompts.CLASS_NAMES["voc"]
+    if config.data.source == "shapes" and not segmenter.known:
       words = (*drawing.THINGS, *drawing.GROUNDS)
   chosen = prompts.templates(templates or config.evaluate.templates)
   names = prompts.parse_words(words, background=True)
+  if segmenter.known:
+    segmenter.encode_classes(ClassSet(names, chosen))  # refuses others
   return Source(loaded, config, names, chosen, segmenter)

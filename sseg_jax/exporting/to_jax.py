@@ -52,13 +52,13 @@ def shapes(towers: Towers) -> list[jax.ShapeDtypeStruct]:
   from jax import export
 
   c, t, b = export.symbolic_shape("c, t, b")
-  side, length = towers.image_size, towers.config.text.context_length
+  side, length = towers.image_size, towers.context_length
   return [
     jax.ShapeDtypeStruct(shape, dtype)
     for shape, dtype in (
       ((c, t, length), np.int32),
       ((b, side, side, 3), np.float32),
-      ((c, towers.config.model.embed_dim), np.float32),
+      ((c, towers.width), np.float32),
       ((), np.float32),
     )
   ]

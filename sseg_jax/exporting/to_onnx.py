@@ -17,9 +17,8 @@ OPSET = 21
 def write(towers: Towers, folder: Path, fields: dict) -> None:
   """Writes both functions with the weights inside."""
   del fields
-  side, length = towers.image_size, towers.config.text.context_length
-  width = towers.config.model.embed_dim
-  weights = towers.weights
+  side, length = towers.image_size, towers.context_length
+  width, weights = towers.width, towers.weights
   _write(
     folder / "embed_classes.onnx",
     lambda tokens: towers.embed_classes(weights, tokens),
@@ -34,7 +33,7 @@ def write(towers: Towers, folder: Path, fields: dict) -> None:
       "classes": (("words", width), np.float32),
       "threshold": ((), np.float32),
     },
-    ["scores", "labels"],
+    list(towers.outputs),
   )
 
 

@@ -59,8 +59,7 @@ def write(towers: Towers, folder: Path, fields: dict) -> None:
   tf = data.import_tensorflow()
   from jax.experimental import jax2tf
 
-  side, length = towers.image_size, towers.config.text.context_length
-  width = towers.config.model.embed_dim
+  side, length, width = towers.image_size, towers.context_length, towers.width
   weights = {k: tf.Variable(v) for k, v in towers.weights.items()}
 
   def converted(function, shapes):

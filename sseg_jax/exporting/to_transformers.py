@@ -42,6 +42,11 @@ def check(config: Any) -> None:
       " `pip install torch transformers`"
     )
   c = config.model
+  if c.head != "text":
+    raise InputError(
+      f"to=transformers: model.head={c.head!r}; only the masks of"
+      " model.head='text' can be written, use --format instead"
+    )
   if backbones.BACKBONES[c.backbone][0] not in _CONVERTERS:
     raise InputError(
       f"to=transformers: model.backbone={c.backbone!r}; MaskFormer there has"

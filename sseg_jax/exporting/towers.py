@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,21 @@ class Towers:
   image_size: int
   weights: Weights
 
+  # Of `segment`.
+  outputs: ClassVar[tuple[str, ...]] = ("scores", "labels")
+
+  @property
+  def width(self) -> int:
+    """Length of a class embedding."""
+    return self.config.model.embed_dim
+
+  @property
+  def context_length(self) -> int:
+    """Numbers that stand for a word in a template."""
+    return self.config.text.context_length
+
   @functools.cached_property
-  def segment_here(self) -> Callable[..., tuple[Array, Array]]:
+  def segment_here(self) -> Callable[..., tuple[Array, ...]]:
     """`segment` as a program for this machine, its weights given already."""
     weights = jax.device_put(dict(self.weights))
     return functools.partial(jax.jit(self.segment), weights)
@@ -79,8 +92,8 @@ class Towers:
     images: Float[Array, "b h w 3"],
     classes: Float[Array, "c e"],
     threshold: Float[Array, ""],
-  ) -> tuple[Float[Array, "b h w c"], Int[Array, "b h w"]]:
-    """Returns scores and labels of each pixel.
+  ) -> tuple[Array, ...]:
+    """Returns scores [b,h,w,c] and labels int32 [b,h,w] of each pixel.
 
     Args:
       weights: as `self.weights`.
@@ -103,10 +116,16 @@ class Towers:
     # As `sliding_window.assemble`, whose resize knows no unknown batch.
     logits = resize_bilinear(logits, (images.shape[1], images.shape[2]))
     scores = self._combine(logits, probabilities)
+    return scores, self.labels(scores, threshold)
+
+  def labels(
+    self, scores: Float[Array, "b h w c"], threshold: Float[Array, ""]
+  ) -> Int[Array, "b h w"]:
+    """Returns labels by the background rule; see `segment`."""
     best = scores.max(-1)
     limit = jnp.minimum(threshold, best.max((1, 2)))[:, None, None]
     labels = jnp.argmax(scores, -1).astype(jnp.int32) + 1
-    return scores, jnp.where(best >= limit, labels, 0)
+    return jnp.where(best >= limit, labels, 0)
 
   def _look(self, tree: Any, images: Array) -> sseg.ImageOutputs:
     """As `look.Look`."""
@@ -164,8 +183,12 @@ def build(
   combiner: str | None = None,
   image_size: int | None = None,
   refine: str | None = None,
+  made: type[Towers] = Towers,
 ) -> Towers:
-  """Returns a network as pure functions; arguments as `SSegSegmenter`'s."""
+  """Returns a network as pure functions, `made`.
+
+  The other arguments are as `SSegSegmenter`'s.
+  """
   config = as_float32(config)
   regions: Any = None
   tree = {"params": params, "model_state": model_state}
@@ -177,7 +200,7 @@ def build(
       regions = dataclasses.replace(regions, cluster=unrolled.kmeans)
     tree["frozen"] = regions.frozen
   weights = {k: np.asarray(v) for k, v in named_arrays.flat(tree).items()}
-  return Towers(
+  return made(
     sseg.build(config)[0],
     regions,
     config,

@@ -162,7 +162,8 @@ def _fill(
   fields = folder.fields(source, refine)
   fields |= {"format": name, "dynamic": list(made.dynamic)}
   made.write(towers, part, fields)
-  folder.add_runner(part, name, fields["context_length"])
+  fixed = "fixed_list" in fields
+  folder.add_runner(part, name, fields["context_length"], fixed)
   save_fields(part, fields)
   report = verify.check(part, fields, source, towers, images)
   if refine != source.config.evaluate.refine:

@@ -91,7 +91,7 @@ class FixedSegmenter(SSegSegmenter):
     names, self._background = prompts.without_background(
       tuple(config.data.classes), "data.classes"
     )
-    self._known = {name: i for i, name in enumerate(names)}
+    self.known = names
     graphdef = sseg.build(config)[0]
 
     def named(params, model_state, images, frozen):
@@ -102,15 +102,15 @@ class FixedSegmenter(SSegSegmenter):
 
   def _embed_classes(self, class_set: ClassSet) -> Int[Array, "c"]:
     """Returns the place of each class in the list, background not counted."""
-    unknown = [name for name in class_set.names if name not in self._known]
+    unknown = [name for name in class_set.names if name not in self.known]
     if unknown:
       raise InputError(
-        f"the network knows {len(self._known)} classes"
-        f" ({', '.join(list(self._known)[:3])}, …) and not {unknown[0]!r}; it"
+        f"the network knows {len(self.known)} classes"
+        f" ({', '.join(self.known[:3])}, …) and not {unknown[0]!r}; it"
         f" has model.head={self.config.model.head!r}: name classes of its list,"
         " or use a network with model.head='text'"
       )
-    return jnp.asarray([self._known[name] for name in class_set.names])
+    return jnp.asarray([self.known.index(name) for name in class_set.names])
 
   def _encoded(
     self,
@@ -190,16 +190,34 @@ def _shares(
   are_logits: bool,
   background: bool,
 ) -> Float[Array, "b h w a"]:
-  """Returns the scores of some classes, from 0 to 1; see `FixedSegmenter`."""
+  """Returns the scores of the classes at some places of the list."""
+  asked = found[..., int(background) :][..., wanted]
+  return shares(found, asked, are_logits, background)
+
+
+def shares(
+  found: Float[Array, "b h w c"],
+  asked: Float[Array, "b h w a"],
+  are_logits: bool,
+  background: bool,
+) -> Float[Array, "b h w a"]:
+  """Returns the scores of some classes, from 0 to 1; see `FixedSegmenter`.
+
+  Args:
+    found: what the combiner gives to each class of the list.
+    asked: the same of the classes that are asked for.
+    are_logits: whether these are logits, else they are 0 or more.
+    background: whether the list begins with background.
+  """
   if are_logits and background:
-    return jax.nn.sigmoid(found[..., 1:][..., wanted] - found[..., :1])
+    return jax.nn.sigmoid(asked - found[..., :1])
   if are_logits:
-    return jax.nn.softmax(found, axis=-1)[..., wanted]
+    most = found.max(-1, keepdims=True)
+    found, asked = jnp.exp(found - most), jnp.exp(asked - most)
   total = found.sum(-1, keepdims=True)
   if background:
-    found, first = found[..., 1:], found[..., :1]
-    total = found[..., wanted] + first
-  return found[..., wanted] / jnp.maximum(total, 1e-12)
+    total = asked + found[..., :1]
+  return asked / jnp.maximum(total, 1e-12)
 
 
 @jax.jit

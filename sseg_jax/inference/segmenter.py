@@ -74,7 +74,13 @@ def winners(
 
 
 class SSegSegmenter:
-  """S-Seg as a `Segmenter`: any image size, any vocabulary."""
+  """S-Seg as a `Segmenter`: any image size, any vocabulary.
+
+  Attributes:
+    known: the only words that it takes; () if it takes any.
+  """
+
+  known: tuple[str, ...] = ()
 
   def __init__(
     self,

@@ -95,7 +95,12 @@ class TokenPyramid(nnx.Module):
       mask = (valid | ~valid.any()).reshape(-1, 1, 1, 1)
     a = self.norm(a, use_running_average=not train, mask=mask)
     a = self.four_more(gelu(a.astype(d.dtype)))
-    return [a, self.twice(c), d, nnx.max_pool(e, (2, 2), (2, 2))]
+    return [
+      a,
+      self.twice(c),
+      d,
+      nnx.max_pool(e, window_shape=(2, 2), strides=(2, 2)),
+    ]
 
 
 class ChannelDropout(Dropout):

@@ -107,5 +107,5 @@ class ViTPyramid(nnx.Module):
       "res2": self.twice_more(fine),
       "res3": self.once(x),
       "res4": x,
-      "res5": nnx.max_pool(x, (2, 2), (2, 2)),
+      "res5": nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2)),
     }

@@ -1,0 +1,90 @@
+"""Exports of networks with a fixed list of classes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_export import BLOCKED, _need
+
+import sseg_jax
+from sseg_jax.checkpoints import checkpoint
+from sseg_jax.errors import InputError
+from sseg_jax.exporting import formats, source, to_transformers, verify, write
+from sseg_jax.models import sseg
+
+
+@pytest.fixture
+def no_unknown_sizes_checked(unchecked_types):
+  """Programs of unknown sizes are traced: shapes are no numbers there."""
+
+
+def _fixed(make, head, background, **sizes):
+  """A source whose network has a fixed list of classes."""
+  config = make()
+  config.task, config.model.head = "supervised", head
+  names = ("red", "green", "blue")
+  config.data.classes = ("background", *names) if background else names
+  config.model.decoder_layers = 1
+  if head == "upernet":
+    config.model.backbone, config.model.hidden_dim = "tiny_vit", 16
+  if background:
+    config.evaluate.background_threshold = 0.5
+  params, state = jax.tree.map(np.asarray, sseg.init(config, 3))
+  loaded = checkpoint.Loaded(config.to_dict(), params, state, 7, {})
+  return source.make(loaded, **sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of converters
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("head", ["classes", "upernet"])
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_fixed_list_of_classes_gives_the_same_pixels_in_every_format(
+  name, head, background, make_tiny_config, tiny_vit, tmp_path,
+  no_unknown_sizes_checked,
+):  # fmt: skip
+  """`run.py` needs neither this package nor a tokenizer."""
+  _need(name)
+  made = _fixed(make_tiny_config, head, background)
+  assert made.words == ("red", "green", "blue")
+  picture = verify.pictures(32)[2]
+  done = write.write(made, name, tmp_path, [picture])
+  assert done.report.difference <= 1e-4 and done.report.equal >= 0.999
+  fields = json.loads((done.path / "config.json").read_text())
+  assert fields["fixed_list"]["classes"] == ["red", "green", "blue"]
+  assert fields["fixed_list"]["background"] is background
+  assert not (done.path / "tokenizer.json").exists()
+  card = (done.path / "README.md").read_text()
+  assert "open-vocabulary" not in card and "tokenizer" not in card
+  Image.fromarray(picture).save(tmp_path / "picture.png")
+  blocked = "import sys; sys.modules['ftfy'] = None; " + BLOCKED
+  run = [sys.executable, "-c", blocked]
+  run += [done.path / "run.py", "--image", tmp_path / "picture.png"]
+  told = subprocess.run(
+    [*run, "--words", "blue,red", "--out", tmp_path / "labels.png"],
+    check=True, capture_output=True, text=True, cwd=tmp_path,
+    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+  )  # fmt: skip
+  assert "blue" in told.stdout
+  labels = np.asarray(Image.open(tmp_path / "labels.png"))
+  wanted = made.model("none").segment(picture, ["blue", "red"])
+  assert (labels == wanted.labels).mean() >= 0.999
+  if name == "safetensors":
+    again = sseg_jax.load(done.path).segment(picture, ["blue", "red"])
+    np.testing.assert_array_equal(again.labels, wanted.labels)
+
+
+def test_words_outside_a_fixed_list_are_refused(make_tiny_config):
+  with pytest.raises(InputError, match="knows 3 classes .* not 'dog'"):
+    _fixed(make_tiny_config, "classes", True, words="red,dog")
+
+
+def test_transformers_takes_no_fixed_list(make_tiny_config):
+  made = _fixed(make_tiny_config, "classes", True)
+  with pytest.raises(InputError, match="model.head='classes'"):
+    to_transformers.check(made.config)
