@@ -150,6 +150,8 @@ RULES: dict[str, Rule] = {
   "self_training.threshold": NOT_NEGATIVE,
   "self_training.min_score": NOT_NEGATIVE,
   "self_training.keep_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),
+  "self_training.class_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),
+  "self_training.class_share_images": at_least(1),
   "self_training.start": one_of("teacher", "scratch"),
   "self_training.rounds": at_least(1),
   "self_training.batch_size": at_least(1),

@@ -31,6 +31,12 @@ def defaults() -> ml_collections.ConfigDict:
   # Share of the pixels of each label in a picture that keep it, the surest; the
   # others are ignored. 1 keeps all.
   c.keep_share = 1.0
+  # Share of the pixels of each label in all pictures that keep it, the surest;
+  # the others are ignored. A class that the teacher takes for another is often
+  # the less sure part of that other class. 1 keeps all. The scores that it
+  # needs are found on the first `class_share_images` pictures.
+  c.class_share = 1.0
+  c.class_share_images = 1024
   # What the student starts from: "teacher" (all that fits) or "scratch".
   c.start = "teacher"
   # Students one after the other: each but the last labels the pictures for the

@@ -12,12 +12,19 @@ from PIL import Image
 from test_resume import StopAfter
 from test_segmenter import COLOURS, stripes
 
+from sseg_jax import self_training_fields
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import label_classes, manifest, records
 from sseg_jax.errors import InputError
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.runtime import preemption
-from sseg_jax.self_training import labelling, pictures, run, teacher
+from sseg_jax.self_training import (
+  class_share,
+  labelling,
+  pictures,
+  run,
+  teacher,
+)
 
 SIZES = ((32, 48), (32, 32), (32, 48), (64, 32), (32, 48))
 
@@ -135,6 +142,73 @@ def test_unsure_labels_are_ignored_in_each_label(red, tmp_path):
   with pytest.raises(InputError, match="another keep_share .*0.5, not 0.25"):
     made = some.made_with | {"keep_share": 0.25}
     _label(dataclasses.replace(some, made_with=made), folder, half)
+
+
+def _class_share(share, images=1024):
+  c = self_training_fields.defaults()
+  c.class_share, c.class_share_images, c.batch_size = share, images, 2
+  return c
+
+
+def test_the_surest_share_of_each_class_over_all_pictures_is_kept(
+  red, tmp_path, monkeypatch
+):
+  # A teacher of two labels: "red" is less sure in each next picture.
+  made = red()
+  monkeypatch.setattr(class_share, "_PIXELS", 2**20)
+  sure, numbers = {}, iter(range(100))
+
+  def found(self, images):
+    for image in images:
+      key = image.tobytes()
+      if key not in sure:
+        sure[key] = 0.9 - 0.1 * next(numbers)
+      labels = np.zeros(image.shape[:2], int)
+      labels[:, 8:] = 1
+      yield labels, np.where(labels, 0.2, sure[key]).astype(np.float32)
+
+  monkeypatch.setattr(teacher.Teacher, "found", found)
+  with records.RecordWriter(str(tmp_path / "in"), shard_size=2) as writer:
+    for i in range(5):
+      image = np.full((32, 32, 3), 40 * i, np.uint8)
+      writer.write(records.Record(b"%d" % i, records.encode_png(image)))
+  parts = pictures.open_parts(str(tmp_path / "in"), "", 2)
+  out = tmp_path / "out"
+  some = class_share.limited(made, parts, _class_share(0.6), str(out))
+  # Of label 0 the three surest of five pictures; label 1 is equally sure in
+  # all and stays; no pixel has label 2, of which nothing is known.
+  np.testing.assert_allclose(some.least[:2], [0.7, 0.2], atol=1e-6)
+  assert some.least[2] < 0
+  _label(some, tmp_path / "in", out)
+  for i in range(5):
+    labels = _maps(out)[str(i)]
+    assert (labels[:, :8] == (0 if i < 3 else 255)).all()
+    assert (labels[:, 8:] == 1).all()
+  # Only the first pictures are looked at.
+  two = class_share.limited(made, parts, _class_share(0.5, 2), "nowhere")
+  np.testing.assert_allclose(two.least[0], 0.9, atol=1e-6)
+  # A job that goes on takes the scores that it wrote.
+  monkeypatch.setattr(class_share, "least", None)
+  again = class_share.limited(made, parts, _class_share(0.6), str(out))
+  np.testing.assert_array_equal(again.least, some.least)
+  assert again.made_with == some.made_with
+  with pytest.raises(InputError, match="another class_share .*0.6, not 1"):
+    _label(made, tmp_path / "in", out)
+
+
+def test_a_share_of_background_keeps_its_lowest_scores(red, rng):
+  made = red(threshold=0.5)
+  best = rng.uniform(size=(1, 20, 20)).astype(np.float32)
+  index = np.ones((1, 20, 20), int)
+  made = dataclasses.replace(
+    made, least=np.array([-0.3, 0, 0.8, 0], np.float32)
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(teacher, "winners", lambda *_: (best, index))
+    labels = made.label(np.zeros((1, 20, 20, 3), np.uint8))
+  wanted = np.where(best < 0.5, 0, 2)
+  unsure = np.where(best < 0.5, best > 0.3, best < 0.8)
+  np.testing.assert_array_equal(labels, np.where(unsure, 255, wanted))
 
 
 def test_a_killed_job_goes_on_and_gives_the_same_bytes(

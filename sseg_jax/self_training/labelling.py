@@ -30,7 +30,7 @@ from sseg_jax.images import drawing, reader, sheet
 from sseg_jax.images.label_maps import IGNORED
 from sseg_jax.inference import batches
 from sseg_jax.runtime import lease, progress_bar
-from sseg_jax.self_training.pictures import Part, Rejected
+from sseg_jax.self_training.pictures import Part, pixels_of
 from sseg_jax.self_training.teacher import Teacher
 
 MADE_WITH = "labels.json"
@@ -44,6 +44,9 @@ _CALLED = {
   "threshold": "another background threshold",
   "min_score": "another min_score",
   "keep_share": "another keep_share",
+  "class_share": "another class_share",
+  "class_share_images": "another class_share_images",
+  "class_scores": "other least scores of class_share",
   "evaluate": "another setting of the teacher's evaluate fields",
   "pictures_sha256": "other pictures",
 }
@@ -147,6 +150,8 @@ def _check_folder(out: str, made_with: dict[str, Any]) -> None:
   if not isinstance(stored, dict):
     raise InputError(f"{place} is damaged; {remedy}")
   stored.setdefault("keep_share", 1.0)  # labels of earlier versions
+  made_with = {"class_share": 1.0} | made_with
+  stored = {"class_share": 1.0} | stored
   for name, value in json.loads(json.dumps(made_with)).items():
     if stored.get(name) != value:
       raise InputError(
@@ -239,23 +244,8 @@ def labelled(
     rejected: gets name and reason of each picture that cannot be used.
     moved: is called for each picture.
   """
-  rows = part.read()
   # Pictures of one size are looked for among so many.
-  while some := list(itertools.islice(rows, 4 * batch_size)):
-    whole: list[records.Record] = []
-    images: list[np.ndarray] = []
-    for item in some:
-      moved()
-      if isinstance(item, Rejected):
-        rejected.append((item.name, item.reason))
-        continue
-      name = item.key.decode("utf-8", "replace")
-      try:
-        images.append(np.asarray(reader.decode(item.image, name).image))
-      except reader.BadPicture as error:
-        rejected.append((name, error.reason))
-      else:
-        whole.append(item)
+  for whole, images in pixels_of(part, 4 * batch_size, rejected, moved):
     maps: dict[int, np.ndarray] = {}
     for indices in batches.of_one_shape(images, batch_size):
       labels = teacher.label(np.stack([images[i] for i in indices]))

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from sseg_jax import files
 from sseg_jax.data import manifest, pseudo_labels, records, reencode
 from sseg_jax.errors import InputError
-from sseg_jax.images import input_files
+from sseg_jax.images import input_files, reader
 
 _QUALITY = 95  # of JPEGs that have to be made, as in `prepare`
 
@@ -75,6 +77,39 @@ def open_parts(given: str, names: str, size: int) -> list[Part]:
       f"self_training.pictures={given}: holds no pictures; name another folder"
     )
   return parts
+
+
+def pixels_of(
+  part: Part,
+  count: int,
+  rejected: list[tuple[str, str]],
+  moved: Callable[[], None],
+) -> Iterator[tuple[list[records.Record], list[np.ndarray]]]:
+  """Yields the pictures of a part, some at a time: records, and their pixels.
+
+  Args:
+    part: the pictures.
+    count: of pictures at a time, those that cannot be used included.
+    rejected: gets name and reason of each picture that cannot be used.
+    moved: is called for each picture.
+  """
+  rows = part.read()
+  while some := list(itertools.islice(rows, count)):
+    whole: list[records.Record] = []
+    images: list[np.ndarray] = []
+    for item in some:
+      moved()
+      if isinstance(item, Rejected):
+        rejected.append((item.name, item.reason))
+        continue
+      name = item.key.decode("utf-8", "replace")
+      try:
+        images.append(np.asarray(reader.decode(item.image, name).image))
+      except reader.BadPicture as error:
+        rejected.append((name, error.reason))
+      else:
+        whole.append(item)
+    yield whole, images
 
 
 def _of_shard(source: manifest.Manifest, shard: manifest.Shard) -> Part:

@@ -21,7 +21,7 @@ from sseg_jax import (
 )
 from sseg_jax.errors import InputError
 from sseg_jax.runtime import preemption, provenance
-from sseg_jax.self_training import labelling, pictures
+from sseg_jax.self_training import class_share, labelling, pictures
 from sseg_jax.self_training import teacher as teachers
 
 LABELS, STUDENT, TEACHER = "labels", "student", "teacher"
@@ -157,6 +157,7 @@ def label_pictures(
   parts = pictures.open_parts(fields.pictures, fields.names, fields.shard_size)
   stopped = False
   try:
+    teacher = class_share.limited(teacher, parts, fields, out, stop.check)
     labelling.label(
       teacher,
       parts,

@@ -1,6 +1,8 @@
 """The model that labels pictures, with its words and its threshold."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ class Teacher:
     made_with: all that the labels depend on besides the pictures.
     keep_share: of the pixels of each label in a picture, the surest so many
       keep it, and the others are ignored.
+    least: how sure a pixel must be of each label to keep it, [n]; None
+      keeps all. See `class_share`.
   """
 
   segmenter: SSegSegmenter
@@ -36,6 +40,7 @@ class Teacher:
   min_score: float
   made_with: dict[str, Any]
   keep_share: float = 1.0
+  least: Float[np.ndarray, "n"] | None = None
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -47,24 +52,37 @@ class Teacher:
     self, images: UInt8[np.ndarray, "b h w 3"]
   ) -> UInt8[np.ndarray, "b h w"]:
     """Returns label maps of pictures of one size; 255 is ignored."""
+    maps = []
+    for labels, sureness in self.found(images):
+      is_class = labels > 0 if self.threshold is not None else True
+      unsure = (sureness < self.min_score) & is_class
+      if self.keep_share < 1:
+        unsure |= ~surest(labels, sureness, self.keep_share)
+      if self.least is not None:
+        unsure |= sureness < self.least[labels]
+      maps.append(np.where(unsure, IGNORED, labels).astype(np.uint8))
+    return np.stack(maps)
+
+  def found(
+    self, images: UInt8[np.ndarray, "b h w 3"]
+  ) -> Iterator[tuple[Int[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]:
+    """Yields all labels of each picture, and how sure they are.
+
+    That is the best score. Background is the surer, the lower that is, so there
+    it is the best score times -1.
+    """
     # Filled up to a power of two, so that few programs are compiled.
     rows = 1 << (len(images) - 1).bit_length()
     filled = np.concatenate([images, images[-1:].repeat(rows - len(images), 0)])
-    found = []
-    for best, index in zip(
-      *winners(self.segmenter, filled, self.class_set), strict=True
+    bests, indices = winners(self.segmenter, filled, self.class_set)
+    for best, index in itertools.islice(
+      zip(bests, indices, strict=True), len(images)
     ):
-      labels = index
-      if self.threshold is not None:
-        labels = background.apply_threshold(best, index, self.threshold)
-      is_class = labels > 0 if self.threshold is not None else True
-      unsure = (best < self.min_score) & is_class
-      if self.keep_share < 1:
-        # The lower the best score, the surer is background.
-        sureness = np.where(is_class, best, -best)
-        unsure |= ~surest(labels, sureness, self.keep_share)
-      found.append(np.where(unsure, IGNORED, labels).astype(np.uint8))
-    return np.stack(found[: len(images)])
+      if self.threshold is None:
+        yield index, best
+        continue
+      labels = background.apply_threshold(best, index, self.threshold)
+      yield labels, np.where(labels > 0, best, -best)
 
 
 def surest(
