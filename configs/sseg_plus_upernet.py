@@ -7,17 +7,16 @@ r"""S-Seg+ with the paper's student: UperNet over MAE's ViT-B/16, on Pascal VOC.
       --config.self_training.names=TRAINAUG.txt \
       --config.evaluate.benchmarks=voc=DATA/VOCdevkit
 
-For the other targets name their pictures and benchmark, and add
---config.self_training.classes=context, or coco with
---config.total_steps=160000. The student knows the target's classes alone.
-MAE's weights are fetched at the first start; their licence forbids commercial
-use (models/published.py).
+TRAINAUG.txt is that of `sseg_plus_voc.py`. The student knows the target's
+classes alone; `sseg_plus_upernet_context.py` and `sseg_plus_upernet_coco.py`
+are for the other targets. MAE's weights are fetched at the first start; their
+licence forbids commercial use (models/published.py).
 
 Hardware: 16 TPU v5e chips (4x4), one picture a chip.
 Hours: 0.2 (3.2 chip-hours), projected from 3.6e12 operations a picture and the
   chips' peak, not measured: the least time; a real run takes longer.
 Score: no score: has not been run. mIoU that the paper reports: VOC 62.0,
-  Context 30.2, COCO 35.7; its teacher 53.2, 27.9 and 30.3.
+  its teacher 53.2.
 """
 
 from sseg_jax import config_files, prompts
