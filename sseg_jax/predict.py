@@ -47,8 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     action="extend",
     help="one or more files, folders, or patterns such as 'photos/**/*.jpg'",
   )
-  named = parser.add_mutually_exclusive_group(required=True)
-  named.add_argument("--words", help='comma-separated, e.g. "cat, sky"')
+  named = parser.add_mutually_exclusive_group()
+  named.add_argument(
+    "--words",
+    help='comma-separated, e.g. "cat, sky"; default: the list of a network that'
+    " knows a fixed list of classes",
+  )
   named.add_argument(
     "--words_file",
     help="text file with one word a line; further words of a line, after"
@@ -99,9 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = _parser().parse_args(argv)
   has_background = not flags.no_background
   # Flags are checked before JAX is loaded, so that errors appear early.
-  given: words.Words = flags.words
+  given: words.Words | None = flags.words
   if flags.words_file is not None:
     given = words.read(flags.words_file)
+  model = None
+  if given is None:
+    model = _load(flags)
+    given = _known(model)
   named = words.parse(given, background=has_background)
   background.check_flag(flags.background_threshold)
   _check_size(flags.image_size)
@@ -121,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first is None:
       return report.end()
     _note_count(len(named.names), has_background)
-    model = _load(flags)
+    model = model or _load(flags)
     class_set = model.class_set(given, background=has_background)
     for word in model.truncated(class_set):
       _note(f"{word!r} is too long: the model does not read its end")
@@ -179,6 +187,16 @@ def _load(flags: argparse.Namespace) -> Any:
     image_size=flags.image_size,
     revision=flags.revision,
   )
+
+
+def _known(model: Any) -> tuple[str, ...]:
+  """Returns the classes of a network that knows a fixed list of them."""
+  if not model.segmenter.known:
+    raise InputError(
+      'words is missing: this network takes any words; give --words="cat, sky"'
+      " or --words_file"
+    )
+  return model.segmenter.known
 
 
 def _note(message: str) -> None:

@@ -12,9 +12,17 @@ from PIL import Image
 from test_export import BLOCKED, _need
 
 import sseg_jax
-from sseg_jax.checkpoints import checkpoint
+from sseg_jax import predict
+from sseg_jax.checkpoints import checkpoint, exported
 from sseg_jax.errors import InputError
-from sseg_jax.exporting import formats, source, to_transformers, verify, write
+from sseg_jax.exporting import (
+  folder,
+  formats,
+  source,
+  to_transformers,
+  verify,
+  write,
+)
 from sseg_jax.models import sseg
 
 
@@ -77,6 +85,36 @@ def test_a_fixed_list_of_classes_gives_the_same_pixels_in_every_format(
   if name == "safetensors":
     again = sseg_jax.load(done.path).segment(picture, ["blue", "red"])
     np.testing.assert_array_equal(again.labels, wanted.labels)
+
+
+@pytest.mark.parametrize("head", ["classes", "text"])
+def test_predict_takes_the_list_where_no_words_are_given(
+  head, make_tiny_config, tmp_path, capsys
+):
+  config = make_tiny_config()
+  config.model.head, config.model.decoder_layers = head, 1
+  if head == "classes":
+    config.task, config.data.classes = "supervised", ("background", "a", "b")
+    config.evaluate.background_threshold = 0.5
+  params, state = jax.tree.map(np.asarray, sseg.init(config, 3))
+  loaded = checkpoint.Loaded(config.to_dict(), params, state, 7, {})
+  made = source.make(loaded)
+  exported.save(
+    tmp_path,
+    {"params": params, "model_state": state},
+    folder.fields(made, "none"),
+  )
+  image = tmp_path / "picture.png"
+  Image.fromarray(verify.pictures(32)[0]).save(image)
+  flags = [f"--checkpoint={tmp_path}", f"--image={image}", "--json"]
+  code = predict.main([*flags, f"--out={tmp_path}", "--no_compile_cache"])
+  told = capsys.readouterr()
+  if head == "text":
+    assert code == 2 and told.err.startswith("error: words is missing")
+    assert len(told.err.splitlines()) == 1
+  else:
+    assert code == 0
+    assert set(json.loads(told.out)["areas"]) == {"background", "a", "b"}
 
 
 def test_words_outside_a_fixed_list_are_refused(make_tiny_config):
