@@ -4,6 +4,8 @@ On a first read, go straight to `train_step`. The loss is `loss` in
 `tasks/sseg.py`.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +94,31 @@ def abstract_state(setup: Setup) -> TrainState:
   )
 
 
+def whole_loss(
+  setup: Setup,
+  params: sseg.Variables,
+  model_state: sseg.Variables,
+  frozen: dict[str, Any],
+  batch: dict[str, Array],
+  key: Array,
+) -> tuple[Array, tuple[Metrics, sseg.Variables]]:
+  """Returns (loss, (metrics, new statistics)) of a batch in one piece."""
+  task = TASKS[setup.config.task]
+  return _merged(
+    setup,
+    lambda model: task.loss(setup, model, frozen, batch, key),
+    params,
+    model_state,
+  )
+
+
+def _merged(setup: Setup, f: Callable[..., Any], *variables: Any) -> Any:
+  """Calls `f` with the network; its result gets the new statistics."""
+  model = nnx.merge(setup.graphdef, *variables)
+  outputs, metrics = f(model)
+  return outputs, (metrics, sseg.split(model)[2])
+
+
 def value_and_grad(
   setup: Setup,
   params: sseg.Variables,
@@ -107,23 +134,12 @@ def value_and_grad(
   backbone's batch norm uses the statistics of each part. `key` is the random
   key of dropout.
   """
-
-  def merged(f, *args):
-    model = nnx.merge(setup.graphdef, *args)
-    outputs, metrics = f(model)
-    return outputs, (metrics, sseg.split(model)[2])
-
   config, task = setup.config, TASKS[setup.config.task]
   if config.accumulate_steps == 1:
-
-    def loss_fn(params):
-      return merged(
-        lambda model: task.loss(setup, model, frozen, batch, key),
-        params,
-        model_state,
-      )
-
-    return jax.value_and_grad(loss_fn, has_aux=True)(params)
+    found = jax.value_and_grad(
+      functools.partial(whole_loss, setup), has_aux=True
+    )
+    return found(params, model_state, frozen, batch, key)
 
   in_parts = task.in_parts
   assert in_parts is not None, "make_setup refuses such a config"
@@ -138,7 +154,8 @@ def value_and_grad(
 
   def encode(params, model_state, part):
     part, labels, present = part
-    return merged(
+    return _merged(
+      setup,
       lambda model: in_parts.towers(
         setup, model, part, labels, present, key, count
       ),
@@ -147,7 +164,8 @@ def value_and_grad(
     )
 
   def compare_all(params, model_state, features):
-    return merged(
+    return _merged(
+      setup,
       lambda model: in_parts.compare(setup, model, features, batch["valid"]),
       params,
       model_state,

@@ -29,6 +29,7 @@ from sseg_jax.plan import (
   report,
   step,
   sweep,
+  traced,
   traffic,
 )
 
@@ -572,3 +573,54 @@ def test_a_closed_form_that_is_wrong_is_named():
   assert report.differences(counts) == [
     "backbone: 1.000 GFLOP in closed form, 2.000 traced"
   ]
+
+
+# --- Without a compiler -------------------------------------------------------
+
+
+def test_a_traced_plan_needs_a_number_of_chips_that_divides_the_batch():
+  config = default_config.get_config()
+  with pytest.raises(InputError, match="chips=3: must divide batch_size=4096"):
+    traced.plan(config, 3)
+
+
+@pytest.mark.slow
+def test_a_traced_plan_of_a_small_network(tiny_config):
+  tiny_config.task, tiny_config.model.head = "supervised", "classes"
+  tiny_config.data.classes = ("red", "green", "blue")
+  one, two = (traced.plan(tiny_config, n) for n in (1, 2))
+  built = step.build(tiny_config, jax.devices()[:1])
+  weights = sum(x.size * 4 for x in jax.tree.leaves(built.arguments[0].params))
+  assert one["memory"]["gradients"] == weights
+  # Weights, and Adam's two means of each; a batch is small beside them.
+  assert 3 <= one["memory"]["state"] / weights < 3.5
+  # Half of the pictures: half of what is kept, and half of the products.
+  assert two["memory"]["kept"] == pytest.approx(
+    one["memory"]["kept"] / 2, rel=0.1
+  )
+  work = [sum(plan["flops"].values()) for plan in (one, two)]
+  assert work[1] == pytest.approx(work[0] / 2, rel=0.1)
+  row = one["projected"]["v5e"]
+  assert row["hours"] == pytest.approx(
+    work[0] / 197e12 * tiny_config.total_steps / 3600
+  )
+  assert row["fits"]
+  assert "hours at least" in traced.render(one)
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_by_hand(
+  monkeypatch, unchecked_types
+):
+  def loss(setup, params, model_state, frozen, batch, key):
+    hidden = jnp.tanh(batch["x"] @ params["w"])  # kept: tanh's result
+    return (hidden @ params["v"]).sum(), ()
+
+  monkeypatch.setattr(traced.train_step, "whole_loss", loss)
+  state = type("State", (), {})()
+  state.params = {"w": jnp.zeros((5, 7)), "v": jnp.zeros((7, 2))}
+  state.model_state = {}
+  batch = {"x": jnp.zeros((3, 5))}
+  # x [3,5] and tanh's result [3,7] for the gradients of w and v, and 1 - tanh²
+  # or what makes it; v [7,2] is a weight.
+  found = traced.kept(None, state, {}, batch) / 4
+  assert 15 + 21 <= found <= 15 + 3 * 21

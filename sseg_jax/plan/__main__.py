@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     help="TPU chip (v4, v5e, v5p, v6e) and shape of the slice, e.g. v5e:16x16;"
     " default: the devices of this machine",
   )
+  add(
+    "--traced",
+    action="store_true",
+    help="plans without a compiler, in a minute, for v5e chips and H100 GPUs:"
+    " products, and an estimate of memory",
+  )
+  add("--chips", type=int, help="with --traced: how many share the batch")
   add("--sweep", help="plans for many numbers of chips, e.g. 8..256")
   add(
     "--per_chip",
@@ -87,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config_files.load(flags.config),
     config_files.parse_settings(flags.set),
   )
-  result, text = _sweep(config, flags) if flags.sweep else _plan(config, flags)
+  made = _sweep if flags.sweep else _traced if flags.traced else _plan
+  result, text = made(config, flags)
   print(json.dumps(result) if flags.json else text)
   return 0
 
@@ -106,6 +114,15 @@ def _check(flags: argparse.Namespace) -> None:
       "generators: give --topology as well, e.g. v5e, and neither --sweep nor"
       " --set"
     )
+  if flags.traced and (flags.generators or flags.topology or flags.sweep):
+    raise InputError(
+      "traced: compiles for no chip; leave out --topology, --sweep and"
+      " --generators"
+    )
+  if flags.chips is not None and not flags.traced:
+    raise InputError("chips: belongs to --traced; give --topology instead")
+  if flags.chips is not None and flags.chips < 1:
+    raise InputError(f"chips={flags.chips}: must be at least 1")
   if flags.sweep and not flags.topology:
     raise InputError("sweep: give the chip as well, e.g. --topology=v5e")
   for name in ("per_chip", "out"):
@@ -121,6 +138,13 @@ def _plan(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
   topology = chips.parse(flags.topology) if flags.topology else None
   made = planner.plan(config, topology)
   return made | {"config": flags.config}, page.render(made)
+
+
+def _traced(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
+  from sseg_jax.plan import traced
+
+  made = traced.plan(config, flags.chips or 1)
+  return made | {"config": flags.config}, traced.render(made)
 
 
 def _generators(flags: argparse.Namespace) -> tuple[Any, str]:

@@ -12,6 +12,9 @@ _RULES: tuple[tuple[str, str, str], ...] = (
   ("k-means", "pseudo_masks/kmeans.py", ""),
   ("optimizer", "sseg_jax/optim.py", ""),
   ("text tower", "models/text.py", ""),
+  # UperNet's head; its ViT is the backbone.
+  ("head", "models/upernet.py", "UperNet."),
+  ("backbone", "models/upernet.py", ""),
   ("projections", "models/layers.py", "Projection."),
   ("pooling", "models/pooling.py", ""),
   ("pooling", "models/layers.py", "RegionLayer."),
