@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from sseg_jax.data import (
 )
 from sseg_jax.data.sources import streams
 from sseg_jax.errors import InputError
+from sseg_jax.runtime import lease
 
 RED = (200, 40, 30)
 
@@ -215,6 +219,39 @@ def test_workers_do_not_change_the_bytes(tmp_path, monkeypatch):
   files = _files(tmp_path / "out0")
   assert len(files) == 2 + 2 + 2 * (3 + 1)
   assert files == _files(tmp_path / "out2")
+
+
+def test_tensorflow_is_not_imported(tmp_path):
+  """It takes longer than to convert a thousand pictures."""
+  source = _source(tmp_path / "source")
+  code = (
+    "import sys; from sseg_jax import prepare\n"
+    f"prepare.prepare({str(source)!r}, {str(tmp_path / 'out')!r}, val_size=2)\n"
+    "assert 'tensorflow' not in sys.modules\n"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_process_that_is_killed():
+  """Else they would stay for ever, or write what a new call writes as well."""
+  code = (
+    "import os, time; from sseg_jax.data import conversion\n"
+    "with conversion.processes(1) as run:\n"
+    "  print(*run(os.getpid, [()]), flush=True)\n"
+    "  time.sleep(600)\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+  )
+  with process:
+    worker = int(process.stdout.readline())
+    assert lease._start_of(worker)
+    process.kill()
+  deadline = time.monotonic() + 30
+  while lease._start_of(worker) and time.monotonic() < deadline:
+    time.sleep(0.02)
+  assert not lease._start_of(worker)
 
 
 @pytest.mark.parametrize(

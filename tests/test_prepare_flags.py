@@ -154,7 +154,7 @@ def test_a_worker_that_is_killed_is_told(tmp_path, monkeypatch):
   def killed(*args):
     raise BrokenProcessPool("A process in the process pool was terminated")
 
-  monkeypatch.setattr(conversion, "converted", killed)
+  monkeypatch.setattr(conversion, "_in_pool", killed)
   source = _source(tmp_path / "source")
   with pytest.raises(Unavailable, match="fewer than --workers=7"):
     prepare.prepare(str(source), str(tmp_path / "out"), workers=7)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sseg_jax.data import manifest, records
+from sseg_jax.data import import_tensorflow, manifest, records
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.runtime import lease
@@ -41,6 +41,36 @@ def test_encode_and_parse_are_inverse():
 def test_parse_refuses_damage(damaged):
   with pytest.raises(ValueError):
     records.parse(damaged)
+
+
+def test_the_bytes_are_those_of_tensorflow(tmp_path):
+  """A record is encoded, and a shard written, without TensorFlow."""
+  tf = import_tensorflow()
+  record = records.Record(
+    b"k", b"\xff\xd8" * 999, ("é".encode(), b""), labels=b"l", source=b""
+  )
+  fields = {
+    "source": [b""],
+    "labels": [b"l"],
+    "captions": ["é".encode(), b""],
+    "image": [record.image],
+    "key": [b"k"],
+  }
+  lists = {k: tf.train.BytesList(value=v) for k, v in fields.items()}
+  feature = {k: tf.train.Feature(bytes_list=v) for k, v in lists.items()}
+  theirs = tf.train.Example(features=tf.train.Features(feature=feature))
+  data = theirs.SerializeToString(deterministic=True)
+  assert records.encode(record) == data
+  assert records.parse(theirs.SerializeToString()) == record
+  with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+    writer.write(data)
+  ours = records.ShardWriter(str(tmp_path / "ours"))
+  ours.write(data)
+  ours.close()
+  shard = ours.finish(str(tmp_path), "x.tfrecord")
+  written = (tmp_path / "x.tfrecord").read_bytes()
+  assert written == (tmp_path / "theirs").read_bytes()
+  assert shard.sha256 == manifest.sha256(str(tmp_path / "x.tfrecord"))
 
 
 def test_shard_size_keeps_the_order(tmp_path):
@@ -103,6 +133,8 @@ def test_killed_write_is_refused_then_cleaned(tmp_path):
     "train-00000-of-00001.index",
     "train-00000-of-00001.tfrecord",
   ]
+  for shard in writer._shards:
+    shard.close()
 
 
 def test_finished_records_are_replaced_only_on_request(tmp_path):
@@ -125,6 +157,11 @@ def test_missing_folder_shard_and_size(tmp_path):
   shard.unlink()
   with pytest.raises(InputError, match="missing"):
     records.read_manifest(folder)
+
+
+def test_a_file_system_that_is_not_known_is_told():
+  with pytest.raises(InputError, match="hdfs://x/y: this file system"):
+    records.read_manifest("hdfs://x/y")
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"format_version": 99}', "[]"])

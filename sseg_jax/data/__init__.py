@@ -6,6 +6,7 @@ so that everything else starts without it.
 
 import functools
 import os
+import sys
 
 
 @functools.cache
@@ -24,3 +25,12 @@ def import_tensorflow():
     except RuntimeError:  # the caller used TensorFlow before: too late to hide
       pass
   return tf
+
+
+def tensorflow_error(name: str = "OpError") -> tuple[type[Exception], ...]:
+  """Returns a class of `tf.errors` for an `except`; () without TensorFlow.
+
+  It does not import TensorFlow: where nothing has, nothing can raise the class.
+  """
+  errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+  return (getattr(errors, name),) if errors else ()

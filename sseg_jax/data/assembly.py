@@ -7,16 +7,14 @@ need not hold them twice.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
 from sseg_jax.data import manifest, records, staging
+from sseg_jax.data.conversion import Run
 from sseg_jax.data.survivors import Survivors
-
-# Calls a function with each of many tuples; see `conversion.runner`.
-Run = Callable[..., Iterator]
 
 
 def write_val(

@@ -24,11 +24,11 @@ from sseg_jax import files
 from sseg_jax.data import (
   assembly,
   conversion,
-  import_tensorflow,
   manifest,
   staging,
   survival,
   survivors,
+  tensorflow_error,
   unfinished,
 )
 from sseg_jax.data.options import HOW, Options
@@ -111,11 +111,12 @@ def prepare(source: str, out: str, **options: Any) -> Report:
   _check_places(source, out)
   try:
     return _prepare(source, out, chosen)
-  except import_tensorflow().errors.ResourceExhaustedError as error:
+  except tensorflow_error("ResourceExhaustedError") as error:
     raise files.full("--out", out) from error
-  except import_tensorflow().errors.OpError as error:
+  except tensorflow_error() as error:
+    told = shown(getattr(error, "message", str(error)), 300)
     raise InputError(
-      f"--out={out} cannot be written ({shown(error.message, 300)}); make room,"
+      f"--out={out} cannot be written ({told}); make room,"
       " or choose another folder"
     ) from error
   except OSError as error:
@@ -181,14 +182,15 @@ def _prepare(source: str, out: str, options: Options) -> Report:
     for folder in (train, val, parts) if options.val_size else (train, parts):
       epath.Path(folder).mkdir(parents=True, exist_ok=True)
     files.write_text(epath.Path(parts) / "plan.json", plan)
-    done = _convert(stream, parts, options)
-    report = _assemble(source, out, stream, done, options)
+    with conversion.runner(options) as run:
+      done = _convert(stream, parts, options, run)
+      report = _assemble(source, out, stream, done, options, run)
     unfinished.clear_parts(parts)
   return dataclasses.replace(report, seconds=time.monotonic() - start)
 
 
 def _convert(
-  stream: streams.Stream, parts: str, options: Options
+  stream: streams.Stream, parts: str, options: Options, run: conversion.Run
 ) -> list[staging.Staged]:
   """Converts the parts that are not finished, and returns all."""
   # Once records are assembled, parts' data are deleted one after the other.
@@ -210,7 +212,7 @@ def _convert(
   bar = progress_bar(sum(size.values()), unit, show=options.progress)
   with bar:
     bar.update(sum(size[n] for n in done))
-    made = conversion.runner(options)(staging.write, jobs)
+    made = run(staging.write, jobs)
     for number, _ in zip(todo, made, strict=True):
       bar.update(size[number])
       done[number] = staging.Staged(parts, number)
@@ -223,6 +225,7 @@ def _assemble(
   stream: streams.Stream,
   parts: list[staging.Staged],
   options: Options,
+  run: conversion.Run,
 ) -> Report:
   """Chooses the records, and writes shards, manifests and the report."""
   counts = staging.Counts(read=len(stream.rejected))
@@ -267,7 +270,6 @@ def _assemble(
   if not state.exists():
     files.write_text(state, json.dumps(told))
   settings = _settings(source, report, options)
-  run = conversion.runner(options, here=True)
   train, val = manifest.join(out, "train"), manifest.join(out, "val")
   if options.val_size and not manifest.is_finished(val):
     shards = assembly.write_val(val, parts, chosen, options.shard_size, run)

@@ -94,9 +94,11 @@ def write_records(
     fingerprint: of all that the records depend on.
   """
   writer = records.ShardWriter(manifest.join(folder, f"{split}-{number:05d}"))
-  for record in found:
-    writer.write(records.encode(record))
-  writer.close()
+  try:
+    for record in found:
+      writer.write(records.encode(record))
+  finally:
+    writer.close()
   gfile = import_tensorflow().io.gfile
   path = _done(folder, name)
   # Remove the `.done` file of an earlier shard, made with other settings.

@@ -13,6 +13,7 @@ present `pseudo_labels` (PNG), `region_features` (float16), `labels` (PNG),
 """
 
 import dataclasses
+import hashlib
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -20,15 +21,15 @@ from typing import Any
 import numpy as np
 
 from sseg_jax import files
-from sseg_jax.data import import_tensorflow
+from sseg_jax.data import example_proto, import_tensorflow, tfrecord_frames
 from sseg_jax.data.manifest import (
   Manifest,
   Shard,
   clear,
   is_finished,
   join,
+  place,
   read_manifest,
-  sha256,
   write_manifest,
 )
 from sseg_jax.errors import InputError
@@ -91,7 +92,6 @@ def encode_png(array: np.ndarray) -> bytes:
 
 def encode(record: Record) -> bytes:
   """Serialises a record as a tf.train.Example."""
-  tf = import_tensorflow()
   values = {
     "key": (record.key,),
     "image": (record.image,),
@@ -107,20 +107,17 @@ def encode(record: Record) -> bytes:
     value = getattr(record, name)
     if value is not None:
       values[name] = (value,)
-  feature = {
-    name: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
-    for name, value in values.items()
-  }
-  example = tf.train.Example(features=tf.train.Features(feature=feature))
+  made = example_proto.example()()
+  for name, value in values.items():
+    made.features.feature[name].bytes_list.value.extend(value)
   # Sorted maps: the same records give the same shards, byte for byte.
-  return example.SerializeToString(deterministic=True)
+  return made.SerializeToString(deterministic=True)
 
 
 def parse(serialized: bytes) -> Record:
   """Reads what `encode` wrote; raises ValueError where it is damaged."""
-  tf = import_tensorflow()
   try:
-    feature = tf.train.Example.FromString(serialized).features.feature
+    feature = example_proto.example().FromString(serialized).features.feature
   except Exception as error:  # protobuf's DecodeError has no stable home
     raise ValueError(f"not a tf.train.Example: {error}") from error
 
@@ -160,13 +157,15 @@ class ShardWriter:
   def __init__(self, stem: str):
     self.stem = stem
     self.offsets = [0]
-    self._file = import_tensorflow().io.TFRecordWriter(f"{stem}.tfrecord.tmp")
+    self._digest = hashlib.sha256()
+    self._file = place(f"{stem}.tfrecord.tmp").open("wb")
 
   def write(self, serialized: bytes) -> None:
     """Appends a serialised record."""
-    self._file.write(serialized)
-    # Length (8 bytes), its checksum (4), the data, its checksum (4).
-    self.offsets.append(self.offsets[-1] + len(serialized) + 16)
+    frame = tfrecord_frames.frame(serialized)
+    self._file.write(frame)
+    self._digest.update(frame)
+    self.offsets.append(self.offsets[-1] + len(frame))
 
   def close(self) -> None:
     """Ends the writing; the name stays temporary."""
@@ -174,16 +173,16 @@ class ShardWriter:
 
   def finish(self, folder: str, name: str) -> Shard:
     """Gives the closed shard its final name and writes the index."""
-    gfile = import_tensorflow().io.gfile
-    path = join(folder, name)
-    gfile.rename(f"{self.stem}.tfrecord.tmp", path, overwrite=True)
-    with gfile.GFile(path.removesuffix(".tfrecord") + ".index", "wb") as file:
-      file.write(np.asarray(self.offsets, "<u8").tobytes())
+    path = place(join(folder, name))
+    place(f"{self.stem}.tfrecord.tmp").replace(path)
+    path.with_suffix(".index").write_bytes(
+      np.asarray(self.offsets, "<u8").tobytes()
+    )
     return Shard(
       file=name,
       count=len(self.offsets) - 1,
       bytes=self.offsets[-1],
-      sha256=sha256(path),
+      sha256=self._digest.hexdigest(),
     )
 
 

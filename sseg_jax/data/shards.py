@@ -8,16 +8,14 @@ import bisect
 import functools
 import itertools
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Sequence
 
-import google_crc32c
 import numpy as np
 from absl import logging
 
-from sseg_jax.data import import_tensorflow, manifest, records
+from sseg_jax.data import import_tensorflow, manifest, records, tfrecord_frames
 from sseg_jax.errors import InputError
 
 _OPEN_SHARDS = 256  # well below the usual limit of 1024 open files
@@ -48,14 +46,14 @@ class _OpenShard:
     """Returns the serialised record `row`; ValueError where it is damaged."""
     offsets = self._offsets
     data = self._frame(offsets, row)
-    if not _is_frame(data) and self._index_was_wrong(offsets):
+    if not tfrecord_frames.is_frame(data) and self._index_was_wrong(offsets):
       data = self._frame(self._offsets, row)
-    if not _is_frame(data):
+    if not tfrecord_frames.is_frame(data):
       raise ValueError(
         f"record {row} of {self.path} is damaged: its length or checksum is"
         " wrong"
       )
-    return data[12:-4]
+    return data[tfrecord_frames.HEADER : -tfrecord_frames.FOOTER]
 
   def _frame(self, offsets: np.ndarray, row: int) -> bytes:
     start, end = int(offsets[row]), int(offsets[row + 1])
@@ -80,7 +78,7 @@ class _OpenShard:
         if (
           offsets[0] == 0
           and offsets[-1] == self._shard.bytes
-          and np.all(offsets[:-1] + 16 < offsets[1:])
+          and np.all(offsets[:-1] + tfrecord_frames.ROOM < offsets[1:])
         ):
           return offsets
       logging.warning(
@@ -99,10 +97,11 @@ class _OpenShard:
     """Returns the offsets from the records' lengths; None if these are bad."""
     walked = [0]
     while walked[-1] < self._shard.bytes:
-      header = self._at(walked[-1], 12)
-      if not _is_header(header):
+      header = self._at(walked[-1], tfrecord_frames.HEADER)
+      if not tfrecord_frames.is_header(header):
         return None
-      walked.append(walked[-1] + struct.unpack_from("<Q", header)[0] + 16)
+      size = tfrecord_frames.length(header)
+      walked.append(walked[-1] + tfrecord_frames.ROOM + size)
     if (walked[-1], len(walked)) != (self._shard.bytes, self._shard.count + 1):
       return None
     return np.asarray(walked, "<u8")
@@ -124,33 +123,6 @@ class _OpenShard:
           )
           self._offsets = found
       return self._offsets is not offsets
-
-
-def _is_header(data: bytes) -> bool:
-  """Whether a record's length, its first 12 bytes, has the right checksum."""
-  return (
-    len(data) >= 12
-    and _masked_crc(data[:8]) == struct.unpack_from("<I", data, 8)[0]
-  )
-
-
-def _is_frame(data: bytes) -> bool:
-  """Whether `data` is a whole record with the right checksums.
-
-  That is: length (8 bytes), checksum of it (4), content, checksum of it (4).
-  """
-  return (
-    _is_header(data)
-    and struct.unpack_from("<Q", data)[0] == len(data) - 16
-    and _masked_crc(data[12:-4])
-    == struct.unpack_from("<I", data, len(data) - 4)[0]
-  )
-
-
-def _masked_crc(data: bytes) -> int:
-  """CRC-32C as TFRecord files store it (tensorflow/lib/hash/crc32c.h)."""
-  crc = google_crc32c.value(data)
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class RecordTable:

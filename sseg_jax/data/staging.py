@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sseg_jax.data import reencode
+from sseg_jax.data import manifest, reencode
 from sseg_jax.data.sources import streams
 from sseg_jax.data.sources.rows import shown
 from sseg_jax.data.sources.samples import Part, Sample
@@ -278,7 +279,9 @@ class Staged:
 
   def is_whole(self) -> bool:
     """Whether the data's size is that of the finished part."""
-    return self.path.exists() and self.path.stat().length == self._bytes
+    return (
+      self.path.exists() and manifest.size(os.fspath(self.path)) == self._bytes
+    )
 
   def read(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yields the fields of records, by their increasing numbers."""

@@ -128,8 +128,9 @@ def excluded_pictures(folders: str, workers: int) -> dict[str, int]:
   jobs = [(paths[i : i + _AT_ONCE],) for i in range(0, len(paths), _AT_ONCE)]
   made: dict[str, int] = {}
   few = 0 if len(jobs) < 2 else workers
-  for names in conversion.converted(_likenesses, jobs, few):
-    made |= names
+  with conversion.processes(few) as run:
+    for names in run(_likenesses, jobs):
+      made |= names
   return made
 
 

@@ -32,8 +32,9 @@ from sseg_jax.data import (
   import_tensorflow,
   manifest,
   pseudo_labels,
+  tensorflow_error,
 )
-from sseg_jax.errors import InputError
+from sseg_jax.errors import InputError, brief
 from sseg_jax.models import teacher
 from sseg_jax.pseudo_masks import eye, generator, labelling, region_features
 from sseg_jax.runtime import lease, progress_bar
@@ -203,7 +204,6 @@ def _write_shards(
   Returns:
     The number of records and of shards written.
   """
-  tf = import_tensorflow()
   starts = list(
     itertools.accumulate((s.count for s in read.shards), initial=first_id)
   )
@@ -229,9 +229,9 @@ def _write_shards(
           _counted(found, bar),
           marks[number],
         )
-      except tf.errors.OpError as error:
+      except (*tensorflow_error(), OSError) as error:
         raise InputError(
-          f"{out}: {shard.file} cannot be written ({error.message}); make room"
+          f"{out}: {shard.file} cannot be written ({brief(error)}); make room"
           " and start again: it goes on after the last whole shard"
         ) from error
   return total, len(todo)
