@@ -1,9 +1,12 @@
 """Tests of the augmentation: aligned, reproducible, with the right rates."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from sseg_jax.data import augment, import_tensorflow
+from sseg_jax.data import augment, decode, import_tensorflow
 
 SCALE, RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 
@@ -43,6 +46,39 @@ def test_boxes_lie_inside_and_follow_scale_and_ratio(tf):
   assert 1.25 < ratio.max() < 1.35
   # Five standard deviations of a fair coin.
   assert abs(flip.mean() - 0.5) < 5 * 0.5 / np.sqrt(1000)
+
+
+@pytest.mark.parametrize(
+  "sides", [(5, 9), (1, 40), (70, 3), (63, 64), (97, 131), (640, 427)]
+)
+@pytest.mark.parametrize("size", [4, 16, 48])
+def test_shrinking_has_the_bits_of_tensorflows(tf, sides, size):
+  """The results of runs must not change."""
+  image = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+  expected = tf.image.resize(image, [size, size], antialias=True)
+  made = augment._shrink(tf.constant(image), size)
+  np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_box_has_the_pixels_of_the_whole_picture(tf, subsampling, kind):
+  """Where colours have half the resolution, too: at the border of the box."""
+  rng = np.random.default_rng(0)
+  noise = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
+  out = io.BytesIO()
+  options = {"subsampling": subsampling} if kind == "JPEG" else {}
+  noise.resize((141, 97)).save(out, kind, **options)
+  whole = decode.image(out.getvalue()).numpy()
+  for _ in range(12):
+    h, w = rng.integers(1, 98), rng.integers(1, 142)
+    top, left = rng.integers(0, 98 - h), rng.integers(0, 142 - w)
+    where = tf.constant([top, left, h, w], tf.float32)
+    part, crop = decode.box(
+      out.getvalue(), lambda size, w=where: augment.Crop(w, size, False)
+    )
+    assert crop.size.numpy().tolist() == [97, 141]
+    np.testing.assert_array_equal(part, whole[top : top + h, left : left + w])
 
 
 def test_every_place_and_ratio_is_drawn_as_often(tf):

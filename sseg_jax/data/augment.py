@@ -90,17 +90,55 @@ def crop_image(image, crop: Crop, out_size: int):
   tf = import_tensorflow()
   box = tf.cast(crop.box, tf.int32)
   image = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
+  return resize_box(image, crop, out_size)
+
+
+def resize_box(image, crop: Crop, out_size: int):
+  """Resizes a box that is cut already, as `crop_image` does.
+
+  Args:
+    image: uint8 [h,w,3] tensor, the pixels of `crop.box`.
+    crop: from `random_crop`.
+    out_size: side of the result.
+
+  Returns:
+    float32 [out_size,out_size,3], 0..255.
+  """
+  tf = import_tensorflow()
   # Antialiasing matters only when a side shrinks. Without it, the resize is
   # faster.
   image = tf.cond(
-    tf.reduce_max(box[2:]) <= out_size,
+    tf.reduce_max(tf.shape(image)[:2]) <= out_size,
     lambda: tf.image.resize(image, [out_size, out_size]),
-    lambda: tf.image.resize(image, [out_size, out_size], antialias=True),
+    lambda: _shrink(image, out_size),
   )
   # The raw operation accepts a tensor for the axes; `tf.cond` would be slower.
   return tf.raw_ops.Reverse(
     tensor=image, dims=tf.stack([False, crop.flip, False])
   )
+
+
+def _shrink(image, out_size: int):
+  """Returns the bits of `tf.image.resize(…, antialias=True)` in half the time.
+
+  That function resizes the rows of a picture, then the columns, and takes the
+  columns pixel by pixel. Here, columns are transposed to rows.
+  """
+  tf = import_tensorflow()
+
+  def rows(image):  # uint8 or float32 [n,m,3] to float32 [m,out_size,3]
+    n, m = tf.unstack(tf.shape(image)[:2])
+    made = tf.raw_ops.ScaleAndTranslate(
+      images=tf.reshape(image, [1, n, 1, 3 * m]),
+      size=[out_size, 1],
+      scale=[out_size / tf.cast(n, tf.float32), 1.0],
+      translation=[0.0, 0.0],
+      kernel_type="triangle",
+      antialias=True,
+    )
+    return tf.transpose(tf.reshape(made, [out_size, m, 3]), [1, 0, 2])
+
+  return tf.ensure_shape(rows(rows(image)), [out_size, out_size, 3])
 
 
 def crop_labels(labels, crop: Crop, out_size: int):

@@ -7,18 +7,62 @@ import numpy as np
 
 from sseg_jax.data import import_tensorflow
 
+# Pillow's method, so that training sees the very pixels that evaluation and
+# prediction see. The default is up to 16 levels off.
+METHOD = "INTEGER_ACCURATE"
+# Pixels around a box that are decoded as well: where a JPEG holds colours in
+# half the resolution, those at the border depend on their neighbours.
+_MARGIN = 16
+
 
 def image(data):
   """Decodes JPEG, PNG, GIF or BMP bytes to uint8 [h,w,3]."""
   tf = import_tensorflow()
   picture = tf.cond(
     tf.io.is_jpeg(data),
-    # Pillow's method, so that training sees the very pixels that evaluation and
-    # prediction see. The default is up to 16 levels off.
-    lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+    lambda: tf.io.decode_jpeg(data, 3, dct_method=METHOD),
     lambda: tf.io.decode_image(data, 3, expand_animations=False),
   )
   return tf.ensure_shape(picture, [None, None, 3])
+
+
+def box(data, draw: Callable[[Any], Any]):
+  """Decodes a box of a picture; of a JPEG little more than the box.
+
+  Args:
+    data: JPEG, PNG, GIF or BMP bytes.
+    draw: maps the picture's height and width, int32 [2], to an `augment.Crop`.
+
+  Returns:
+    uint8 [h,w,3], the same pixels as of `image`, and the crop.
+  """
+  tf = import_tensorflow()
+
+  def look():
+    whole = tf.io.decode_image(data, 3, expand_animations=False)
+    whole = tf.ensure_shape(whole, [None, None, 3])
+    return tf.shape(whole)[:2], whole
+
+  is_jpeg = tf.io.is_jpeg(data)
+  size, whole = tf.cond(
+    is_jpeg,
+    lambda: (tf.io.extract_jpeg_shape(data)[:2], tf.zeros([0, 0, 3], tf.uint8)),
+    look,
+  )
+  crop = draw(size)
+  where = tf.cast(crop.box, tf.int32)
+  first, sides = where[:2], where[2:]
+
+  def of_jpeg():
+    start = tf.maximum(first - _MARGIN, 0)
+    end = tf.minimum(first + sides + _MARGIN, size)
+    window = tf.concat([start, end - start], 0)
+    part = tf.io.decode_and_crop_jpeg(data, window, 3, dct_method=METHOD)
+    return part, first - start
+
+  part, at = tf.cond(is_jpeg, of_jpeg, lambda: (whole, first))
+  part = tf.slice(part, tf.concat([at, [0]], 0), tf.concat([sides, [3]], 0))
+  return tf.ensure_shape(part, [None, None, 3]), crop
 
 
 def labels(data):

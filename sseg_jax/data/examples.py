@@ -157,15 +157,17 @@ class Examples:
     if self._regions:
       features = tf.io.decode_raw(raw["pseudo"], tf.float16)
       return {"region_features": tf.reshape(features, self._regions)}
-    image = decode.image(raw["image"])
-    crop = augment.random_crop(
-      tf.shape(image)[:2],
-      raw["seed"][:2],
-      scale=c.data.crop_scale,
-      ratio=c.data.crop_ratio,
-      flip=c.data.flip,
+    image, crop = decode.box(
+      raw["image"],
+      lambda size: augment.random_crop(
+        size,
+        raw["seed"][:2],
+        scale=c.data.crop_scale,
+        ratio=c.data.crop_ratio,
+        flip=c.data.flip,
+      ),
     )
-    image = augment.crop_image(image, crop, c.image_size)
+    image = augment.resize_box(image, crop, c.image_size)
     out = {"image": augment.to_uint8(image)}
     if c.data.photometric > 0:
       out["teacher_image"] = out["image"]
