@@ -96,6 +96,29 @@ def test_memory_stays_flat():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_the_whole_pipeline_stays_flat(config):
+  """Over the end of an epoch, over steps, and over one iterator after another.
+
+  An epoch of 26 million records takes 99 MiB, and two are kept.
+  """
+  epoch, found = TOTAL // config.batch_size, []
+  for number in (1, 2, 3):
+    batches = pipeline.train_batches(
+      config, folders=["x"], start_step=number * epoch - 3
+    )
+    for step in range(100):
+      next(batches)
+      if step in (9, 99):
+        found.append(round(_resident()))
+    batches.close()
+  # The first iterator also loads libraries.
+  assert found[1] - found[0] < 50, found
+  assert max(found[2:]) - found[1] < 99, found
+  print(found, "MiB after 10 and 100 batches over the end of three epochs")
+
+
+@pytest.mark.slow
 def test_an_epoch_of_26_million_is_a_permutation():
   """Each lane's epoch holds each of its records once; two epochs differ."""
   made = order.LaneOrder(

@@ -71,6 +71,10 @@ class Examples:
     self._tokenizer = Tokenizer(config.text.context_length)
     self._tokenize_lock = threading.Lock()
 
+  def forget(self) -> None:
+    """Frees the orders of epochs: TensorFlow keeps this object for ever."""
+    self._order.forget()
+
   def dataset(self, start_step: int):
     """Returns the endless tf.data.Dataset of batches."""
     tf = import_tensorflow()

@@ -139,6 +139,10 @@ class LaneOrder:
       index, epoch = index[order], epoch[order]
     return index, epoch
 
+  def forget(self) -> None:
+    """Frees the epochs in memory; they are made again where they are needed."""
+    self._order.cache_clear()
+
   def _learns_masks(self, lane: int, position: np.ndarray) -> np.ndarray:
     """Returns which positions of a lane, counted over all epochs, learn masks.
 

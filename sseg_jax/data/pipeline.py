@@ -8,7 +8,7 @@ where a run was resumed.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,9 @@ class TrainBatches:
     # or the process may abort at its exit. `finalize` ends them; it refers to
     # the list, not to this object.
     self._batches = [iter(self._examples.dataset(start_step))]
-    self._stop = weakref.finalize(self, self._batches.clear)
+    self._stop = weakref.finalize(
+      self, _end, self._batches, self._examples.forget
+    )
 
   def __iter__(self) -> Iterator[Batch]:
     """Returns itself."""
@@ -140,6 +142,11 @@ class TrainBatches:
         f" {self._examples.table.where(self._first_bad)}; write the records"
         " again or raise the limit"
       )
+
+
+def _end(batches: list, forget: Callable[[], None]) -> None:
+  batches.clear()
+  forget()
 
 
 def eval_pairs(
