@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -185,6 +186,32 @@ def test_an_interrupted_run_continues(tmp_path, monkeypatch, place, name, call):
   )
   prepare.prepare(str(source), str(out), **options)
   assert made == (list(range(call, 3)) if place is staging else [])
+  assert _files(out) == _files(tmp_path / "whole")
+
+
+def test_a_kill_after_the_last_manifest(tmp_path, capsys):
+  """The next call tidies, changes no record, and says that all is done."""
+  source, out = _source(tmp_path / "source"), tmp_path / "out"
+  options = {"val_size": 2, "shard_size": 4}
+  prepare.prepare(str(source), str(tmp_path / "whole"), **options)
+  code = (
+    "import os, signal; from sseg_jax import prepare\n"
+    "from sseg_jax.data import assembly\n"
+    "real = assembly.tidy\n"
+    "def tidy(folder):\n"
+    "  if folder.endswith('train'): os.kill(os.getpid(), signal.SIGKILL)\n"
+    "  real(folder)\n"
+    "assembly.tidy = tidy\n"
+    f"prepare.prepare({str(source)!r}, {str(out)!r}, **{options})\n"
+  )
+  done = subprocess.run([sys.executable, "-c", code])
+  assert done.returncode == -signal.SIGKILL
+  assert (out / "train/manifest.json").exists()
+  assert (out / "parts").exists() and [*(out / "train").glob("*.done")]
+  argv = [f"--source={source}", f"--out={out}"]
+  argv += [f"--{name}={value}" for name, value in options.items()]
+  assert prepare.main(argv) == 2
+  assert "nothing is left to do" in capsys.readouterr().err
   assert _files(out) == _files(tmp_path / "whole")
 
 

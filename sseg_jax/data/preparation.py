@@ -159,8 +159,8 @@ def _prepare(source: str, out: str, options: Options) -> Report:
   if finished and not options.overwrite:
     unfinished.tidy(out)
     raise InputError(
-      f"{out} holds prepared records; give --overwrite to replace them, or"
-      " another --out"
+      f"{out} holds prepared records, and nothing is left to do; give"
+      " --overwrite to replace them, or another --out"
     )
   survivors.excluded_paths(options.exclude_pictures)  # raises before the work
   stream = streams.find(

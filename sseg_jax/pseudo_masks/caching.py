@@ -229,7 +229,7 @@ def _write_shards(
           _counted(found, bar),
           marks[number],
         )
-      except (*tensorflow_error(), OSError) as error:
+      except tensorflow_error() + (OSError,) as error:
         raise InputError(
           f"{out}: {shard.file} cannot be written ({brief(error)}); make room"
           " and start again: it goes on after the last whole shard"
