@@ -53,13 +53,13 @@ def _measure(name, monkeypatch):
     monkeypatch.setitem(vit.VIT_SIZES[vit_s], "depth", 2)
   # For the same reason an optimiser that has one operation for each array.
   monkeypatch.setattr(optim, "build", lambda *_: optax.sgd(1e-3))
-  if name in ("vit", "contrastive", *cases.FOR_GPUS) or "_vs_" in name:
+  if name in ("vit", "contrastive", "input", *cases.FOR_GPUS) or "_vs_" in name:
     pytest.importorskip("torch")
   if name in ("vit", *cases.CHOOSE) or "_vs_" in name:
     pytest.importorskip("transformers")
   case = cases.CASES[name](True)
   result = timing.measure(case, rounds=1, warmup=0, peak_flops=1e12)
-  ways = {"step_parts": 11, "attention": 3}
+  ways = {"step_parts": 11, "attention": 3, "input": 3}
   ways["prepare"] = 4 if ingest.program() else 2
   ways |= dict.fromkeys(("pseudo_masks_224", "pseudo_masks_448"), 3)
   if name == "export":  # as many formats as the machine can write
@@ -72,6 +72,8 @@ def _measure(name, monkeypatch):
     assert "| images/s, MFU |" in timing.table({name: result})
   if name in ("kmeans", "fused"):
     assert "100.00% of the labels are equal" in case.agreement
+  if name == "input":
+    assert int(case.agreement.split("differ by ")[1].split()[0]) <= 2
   if "maskformer" in name:
     ours, _, _, theirs = case.agreement.split()[:4]
     assert ours == theirs.strip(",")

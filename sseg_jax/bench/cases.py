@@ -63,6 +63,11 @@ CASES = {
     "ingest:prepare",
     "from pictures to records, against img2dataset's resize of the same",
   ),
+  "input": Entry(
+    "feeding:train_input",
+    "training input from stored JPEGs, against a DataLoader of torch and"
+    " TensorFlow's decoding alone",
+  ),
   "step_parts": Entry(
     "parts:step", "a training step, and each of its parts alone"
   ),
