@@ -72,12 +72,12 @@ def _shards(
     )
   )
   for shard, _ in enumerate(run(write_shard, jobs)):
-    made = _finished(folder, split, shard, of)
+    made = finished(folder, split, shard, of)
     assert made is not None
     yield made
 
 
-def _finished(
+def finished(
   folder: str, split: str, number: int, of: int
 ) -> manifest.Shard | None:
   """Returns a shard that is whole; None if it must be written."""
@@ -111,7 +111,7 @@ def write_shard(
     of: how many there are.
     pieces: for each part in turn: the folder of parts, its number, and rows.
   """
-  if _finished(folder, split, number, of):
+  if finished(folder, split, number, of):
     return
   stem = manifest.join(folder, f"{split}-{number:05d}")
   writer = records.ShardWriter(stem)

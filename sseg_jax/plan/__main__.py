@@ -1,7 +1,8 @@
 """Plans a training run: memory, operations, time and cost, without the pod.
 
 This is the command. `planner.py` plans a run, `sweep.py` plans it for many
-numbers of chips, `generators.py` plans what makes pseudo-masks.
+numbers of chips, `generators.py` plans what makes pseudo-masks, and
+`data_costs.py` computes what records of many pictures cost.
 """
 
 import argparse
@@ -14,6 +15,12 @@ from typing import Any
 from sseg_jax import command_line
 from sseg_jax.errors import InputError, reported
 
+_OF_DATA = ("source", "sample", "kept", "cores", "vcpus", "rates")
+_OF_RUNS = (
+  *("config", "topology", "sweep", "per_chip", "generators", "batch_size", "k"),
+  *("out", "traced", "chips"),
+)
+
 
 def _parser() -> argparse.ArgumentParser:
   parser = command_line.Parser(
@@ -22,12 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     " With --topology it compiles for TPUs that need not be there; without, for"
     " the devices of this machine, and runs a few steps as well. With"
     " --generators it projects how long pseudo-masks take on one chip (Table"
-    " 1).",
+    " 1). With --pictures it computes hours and bytes of `prepare`.",
     (
       "--config=configs/cc26m.py --topology=v5e:16x16",
       "--config=configs/cc26m.py --topology=v5e \\\n    --sweep=8..256"
       " --out=scaling",
       "--generators=dino,pixels --topology=v5e",
+      "--pictures=26e6 --source=PHOTOS",
     ),
   )
   add = parser.add_argument
@@ -65,12 +73,22 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--image_size",
     type=int,
-    help="with --generators: side of the pictures, by default 224",
+    help="with --generators: side of the pictures, by default 224; with"
+    " --pictures: as prepare's, by default 512",
   )
   add("--batch_size", type=int, help="with --generators: by default 128")
   add("--k", type=int, help="with --generators: masks a picture, by default 8")
   add("--out", help="with --sweep: folder for the plot and its numbers")
   add("--json", action="store_true", help="print the plan as JSON")
+
+  add = parser.add_argument_group("records of many pictures").add_argument
+  add("--pictures", type=float, help="number of them, e.g. 26e6")
+  add("--source", help="some of them, as prepare takes them; they are timed")
+  add("--sample", type=int, help="pictures timed; by default 200")
+  add("--kept", type=float, help="share that become records; by default 1")
+  add("--cores", type=int, help="of one machine; by default 64")
+  add("--vcpus", type=int, help="of all workers of Dataflow; by default 256")
+  add("--rates", help="in place of --source: NAME=NUMBER,…")
   return parser
 
 
@@ -84,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sseg_jax.plan import environment
 
     os.environ |= environment.COMPILE_ONLY
-  if flags.generators:
-    result, text = _generators(flags)
+  if flags.pictures is not None or flags.generators:
+    result, text = (
+      _records(flags) if flags.pictures is not None else _generators(flags)
+    )
     print(json.dumps(result) if flags.json else text)
     return 0
   from sseg_jax import config_files
@@ -101,6 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(flags: argparse.Namespace) -> None:
+  of_data = flags.pictures is not None
+  for name in (*_OF_RUNS, "set") if of_data else _OF_DATA:
+    value = getattr(flags, name)
+    if not (value is None or value is False or value == []):
+      told = "has no meaning with" if of_data else "belongs to"
+      raise InputError(f"{name}: {told} --pictures")
+  if of_data:
+    return
   if bool(flags.config) == bool(flags.generators):
     raise InputError("give --config, or --generators with --topology")
   for name in ("image_size", "batch_size", "k"):
@@ -145,6 +173,14 @@ def _traced(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
 
   made = traced.plan(config, flags.chips or 1)
   return made | {"config": flags.config}, traced.render(made)
+
+
+def _records(flags: argparse.Namespace) -> tuple[Any, str]:
+  from sseg_jax.plan import data_costs
+
+  names = ("pictures", "image_size", *_OF_DATA)
+  given = {name: getattr(flags, name) for name in names}
+  return data_costs.plan(**{k: v for k, v in given.items() if v is not None})
 
 
 def _generators(flags: argparse.Namespace) -> tuple[Any, str]:
