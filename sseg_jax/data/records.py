@@ -12,6 +12,7 @@ present `pseudo_labels` (PNG), `region_features` (float16), `labels` (PNG),
 `source`, `license`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -158,7 +159,11 @@ class ShardWriter:
     self.stem = stem
     self.offsets = [0]
     self._digest = hashlib.sha256()
-    self._file = place(f"{stem}.tfrecord.tmp").open("wb")
+    # Of a bucket, `epath` opens no file but something to enter.
+    self._opened = contextlib.ExitStack()
+    self._file = self._opened.enter_context(
+      place(f"{stem}.tfrecord.tmp").open("wb")
+    )
 
   def write(self, serialized: bytes) -> None:
     """Appends a serialised record."""
@@ -169,7 +174,7 @@ class ShardWriter:
 
   def close(self) -> None:
     """Ends the writing; the name stays temporary."""
-    self._file.close()
+    self._opened.close()
 
   def finish(self, folder: str, name: str) -> Shard:
     """Gives the closed shard its final name and writes the index."""
