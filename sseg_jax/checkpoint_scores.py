@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sseg_jax.baselines import trained
 from sseg_jax.checkpoints import checkpoint, named_arrays
 from sseg_jax.inference import (
   background,
@@ -25,7 +26,7 @@ __all__ = ["Settings", "run"]
 
 
 def run(
-  path: str, specs: Sequence[str], settings: Settings
+  path: str, specs: Sequence[str], settings: Settings, system: str = ""
 ) -> dict[str, dict[str, Any]]:
   """Scores a checkpoint, and stores the thresholds that were chosen with it.
 
@@ -37,6 +38,7 @@ def run(
       of the hub; see `inference.api.load`.
     specs: benchmarks, see `benchmarks.open_benchmark`.
     settings: see `Settings`.
+    system: what the checkpoint must be (`baselines.trained`); "" for any.
 
   Returns:
     For each benchmark what `evaluation.evaluate` returns, where the threshold
@@ -45,6 +47,7 @@ def run(
   opened = open_all(specs, settings)
   loaded = sources.read(path)
   config = loaded.config
+  system = trained.system_of(config, system)
   network = fixed_classes.build(
     loaded.params,
     loaded.model_state,
@@ -54,7 +57,7 @@ def run(
     synonyms=settings.synonyms,
   )
   fields = {
-    "system": "sseg",
+    "system": system,
     "checkpoint": str(path),
     "step": int(loaded.step),
     "weights_sha256": _sha256(loaded.params, loaded.model_state),
@@ -62,6 +65,8 @@ def run(
   # What an evaluation depends on beside weights, as evaluate.refine.
   text = json.dumps(config.to_dict(), sort_keys=True, default=str)
   own = {"config": hashlib.sha256(text.encode()).hexdigest()}
+  if config.model.weights:  # tells the linear probes of two networks apart
+    fields["backbone_weights"] = config.model.weights
   if settings.protocol:
     # Thresholds that were chosen under another protocol mean nothing here.
     protocol = protocols.find(settings.protocol)

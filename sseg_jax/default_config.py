@@ -71,8 +71,9 @@ def get_config() -> ml_collections.ConfigDict:
   # How classes are known. "text": by the embeddings of any words. The others
   # know only data.classes, and are for task="supervised": "classes" is
   # MaskFormer's own head, "upernet" classifies pixels over a ViT backbone, with
-  # model.hidden_dim features (models/fixed_classes.py).
+  # model.hidden_dim features, "linear" tokens of a ViT (fixed_classes.py).
   c.model.head = "text"
+  c.model.frozen = False  # "linear": the backbone stays as it started
   c.model.drop_path = 0.1  # GroupViT; MaskFormer's 0.3 is for fine-tuning
   # "fpn": MaskFormer's BasePixelDecoder. "transformer_encoder": the decoder of
   # MaskFormer's panoptic models, with an encoder over the deepest level.
@@ -95,7 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.model.deep_supervision = True
   # What the embedding of a query is computed from. "decoder": its feature after
   # the decoder, as in the paper. "mask_pooled": the mean of pixel features
-  # under its own mask.
+  # under its own mask. "segments", the paper's baseline B2: no query and no
+  # decoder; pseudo-masks are the masks, each with the mean of a ViT's tokens.
   c.model.query_embedding = "decoder"
   # "mask_pooled" only: the levels that are pooled, joined by "+". "res2" to
   # "res5" are levels of the backbone. "pixel" is the output of the pixel
@@ -208,9 +210,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
   # Stride, in pixels of the picture, at which masks are compared: 1, 2 or 4. 1
-  # is the picture's size (§3.4: clusters are "resized to the original
-  # resolution to supervise"). 4 is the size of the logits, with a sixteenth of
-  # the work.
+  # is the picture's size (§3.4). 4 is the size of the logits, with a sixteenth
+  # of the work.
   c.loss.mask_stride = 1
   # With n, the mask loss uses every n-th picture of a batch, so each picture
   # once in n epochs. The contrastive loss uses all pictures. It needs a "stem"
@@ -237,8 +238,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Number of rows of the image-caption logits that exist at once, over all
   # devices; 0 means all. The loss is the same and needs less memory, which
   # matters for a large batch on few devices: for 32,768 pairs on 4 chips it is
-  # 4.5 GB of each chip, and 0.25 GB in blocks of 4096 (compiled for v5e; on 16
-  # chips 0.9 and 0.1).
+  # 4.5 GB of each chip, and 0.25 GB in blocks of 4096 (compiled for v5e).
   c.loss.contrastive_block = 0
 
   c.optim = ml_collections.ConfigDict()

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _scores(flags: argparse.Namespace) -> int:
   # Imported here, because these load JAX.
   from sseg_jax import benchmarks, checkpoint_scores, system_scores
+  from sseg_jax.baselines import trained
   from sseg_jax.baselines.options import Options
   from sseg_jax.benchmarks import report, unfinished
   from sseg_jax.paper_report import gathered, write
@@ -66,8 +67,10 @@ def _scores(flags: argparse.Namespace) -> int:
     ),
   )
   specs = benchmarks.parse_specs(flags.benchmarks)
-  if flags.system in (None, "sseg"):
-    results = checkpoint_scores.run(flags.checkpoint, specs, settings)
+  if trained.is_trained(flags.system):
+    results = checkpoint_scores.run(
+      flags.checkpoint, specs, settings, flags.system or ""
+    )
   else:
     names = baselines.OPTIONS.get(flags.system, ())
     results = system_scores.run(

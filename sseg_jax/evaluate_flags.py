@@ -3,6 +3,7 @@
 import argparse
 
 from sseg_jax import baselines, command_line, files, prompts, synonyms
+from sseg_jax.baselines import trained
 from sseg_jax.errors import InputError
 from sseg_jax.inference import protocols
 
@@ -141,8 +142,9 @@ def _add_flags_of_systems(group: argparse._ArgumentGroup) -> None:
   add(
     "--system",
     metavar="NAME",
-    help="sseg (the default, from --checkpoint),"
-    f" {', '.join(baselines.SYSTEMS)}; their"
+    help="sseg (the default),"
+    f" {', '.join(trained.TRAINED)}, all from --checkpoint;"
+    f" {', '.join(baselines.SYSTEMS)}, whose"
     " --weights are a folder that transformers saved: on a machine with a"
     " connection, transformers.CLIPModel.from_pretrained("
     "'openai/clip-vit-base-patch16').save_pretrained('CLIP'), or GroupViTModel"
@@ -235,7 +237,7 @@ _OF_SYSTEMS = (
 
 def check(flags: argparse.Namespace) -> None:
   """Raises InputError for flags of the other kind, and for missing ones."""
-  other = flags.system not in (None, "sseg")
+  other = not trained.is_trained(flags.system)
   wrong: list[str] = []
   where = "belongs to --oracle; add that, or leave this out"
   if flags.oracle:

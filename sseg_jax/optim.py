@@ -1,5 +1,6 @@
 """Learning rate, weight decay and the optimizer."""
 
+import functools
 import re
 from typing import Any
 
@@ -12,8 +13,9 @@ import optax
 _NO_DECAY = re.compile(
   r"bias|scale|norm|token|embedding|position|quer(y|ies)|table"
 )
-# Parts of the model that `text.frozen` keeps as they are.
+# Parts of the model that `text.frozen` and `model.frozen` keep as they are.
 TEXT_PARTS = ("text", "text_projection")
+IMAGE_PARTS = ("backbone",)
 
 
 def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
@@ -105,8 +107,8 @@ def build(config: Any) -> optax.GradientTransformation:
   Gradients are clipped by their global norm, unless `clip_norm` is 0.
 
   Args:
-    config: the whole config; `optim`, `total_steps` and `text.frozen` are
-      read.
+    config: the whole config; `optim`, `total_steps`, `text.frozen` and
+      `model.frozen` are read.
   """
   c = config.optim
   adamw = optax.adamw(
@@ -123,11 +125,14 @@ def build(config: Any) -> optax.GradientTransformation:
     learns = optax.chain(adamw, _by_layer(c.layer_decay))
   if c.clip_norm:
     learns = optax.chain(optax.clip_by_global_norm(c.clip_norm), learns)
-  if not config.text.frozen:
+  stay: tuple[str, ...] = TEXT_PARTS if config.text.frozen else ()
+  stay += IMAGE_PARTS if config.model.frozen else ()
+  if not stay:
     return learns
-  # Without gradients alone, weight decay would still shrink the text tower.
+  # Without gradients alone, weight decay would still shrink these parts.
   return optax.multi_transform(
-    {"learns": learns, "stays": optax.set_to_zero()}, _parts
+    {"learns": learns, "stays": optax.set_to_zero()},
+    functools.partial(_parts, stay),
   )
 
 
@@ -140,11 +145,11 @@ def _by_layer(decay: float) -> optax.GradientTransformation:
   return optax.stateless(scaled)
 
 
-def _parts(params: Any) -> Any:
-  """Returns a tree of "stays", for the text tower, and "learns"."""
+def _parts(stay: tuple[str, ...], params: Any) -> Any:
+  """Returns a tree of "stays", for these parts of a model, and "learns"."""
   return {
     name: jax.tree.map(
-      lambda _, name=name: "stays" if name in TEXT_PARTS else "learns", part
+      lambda _, name=name: "stays" if name in stay else "learns", part
     )
     for name, part in params.items()
   }

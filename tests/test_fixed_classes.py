@@ -27,8 +27,9 @@ def _config(make, head, **fields):
   c.task, c.model.head = "supervised", head
   c.data.classes = NAMES
   c.model.decoder_layers = 1
-  if head == "upernet":
+  if head in ("upernet", "linear"):
     c.model.backbone, c.model.hidden_dim = "tiny_vit", 16
+    c.model.frozen = head == "linear"
   for name, value in fields.items():
     part, _, field = name.rpartition("__")
     (c[part] if part else c)[field] = value
@@ -165,7 +166,7 @@ def test_scores_are_shares_and_win_as_the_sum_does(head, background, rng):
     np.testing.assert_array_equal(scores > 0.5, chosen > p[..., :1])
 
 
-@pytest.mark.parametrize("head", ["classes", "upernet"])
+@pytest.mark.parametrize("head", ["classes", "upernet", "linear"])
 def test_a_segmenter_takes_its_classes_in_any_order(
   head, make_tiny_config, tiny_vit, rng
 ):
@@ -233,6 +234,35 @@ def test_mae_s_weights_are_taken_by_their_names(
   )
 
 
+def test_moco_s_weights_are_taken_by_their_names(
+  make_tiny_config, tiny_vit, tmp_path, rng
+):
+  from sseg_jax.models import vit_sizes, vit_weights
+
+  arrays = {
+    f"module.base_encoder.{name}": rng.normal(size=shape).astype(np.float32)
+    for name, (shape, _) in vit_weights._expected(TINY_VIT).items()
+  }
+  zeros = np.zeros(16, np.float32)  # what MoCo's own file has besides
+  for name in ("base_encoder.head.1", "momentum_encoder.norm", "predictor.1"):
+    arrays[f"module.{name}.weight"] = zeros
+  np.savez(tmp_path / "moco.npz", **arrays)
+  config = _config(
+    make_tiny_config, "linear", model__weights=str(tmp_path / "moco.npz")
+  )
+  params, _ = pretrained.load(config, *sseg.init(config, 0))
+  np.testing.assert_array_equal(
+    params["backbone"]["vit"]["norm"]["scale"],
+    arrays["module.base_encoder.norm.weight"],
+  )
+  # Its ViT-S has twelve heads; tensors do not show it, the sizes' names do.
+  heads = vit_sizes.VIT_SIZES["moco_v3_vits16"]["num_heads"]
+  assert heads == vit_pyramid.PYRAMID_SIZES["vit_s16_h12"]["num_heads"] == 12
+  config.model.backbone, config.model.weights = "vit_s16", "moco_v3_vits16"
+  with pytest.raises(InputError, match="moco_v3_vits16' are weights of"):
+    pretrained._image(config, {})
+
+
 def _batch(rng, side=32, b=4):
   labels = rng.integers(0, 4, (b, side, side)).astype(np.int32)
   labels[0, :9] = 255
@@ -246,10 +276,10 @@ def _batch(rng, side=32, b=4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["classes", "upernet"])
+@pytest.mark.parametrize("head", ["classes", "upernet", "linear"])
 def test_a_student_learns_a_batch(head, make_tiny_config, tiny_vit, rng):
   config = _config(make_tiny_config, head, batch_size=4, total_steps=60)
-  config.optim.peak_lr = 3e-3
+  config.optim.peak_lr = 1e-2 if head == "linear" else 3e-3
   setup = train_step.make_setup(config, NAMES)
   state = train_step.init_state(setup)
   step = jax.jit(lambda s, b: train_step.train_step(setup, s, setup.frozen, b))
@@ -259,13 +289,16 @@ def test_a_student_learns_a_batch(head, make_tiny_config, tiny_vit, rng):
   batch["image"] = batch["image"].astype(np.uint8)
   batch["labels"][1:] = np.arange(4)[:3, None, None]
   batch["image"][1:] = batch["labels"][1:, ..., None] * 60
-  name = {"classes": "loss/class", "upernet": "loss/pixel"}[head]
-  rows = []
+  name = "loss/class" if head == "classes" else "loss/pixel"
+  rows, before = [], state.params["backbone"]
   for _ in range(40):
     state, metrics = step(state, batch)
     rows.append(float(metrics[name]))
     assert not metrics["bad"]
   assert rows[-1] < 0.7 * rows[0]
+  same = jax.tree.map(np.array_equal, before, state.params["backbone"])
+  # A linear probe changes nothing of its backbone, by weight decay neither.
+  assert all(jax.tree.leaves(same)) == (head == "linear")
 
 
 def _written(folder, head):
@@ -279,15 +312,16 @@ def _written(folder, head):
     "  c.model.decoder_layers = c.optim.warmup_steps = 1",
     "  c.evaluate.every_steps = 0",
   ]
-  if head == "upernet":
+  if head in ("upernet", "linear"):
     lines.append("  c.model.backbone, c.model.hidden_dim = 'tiny_vit', 16")
+    lines.append(f"  c.model.frozen = {head == 'linear'}")
   path = folder / "tiny.py"
   path.write_text("\n".join([*lines, "  return c\n"]))
   return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["classes", "upernet"])
+@pytest.mark.parametrize("head", ["classes", "upernet", "linear"])
 def test_real_labels_of_voc_from_the_command_to_the_scores(
   head, tmp_path, monkeypatch, capsys, tiny_vit
 ):

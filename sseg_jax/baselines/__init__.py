@@ -1,13 +1,15 @@
 """Other systems, scored by the same code as the method.
 
-`BASELINES` are controls with the weights of a trained run, `SYSTEMS` those that
-`evaluate --system` knows. Reading them loads no network.
+`BASELINES` are controls with the weights of a trained run. `SYSTEMS`, and those
+in `trained.py` that are trained here, are what `evaluate --system` knows.
+Reading them loads no network.
 """
 
 import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from sseg_jax.baselines import trained
 from sseg_jax.errors import InputError
 
 __all__ = ["BASELINES", "SYSTEMS", "find", "system"]
@@ -50,6 +52,7 @@ def system(name: str) -> Callable[[Any], Any]:
   """Returns what builds a system; InputError lists the known names."""
   if name not in SYSTEMS:
     raise InputError(
-      f"system={name!r} is unknown; use one of sseg, {', '.join(SYSTEMS)}"
+      f"system={name!r} is unknown; use one of {trained.METHOD},"
+      f" {', '.join([*trained.TRAINED, *SYSTEMS])}"
     )
   return pkgutil.resolve_name(SYSTEMS[name])

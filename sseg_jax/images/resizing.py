@@ -1,7 +1,7 @@
 """Bilinear resizing, the same on every machine."""
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num
 
 
 def interpolation_table(
@@ -21,7 +21,7 @@ def interpolation_table(
 
 
 def resize(
-  image: UInt8[np.ndarray, "h w d"], h: int, w: int
+  image: Num[np.ndarray, "h w d"], h: int, w: int
 ) -> Float[np.ndarray, "{h} {w} d"]:
   """Bilinear resize without antialias, values kept in 0..255 as float32."""
   out = np.asarray(image, np.float32)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num
 
 from sseg_jax.images import reader
 from sseg_jax.inference.scoring import combine
@@ -90,7 +90,7 @@ class Layout:
     return cls((h, w), (h, w), window, window, ((0, 0),))
 
   def cut(
-    self, image: UInt8[np.ndarray, "h w 3"]
+    self, image: Num[np.ndarray, "h w 3"]
   ) -> Float[np.ndarray, "g wh ww 3"]:
     """Resizes an image, pads it to the window and cuts the windows out."""
     image = reader.resize(image, *self.resized)

@@ -27,7 +27,7 @@ from sseg_jax.models import (
 
 PIXEL_DECODERS = ("fpn", "transformer_encoder")
 # Values of `model.head`; all but the first know a fixed list of classes.
-HEADS = ("text", "classes", "upernet")
+HEADS = ("text", "classes", "upernet", "linear")
 LEVELS = ("res2", "res3", "res4", "res5")  # of every backbone
 _POOLED = (*LEVELS, "pixel", "stem")
 
@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
   "model.region_dropout": RATE,
   "model.weights": TEXT,
   "model.head": one_of(*HEADS),
+  "model.frozen": SWITCH,
   "model.drop_path": RATE,
   "model.pixel_decoder": one_of(*PIXEL_DECODERS),
   "model.encoder_layers": at_least(1),
@@ -164,7 +165,37 @@ def _head(c: Any) -> str | None:
   return None
 
 
+def _tokens(c: Any) -> str | None:
+  """Which networks need the tokens of a ViT, and which cannot do with them."""
+  name = c.model.backbone
+  needs = ""
+  if c.model.query_embedding == "segments":
+    needs = "model.query_embedding='segments'"
+  if c.model.head == "linear":
+    needs = "model.head='linear'"
+  if needs and not backbones.has_tokens(name):
+    known = filter(backbones.has_tokens, backbones.BACKBONES)
+    return f"model.backbone={name!r}: {needs} needs one of {', '.join(known)}"
+  if not needs and name in vit_pyramid.TOKEN_SIZES:
+    return (
+      f"model.backbone={name!r}: gives tokens alone, for"
+      " model.query_embedding='segments' and model.head='linear'"
+    )
+  return None
+
+
+def _frozen(c: Any) -> str | None:
+  if not c.model.frozen or c.model.head == "linear":
+    return None
+  return (
+    f"model.frozen=True: model.head={c.model.head!r} trains its backbone; use"
+    " False, or model.head='linear'"
+  )
+
+
 BETWEEN: tuple[Between, ...] = (
+  Between(("model.backbone", "model.query_embedding", "model.head"), _tokens),
+  Between(("model.frozen", "model.head"), _frozen),
   Between(
     ("model.hidden_dim", "model.num_heads"), _heads("model", "hidden_dim")
   ),

@@ -16,6 +16,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.models import backbones, fields, maskformer, upernet
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import normalize_pixels, torch_uniform
+from sseg_jax.models.vit_pyramid import TOKENS
 
 
 class MaskOutputs(NamedTuple):
@@ -146,14 +147,60 @@ class UperNetStudent(_FixedClasses):
 
   def named(self, image: Num[Array, "b h w 3"]) -> Named:
     """Returns what inference needs of pictures: a map of logits a class."""
-    logits = self(image).logits.transpose(0, 3, 1, 2)
-    b, c = logits.shape[:2]
-    return Named(logits, jnp.broadcast_to(jnp.eye(c), (b, c, c)))
+    return _maps(self(image))
+
+
+class LinearProbe(_FixedClasses):
+  """A linear classifier of a ViT's tokens, which may stay as they started."""
+
+  combiner = "logits"  # logits are enlarged and averaged, as UperNet's
+
+  def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    """Builds the network of a config from random weights."""
+    count, c = self._begin(config), config.model
+    self.frozen = c.frozen
+    self.backbone = backbones.tokens(
+      c.backbone,
+      drop_path=c.drop_path,
+      remat=c.remat,
+      dtype=self.dtype,
+      rngs=rngs,
+    )
+    self.classify = nnx.Linear(
+      self.backbone.width, count, dtype=self.dtype, rngs=rngs
+    )
+
+  def __call__(
+    self,
+    image: Num[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+    valid: Bool[Array, "b"] | None = None,
+  ) -> upernet.PixelOutputs:
+    """Maps RGB in 0..255 to logits of patches; sides are multiples of 32."""
+    del valid  # there is no batch norm
+    pixels, learns = self._pixels(image), train and not self.frozen
+    tokens = self.backbone(pixels, train=learns, rngs=rngs)[TOKENS]
+    if self.frozen:
+      tokens = jax.lax.stop_gradient(tokens)
+    return upernet.PixelOutputs(self.classify(tokens).astype(jnp.float32), None)
+
+  def named(self, image: Num[Array, "b h w 3"]) -> Named:
+    """Returns what inference needs of pictures: a map of logits a class."""
+    return _maps(self(image))
+
+
+def _maps(outputs: upernet.PixelOutputs) -> Named:
+  logits = outputs.logits.transpose(0, 3, 1, 2)
+  b, c = logits.shape[:2]
+  return Named(logits, jnp.broadcast_to(jnp.eye(c), (b, c, c)))
 
 
 HEADS: dict[str, Callable[..., Any]] = {
   "classes": ClassMaskFormer,
   "upernet": UperNetStudent,
+  "linear": LinearProbe,
 }
 
 

@@ -13,7 +13,8 @@ from sseg_jax.models.layers import RegionLayer
 class Tower(NamedTuple):
   """A backbone with a MaskFormer, or what a frozen eye needs.
 
-  The parts of the other kind are None.
+  The parts of the other kind are None. Where pseudo-masks are the masks, there
+  is a backbone alone.
 
   Attributes:
     width: features of a query or region, before the projection.
@@ -47,13 +48,13 @@ def build(
       region_input=teacher.RegionInput(width, c.region_dropout, rngs=rngs),
     )
   dtype = jnp.dtype(config.dtype)
-  backbone = backbones.build(
-    c.backbone,
-    drop_path=c.drop_path,
-    remat=c.remat,
-    dtype=dtype,
-    rngs=rngs,
+  how: dict[str, Any] = dict(
+    drop_path=c.drop_path, remat=c.remat, dtype=dtype, rngs=rngs
   )
+  if isinstance(embedding, query_embedding.Segments):
+    of_tokens = backbones.tokens(c.backbone, **how)
+    return Tower(embedding.width(of_tokens.channels), of_tokens)
+  backbone = backbones.build(c.backbone, **how)
   masks = maskformer.build(c, backbone.channels, dtype=dtype, rngs=rngs)
   channels = {
     **backbone.channels,

@@ -38,7 +38,7 @@ from sseg_jax.models import (
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
 from sseg_jax.models.vit import VIT_SIZES
-from sseg_jax.models.vit_pyramid import ViTPyramid
+from sseg_jax.models.vit_pyramid import TokenMap, ViTPyramid
 
 Arrays = Mapping[str, np.ndarray]
 Leaves = Mapping[str, Any]  # arrays or their shapes
@@ -211,7 +211,7 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   name = config.model.backbone
   network, sizes = backbones.BACKBONES[name]
   converters: dict[Any, Callable[..., Arrays]]
-  converters = {Swin: swin, ResNet: resnet, ViTPyramid: vit}
+  converters = {Swin: swin, ResNet: resnet, ViTPyramid: vit, TokenMap: vit}
   convert = converters.get(network)
   if convert is None:
     raise InputError(
@@ -284,7 +284,7 @@ def resnet(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
 
 
 def vit(arrays: Arrays, leaves: Leaves, place: object) -> Arrays:
-  """Does the same for the ViT in a `ViTPyramid`, without its other layers."""
+  """Does the same for a ViT that is a backbone, without its other layers."""
   named = vit_weights.rename(arrays, place)
   sizes = vit_weights.infer_sizes(named, place)
   found = named_arrays.flat(vit_weights.convert(named, sizes, place))

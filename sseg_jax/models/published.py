@@ -112,6 +112,21 @@ PUBLISHED: dict[str, Published] = {
     343,
     "CC-BY-NC-4.0",
   ),
+  # Not supervised; facebookresearch/moco-v3, CONFIG.md.
+  "moco_v3_vits16": Published(
+    f"{_META}/moco-v3/vit-s-300ep/vit-s-300ep.pth.tar",
+    "moco_v3_vits16",
+    480,
+    "CC-BY-NC-4.0",
+    file="moco_v3_vit_s_300ep.pth",
+  ),
+  "moco_v3_vitb16": Published(
+    f"{_META}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
+    "moco_v3_vitb16",
+    1500,
+    "CC-BY-NC-4.0",
+    file="moco_v3_vit_b_300ep.pth",
+  ),
   # From here on: initial weights of networks that are trained. Swin, supervised
   # on ImageNet-1k, or on ImageNet-22k if the name says so.
   "swin_t": Published(

@@ -1,8 +1,9 @@
-"""What a query and a picture are embedded from: two forms, one interface.
+"""What a query and a picture are embedded from: three forms.
 
-`Decoder` is the paper's form, `MaskPooled` is this project's. `SSeg` calls two
+`Decoder` is the paper's form, `MaskPooled` is this project's; `SSeg` calls two
 methods: `features` returns features of the queries and of the picture's parts,
-`embed` projects the parts and takes their mean.
+`embed` projects the parts and takes their mean. `Segments`, of the paper's
+baseline B2, has `of` in place of `features`.
 """
 
 import abc
@@ -14,13 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sseg_jax.errors import InputError
 from sseg_jax.models import pooling
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.layers import RegionLayer, unit
 from sseg_jax.models.maskformer import MaskFormerOutputs
+from sseg_jax.models.outputs import ImageFeatures
+from sseg_jax.models.vit_pyramid import TOKENS
 
-EMBEDDINGS = ("decoder", "mask_pooled")
+EMBEDDINGS = ("decoder", "mask_pooled", "segments")
 POOL_MASKS = ("soft", "hard", "pseudo")
+_INSIDE = 14.0  # mask logit in a pseudo-mask, as of a share of 1 in `snap`
 
 Maps = dict[str, tuple[Array, ...]]  # level -> its maps [b, h/s, w/s, c]
 
@@ -30,7 +35,9 @@ def by_regions(model: Any) -> bool:
 
   If not, it is always embedded from its queries. `model` is `config.model`.
   """
-  return model.query_embedding == "mask_pooled" and model.pool_masks == "pseudo"
+  if model.query_embedding == "mask_pooled":
+    return model.pool_masks == "pseudo"
+  return model.query_embedding == "segments"
 
 
 class Seen(NamedTuple):
@@ -268,26 +275,68 @@ class MaskPooled(QueryEmbedding):
     return described if region is None else region(described)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segments(MaskPooled):
+  """B2 (Table 3): masks are the pseudo-masks, described by a ViT's tokens."""
+
+  def of(
+    self,
+    pixels: Float[Array, "b h w 3"],
+    levels: dict[str, Array],
+    regions: Float[Array, "b k H W"] | None,
+    labels: Int[Array, "b y x"] | None,
+  ) -> ImageFeatures:
+    """Returns the masks and their features.
+
+    Args:
+      pixels: normalised images.
+      levels: the backbone's maps by name.
+      regions: see `SSeg.image_features`. In training they come without
+        `labels`; nothing needs masks then, and their logits are 0.
+      labels: the pseudo-masks as a map, -1 or less for none.
+    """
+    mask_logits = jnp.zeros((1, len(pixels), self.regions, 1, 1))
+    if labels is not None:
+      one = labels[:, None] == jnp.arange(self.regions)[None, :, None, None]
+      mask_logits = jnp.where(one, _INSIDE, -_INSIDE)[None]
+      if regions is None:
+        regions = self._region_shares(pixels, labels)
+    if regions is None:
+      raise InputError(
+        "model.query_embedding='segments' has no masks but the pseudo-masks of"
+        " a picture; use evaluate.refine='pseudo_masks'"
+      )
+    parts = self._describe({k: (x,) for k, x in levels.items()}, regions, None)
+    counts = regions.any((2, 3)).astype(jnp.float32)
+    return ImageFeatures(mask_logits, parts, parts, counts)
+
+
 def build(config: Any) -> QueryEmbedding:
   """Returns the form that `config.model.query_embedding` names."""
   c = config.model
-  how = dict(
+  how: dict[str, Any] = dict(
     mean=c.mean,
     normalize_queries=c.normalize_queries,
     counted_queries=c.counted_queries,
   )
   if c.query_embedding == "decoder":
     return Decoder(**how)
+  how |= dict(
+    stride=c.pool_stride,
+    regions=config.pseudo_masks.k,
+    by_regions=by_regions(c),
+  )
+  if c.query_embedding == "segments":
+    return Segments(
+      **how, levels=(TOKENS,), masks="pseudo", outline=False, place=False
+    )
   return MaskPooled(
     **how,
     levels=tuple(c.pool_feature.split("+")),
     masks=c.pool_masks,
     outline=c.pool_outline,
     place=c.pool_place,
-    stride=c.pool_stride,
     region_hidden=c.region_hidden,
-    regions=config.pseudo_masks.k,
-    by_regions=by_regions(c),
   )
 
 

@@ -121,12 +121,11 @@ class SSeg(nnx.Module):
       regions: the share, in [0, 1], that each region has of each cell of
         `pool_stride` pixels. If `query_embedding.by_regions`, the picture is
         embedded from them and not from the queries; empty ones do not count.
-      labels: regions of the picture as a map, -1 or less for none. The last
-        layer's masks are snapped to them first (`pooling.snap`), at the finer
-        of both resolutions. Used as `regions` too, if those are not given.
+      labels: regions of the picture as a map, -1 or less for none. Masks are
+        snapped to them first (`pooling.snap`), at the finer of both
+        resolutions. Used as `regions` too, if those are not given.
       masks_every: only the first of every so many pictures gets masks. Outputs
-        with an axis n have b / masks_every rows. Needs `regions` and
-        `pool_feature="stem"`.
+        with an axis n have fewer rows. Needs `regions`, of the level "stem".
     """
     h, w = image.shape[1:3]
     if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
@@ -135,17 +134,18 @@ class SSeg(nnx.Module):
       )
     pixels = normalize_pixels(image, self.dtype)
     some = slice(None, None, masks_every)
-    rngs = None if rngs is None else rngs.fork(some)
+    rngs = rngs and rngs.fork(some)
     levels = self.backbone(
       pixels[some],
       train=train,
       rngs=rngs,
       valid=None if valid is None else valid[some],
     )
+    if isinstance(self.embedding, query_embedding.Segments):
+      return self.embedding.of(pixels, levels, regions, labels)
     masks = self.maskformer(levels, train=train, rngs=rngs)
     mask_logits = masks.mask_logits
-    logits = jax.lax.stop_gradient(mask_logits[-1])
-    snapped = logits
+    snapped = logits = jax.lax.stop_gradient(mask_logits[-1])
     if labels is not None:
       snapped = pooling.snap(logits, labels, self.regions)
       mask_logits = snapped[None]

@@ -33,8 +33,10 @@ class PixelOutputs(NamedTuple):
   """Logits of each cell's class.
 
   Attributes:
-    logits: float32 [b, y, x, c] at stride 4.
-    auxiliary: float32 [b, y, x, c] at stride 16; None outside training.
+    logits: float32 [b, y, x, c], at stride 4; of a linear classifier at the
+      stride of its tokens.
+    auxiliary: float32 [b, y, x, c] at stride 16; None outside training, and
+      for a linear classifier.
   """
 
   logits: Array

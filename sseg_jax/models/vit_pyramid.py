@@ -1,4 +1,4 @@
-"""A plain ViT as a backbone: four levels made from its last tokens.
+"""A plain ViT as a backbone: its last tokens, or four levels made from them.
 
 The levels are those of ViTDet's simple feature pyramid (Li et al. 2022,
 detectron2 projects/ViTDet, modeling/backbone/vit.py): stride 4 by two
@@ -19,11 +19,22 @@ from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import gelu
 from sseg_jax.models.vit import ViT
 
+TOKENS = "tokens"  # the level of `TokenMap`
 # Trained from random weights at 224 pixels: 14x14 positions.
 _SIZES: dict[str, Any] = dict(patch=16, depth=12, grid=14, position_rule="size")
 PYRAMID_SIZES: dict[str, dict[str, Any]] = {
   "vit_s16": dict(**_SIZES, width=384, num_heads=6),
   "vit_b16": dict(**_SIZES, width=768, num_heads=12),
+  # MoCo v3's: the heads are half as wide as DINO's. facebookresearch/moco-v3
+  # vits.py.
+  "vit_s16_h12": dict(**_SIZES, width=384, num_heads=12),
+}
+# Those that give tokens alone, because their patch is no stride of a pyramid.
+TOKEN_SIZES: dict[str, dict[str, Any]] = {
+  # For drawn pictures of 96 pixels.
+  "vit_tiny8": dict(
+    patch=8, width=96, depth=4, num_heads=4, grid=12, position_rule="size"
+  ),
 }
 
 
@@ -40,6 +51,46 @@ class Upsample(nnx.Module):
     b, h, w, _ = x.shape
     x = self.linear(x).reshape(b, h, w, 2, 2, -1)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+class TokenMap(nnx.Module):
+  """The last tokens of a ViT as a map, and nothing else.
+
+  Args:
+    width: features of a token.
+    rngs: source of the initial values.
+    **sizes: the rest of `ViT`'s arguments.
+  """
+
+  def __init__(self, *, width: int, rngs: nnx.Rngs, **sizes: Any):
+    self.width = width
+    self.vit = ViT(width=width, rngs=rngs, **sizes)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Features of the output, by name."""
+    return {TOKENS: self.width}
+
+  @property
+  def strides(self) -> dict[str, int]:
+    """Pixels of the output's cell, by name."""
+    return {TOKENS: self.vit.patch}
+
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rngs: ExampleRngs | None = None,
+    **unused: Any,
+  ) -> dict[str, Array]:
+    """Maps a normalised picture to its tokens, [b,h/s,w/s,width].
+
+    The picture's sides are multiples of the patch. `valid`, an argument of
+    backbones, changes nothing here.
+    """
+    del unused
+    return {TOKENS: _token_map(self.vit, image, train, rngs)}
 
 
 class ViTPyramid(nnx.Module):
@@ -98,10 +149,7 @@ class ViTPyramid(nnx.Module):
     backbones, changes nothing here.
     """
     del unused
-    b, h, w, _ = image.shape
-    tokens = self.vit(image, train=train, rngs=rngs)[:, self.vit.prefix :]
-    patch = self.vit.patch
-    x = tokens.reshape(b, h // patch, w // patch, self.width)
+    x = _token_map(self.vit, image, train, rngs)
     fine = gelu(self.norm(self.twice(x)))
     return {
       "res2": self.twice_more(fine),
@@ -109,3 +157,11 @@ class ViTPyramid(nnx.Module):
       "res4": x,
       "res5": nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2)),
     }
+
+
+def _token_map(
+  vit: ViT, image: Array, train: bool, rngs: ExampleRngs | None
+) -> Float[Array, "b y x d"]:
+  b, h, w, _ = image.shape
+  tokens = vit(image, train=train, rngs=rngs)[:, vit.prefix :]
+  return tokens.reshape(b, h // vit.patch, w // vit.patch, -1)

@@ -24,6 +24,16 @@ VIT_SIZES: dict[str, dict[str, Any]] = {
   "deit_s16": dict(**_SMALL, patch=16, grid=14, position_rule="size"),
   "deit_b16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
   "mae_vitb16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
+  # Heads of 32 features; the table of positions is one of sines.
+  "moco_v3_vits16": dict(
+    width=384,
+    depth=12,
+    num_heads=12,
+    patch=16,
+    grid=14,
+    position_rule="size",
+  ),
+  "moco_v3_vitb16": dict(**_BASE, patch=16, grid=14, position_rule="size"),
 }
 
 

@@ -1,7 +1,8 @@
 """Converts the arrays of a file to the parameters of a `ViT`.
 
-The file may have the names of the original code (DINO, DINOv2, DeiT, MAE) or of
-transformers, old or new, where queries, keys and values are separate.
+The file may have the names of the original code (DINO, DINOv2, DeiT, MAE,
+MoCo v3) or of transformers, old or new, where queries, keys and values are
+separate.
 """
 
 import math
@@ -28,6 +29,7 @@ _HEAD_DIM = 64  # of every published network
 # Other names -> DINO's, in this order.
 _RENAMES = (
   (r"^((module|backbone|vit|dinov2|dinov2_with_registers)\.)+", ""),
+  (r"^base_encoder\.", ""),  # MoCo v3
   (r"^embeddings\.position_embeddings$", "pos_embed"),
   (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
   (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
@@ -44,8 +46,10 @@ _RENAMES = (
   (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
 # Tensors that only training or classifying needs: heads, DINOv2's token for
-# masked patches, MAE's decoder.
-_UNUSED = re.compile(r"^(head|pooler|classifier|mask_token|decoder)")
+# masked patches, MAE's decoder, MoCo's second encoder.
+_UNUSED = re.compile(
+  r"^(head|pooler|classifier|mask_token|decoder|momentum_encoder|predictor)"
+)
 
 # Ours -> DINO's, inside a block and at the top.
 _LAYERS = {

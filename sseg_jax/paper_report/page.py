@@ -43,13 +43,14 @@ def _protocol(runs: Sequence[Mapping[str, Any]]) -> str:
   )
   parts = [html_page.paragraphs(lines, kind="note")]
   parts += [_table(table, runs) for table in TABLES]
-  known = {name for table in TABLES for name in table.benchmarks}
-  systems = {row.system for table in TABLES for row in table.rows}
   others = [
     run["result"]
     for run in runs
-    if run["result"]["benchmark"] not in known
-    or run["result"]["system"] not in systems
+    if not any(
+      run["result"]["benchmark"] in table.benchmarks and row.made(run["result"])
+      for table in TABLES
+      for row in table.rows
+    )
   ]
   if others:
     head = ("other benchmarks and systems", "system", "mIoU", "pictures")
@@ -69,9 +70,7 @@ def _table(table: Table, runs: Sequence[Mapping[str, Any]]) -> Html:
       found = [
         run["result"]
         for run in runs
-        if run["result"]["benchmark"] == benchmark
-        and row.system
-        and run["result"]["system"] == row.system
+        if run["result"]["benchmark"] == benchmark and row.made(run["result"])
       ]
       ran = [
         html_page.joined(

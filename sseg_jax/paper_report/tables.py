@@ -1,6 +1,7 @@
 """The figures that the paper prints, and the rows of its tables."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 Figures = tuple[float | None, float | None, float | None]
 
@@ -12,11 +13,23 @@ class Row(NamedTuple):
     name: as the paper has it.
     system: the key that `--system` takes; "" where nothing here makes the row.
     printed: mIoU on VOC, Context and COCO, as printed; None for no figure.
+    start: what the name of the backbone's weights begins with, if that tells
+      two rows of a system apart.
   """
 
   name: str
   system: str
   printed: Figures
+  start: str = ""
+
+  def made(self, result: Mapping[str, Any]) -> bool:
+    """Whether a result of `evaluate` belongs to this row."""
+    weights = str(result.get("backbone_weights", ""))
+    return bool(
+      self.system
+      and result["system"] == self.system
+      and weights.startswith(self.start)
+    )
 
 
 class Table(NamedTuple):
@@ -40,8 +53,10 @@ TABLES = (
     "Table 2: background included",
     _WITH,
     (
-      Row("linearly probed MoCo v3", "", (34.3, 21.3, None)),
-      Row("linearly probed DINO", "", (39.1, 20.4, None)),
+      Row(
+        "linearly probed MoCo v3", "linear_probe", (34.3, 21.3, None), "moco_v3"
+      ),
+      Row("linearly probed DINO", "linear_probe", (39.1, 20.4, None), "dino_"),
       Row("CLIP", "clip", (13.5, 8.1, 5.9)),
       Row("MaskCLIP", "maskclip", (26.8, 22.8, 12.8)),
       Row("ViL-Seg", "", (34.4, 16.3, 16.4)),
@@ -54,7 +69,7 @@ TABLES = (
       Row("S-Seg", "sseg", (53.2, 27.9, 30.3)),
       Row("S-Seg+", "", (62.0, 30.2, 35.7)),
       Row("DeepLabV3+, supervised", "", (78.7, 46.4, 55.7)),
-      Row("MaskFormer, supervised", "", (81.2, 50.0, 62.1)),
+      Row("MaskFormer, supervised", "maskformer", (81.2, 50.0, 62.1)),
     ),
   ),
   Table(
@@ -62,7 +77,7 @@ TABLES = (
     _WITH,
     (
       Row("B1: pseudo-mask + CLIP", "b1", (12.9, 3.9, 2.9)),
-      Row("B2: pseudo-mask ViT", "", (23.2, 11.0, 10.4)),
+      Row("B2: pseudo-mask ViT", "b2", (23.2, 11.0, 10.4)),
       Row("S-Seg", "sseg", (44.9, 22.9, 22.5)),
     ),
   ),

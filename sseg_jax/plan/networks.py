@@ -28,11 +28,13 @@ def training(config: Any) -> dict[str, float]:
 
   Pooling and the resizing of masks are left out: they have no formula here.
   Work that is computed twice to save memory counts once, so these are the model
-  FLOPs of MFU. A network with a frozen eye or with a fixed list of classes has
-  no formula: its dictionary is empty, and all its parts count as they are
-  traced.
+  FLOPs of MFU. A network with a frozen eye, with a fixed list of classes or
+  without a decoder of masks has no formula: its dictionary is empty, and all
+  its parts count as they are traced.
   """
   if teacher.is_eye(config) or config.model.head != "text":
+    return {}
+  if config.model.query_embedding == "segments":
     return {}
   c, batch = config.model, config.batch_size
   pictures = batch / config.loss.mask_every  # those that teach masks

@@ -12,7 +12,12 @@ from sseg_jax.field_rules import (
   at_least,
   one_of,
 )
-from sseg_jax.models import query_embedding, teacher, vit_pyramid
+from sseg_jax.models import (
+  backbones,
+  query_embedding,
+  teacher,
+  vit_pyramid,
+)
 from sseg_jax.tasks import TASKS
 
 RULES: dict[str, Rule] = {
@@ -126,6 +131,35 @@ def _head(c: Any) -> str | None:
   return None
 
 
+def _segments(c: Any) -> str | None:
+  """What a network without a decoder of masks needs."""
+  if c.model.query_embedding != "segments" or c.model.head != "text":
+    return None
+  wanted: tuple[tuple[str, Any, Any], ...] = (
+    ("task", c.task, "sseg"),
+    ("loss.mask_every", c.loss.mask_every, 1),
+    ("evaluate.refine", c.evaluate.refine, "pseudo_masks"),
+  )
+  for name, value, needed in wanted:
+    if value != needed:
+      return (
+        f"{name}={value!r}: model.query_embedding='segments' has the"
+        f" pseudo-masks for masks and needs {needed!r}"
+      )
+  if not c.loss.contrastive:
+    return (
+      "loss.contrastive=0.0: model.query_embedding='segments' learns nothing"
+      " else; use a number over 0"
+    )
+  patch = backbones.BACKBONES[c.model.backbone][1].get("patch", 0)
+  if patch % c.model.pool_stride:
+    return (
+      f"model.pool_stride={c.model.pool_stride}: must divide the patch {patch}"
+      f" of model.backbone={c.model.backbone!r}"
+    )
+  return None
+
+
 def _layer_decay(c: Any) -> str | None:
   if c.optim.layer_decay == 1 or c.model.backbone in vit_pyramid.PYRAMID_SIZES:
     return None
@@ -193,6 +227,19 @@ BETWEEN: tuple[Between, ...] = (
       "evaluate.refine",
     ),
     _head,
+  ),
+  Between(
+    (
+      "model.query_embedding",
+      "model.head",
+      "model.backbone",
+      "model.pool_stride",
+      "task",
+      "loss.mask_every",
+      "loss.contrastive",
+      "evaluate.refine",
+    ),
+    _segments,
   ),
   Between(("optim.layer_decay", "model.backbone"), _layer_decay),
 )

@@ -125,15 +125,19 @@ def class_loss(
 def _of_pixels(
   config: Any, outputs: Any, batch: dict[str, Array]
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns UperNet's loss: the class of each pixel, from both heads."""
-  stride = config.loss.mask_stride
-  parts = [
-    pixel_loss(logits, batch["labels"], batch["valid"], stride)
-    for logits in (outputs.logits, outputs.auxiliary)
-  ]
+  """Returns the class of each pixel, from UperNet's two heads or from one."""
   weights = config.loss
-  total = weights.classes * (parts[0] + weights.auxiliary * parts[1])
-  return total, {"loss/pixel": parts[0], "loss/auxiliary": parts[1]}
+
+  def compared(logits: Array) -> Array:
+    labels, valid = batch["labels"], batch["valid"]
+    return pixel_loss(logits, labels, valid, weights.mask_stride)
+
+  total = compared(outputs.logits)
+  metrics = {"loss/pixel": total}
+  if outputs.auxiliary is not None:
+    metrics["loss/auxiliary"] = compared(outputs.auxiliary)
+    total += weights.auxiliary * metrics["loss/auxiliary"]
+  return weights.classes * total, metrics
 
 
 def pixel_loss(

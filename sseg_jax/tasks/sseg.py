@@ -88,6 +88,9 @@ def towers(
     masks_every=every,
   )
   text, words = _texts(model, batch, text_key)
+  features = Features(image.part_features, image.counts, text, words)
+  if config.model.query_embedding == "segments":  # learns no masks
+    return (features, jnp.zeros(())), {}
   mask, metrics = losses.mask_loss(
     image.mask_logits,
     labels[::every],
@@ -98,7 +101,6 @@ def towers(
     size=(h // weights.mask_stride, w // weights.mask_stride),
     count=count,
   )
-  features = Features(image.part_features, image.counts, text, words)
   return (features, weights.mask * mask), metrics | {"loss/mask": mask}
 
 

@@ -1,0 +1,33 @@
+r"""A linear probe on drawn pictures: what the ViT of B2 knows of their classes.
+
+    python -m sseg_jax.main --config=configs/b2.py --workdir=runs/b2
+    python -m sseg_jax.main --config=configs/linear_probe.py \
+      --workdir=runs/linear_probe --config.start_from=runs/b2
+
+The ViT stays as it is. A linear map gives each of its tokens a class, and is
+taught the true labels of the training pictures. Without `start_from` the tokens
+are those of random weights, a floor.
+
+Hardware: two CPU cores.
+Hours: 0.05 (guessed), projected from the quickstart's steps, not measured.
+Score: no score: has not been run.
+"""
+
+from sseg_jax import config_files
+
+
+def get_config():
+  """Returns the configuration."""
+  c = config_files.load("quickstart").unlock()
+  c.task = "supervised"
+  c.total_steps = 300
+  c.model.head = "linear"
+  c.model.frozen = True
+  c.model.backbone = "vit_tiny8"
+  c.loss.mask_every = 1
+  c.optim.peak_lr = 1e-2  # nothing but the linear map learns
+  c.optim.warmup_steps = 20
+  c.checkpoint.every_steps = 100
+  c.evaluate.every_steps = 0
+  c.evaluate.refine = "none"
+  return c
