@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--rows",
     default="table",
-    help="comma-separated names of rows, or of the groups table and ablation;"
-    " default: %(default)s",
+    help="comma-separated names of rows, or of the groups table, table3 (the"
+    " paper's Table 3) and ablation; default: %(default)s",
   )
   add("--seeds", default="0", help="comma-separated, e.g. 0,1,2; default: 0")
   add(

@@ -96,7 +96,7 @@ def test_rows_are_chosen_by_group_and_by_name():
   assert table[0] == ablation[0] == "trained"
   assert "oracle" in table and "oracle" not in ablation
   assert "k_4" in ablation and "k_4" not in table
-  assert set(ablations.choose("table,ablation")) == set(ROWS)
+  assert set(ablations.choose("table,table3,ablation")) == set(ROWS)
   # The baseline stands on the trained row's checkpoint.
   assert ablations.choose("global_words") == ["trained", "global_words"]
   with pytest.raises(InputError, match="'k_5' is neither"):

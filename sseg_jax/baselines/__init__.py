@@ -18,6 +18,7 @@ __all__ = ["BASELINES", "SYSTEMS", "find", "system"]
 # with the weights of a trained run. It has the methods of `Segmenter`.
 BASELINES = {
   "global_words": "sseg_jax.baselines.global_words:GlobalWords",
+  "b1": "sseg_jax.baselines.b1_of_run:MasksThenRun",
 }
 
 # Name -> a function from `options.Options` to a `by_protocol.System`, or to

@@ -3,21 +3,16 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
+from sseg_jax.baselines.named_masks import NamedMasks
 from sseg_jax.errors import InputError
-from sseg_jax.images import reader
-from sseg_jax.inference import scoring
 from sseg_jax.inference.class_set import ClassSet
-from sseg_jax.inference.padding import pad_rows
-from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import sseg
-from sseg_jax.pseudo_masks import generator
 
 
-class GlobalWords:
+class GlobalWords(NamedMasks):
   """Retrieval without localisation, as a `Segmenter`.
 
   Each class is ranked by the cosine of its embedding with the embedding of the
@@ -27,15 +22,12 @@ class GlobalWords:
   which mask. A higher score of the method shows learnt localisation. The score
   of this control comes from naming the picture's contents, from good masks, and
   from the fact that large regions have other classes than small ones.
-
-  The picture is seen whole, as a square of `config.image_size`: the size at
-  which its embedding was trained.
   """
 
   def __init__(
     self, params: Any, model_state: Any, config: Any, *, words: int = 0
   ):
-    """Puts the parameters on the default device unless they are on one already.
+    """Does what `NamedMasks` does.
 
     Args:
       params: nested dict as `checkpoint.load(...).params`.
@@ -49,65 +41,35 @@ class GlobalWords:
     """
     if words < 0:
       raise InputError(f"words={words} is negative; give 0 for all, or more")
-    self._params = jax.tree.map(jnp.asarray, params)
-    self._model_state = jax.tree.map(jnp.asarray, model_state)
-    self._config = config
+    super().__init__(params, model_state, config)
     self._words = words
-    # For the class embeddings: they are the method's own.
-    self._segmenter = SSegSegmenter(self._params, self._model_state, config)
-    self._pseudo_masks = made = generator.build(config)
     graphdef = sseg.build(config)[0]
-
     refined = config.evaluate.refine == "pseudo_masks"
 
     def perceive(params, model_state, frozen, images):
-      # One key for all: a segmenter sees a picture and no id, and the masks of
-      # a picture must not depend on its batch.
-      keys = jnp.broadcast_to(jax.random.key(config.seed), (len(images),))
-      labels, valid = made.generate(frozen, images, keys)
+      labels, valid = self._pseudo_masks.generate(
+        frozen, images, self._keys(images)
+      )
       snap = (labels,) if refined else ()
       outputs = sseg.apply_image(graphdef, params, model_state, images, *snap)
       return outputs.image_embedding, labels, valid
 
     self._perceive = jax.jit(perceive)
 
-  def scores(
-    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
-  ) -> Float[np.ndarray, "h w c"]:
-    """The probability of each pixel's assigned word; 0 for other words."""
-    best, index = self.winners_many(image[None], class_set)
-    words = np.arange(len(class_set.names))
-    return np.where(index[0, ..., None] == words, best[0, ..., None], 0.0)
-
-  def winners_many(
-    self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
-  ) -> tuple[Float[np.ndarray, "b h w"], Int[np.ndarray, "b h w"]]:
-    """The probability and the class of the word assigned to each pixel."""
-    b, h, w, _ = images.shape
-    side = self._config.image_size
-    seen = np.stack([reader.resize(image, side, side) for image in images])
-    seen = pad_rows(seen)
+  def _name(
+    self, seen: np.ndarray, rows: int, class_set: ClassSet
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what `NamedMasks` asks for: words by rank."""
     embedding, segments, valid = self._perceive(
       self._params, self._model_state, self._pseudo_masks.frozen, seen
     )
-    probabilities = scoring.class_probabilities(
-      embedding[:, None],
-      self._segmenter.encode_classes(class_set),
-      self._params["logit_scale"],
-      class_set.members(),
-      max_logit_scale=float(self._config.loss.max_logit_scale),
-    )[:, 0]
+    probabilities = self._probabilities(embedding[:, None], class_set)[:, 0]
     probabilities, segments, valid = jax.device_get(
-      (probabilities[:b], segments[:b], valid[:b])
+      (probabilities[:rows], segments[:rows], valid[:rows])
     )
-    classes = deal(probabilities, segments, valid, self._words)  # [b, k]
+    classes = deal(probabilities, segments, valid, self._words)  # [rows, k]
     chances = np.take_along_axis(probabilities, classes, 1)
-    y = np.arange(h) * segments.shape[1] // h
-    x = np.arange(w) * segments.shape[2] // w
-    segments = segments[:, y[:, None], x].reshape(b, h * w)
-    best = np.take_along_axis(chances, segments, 1).reshape(b, h, w)
-    index = np.take_along_axis(classes, segments, 1).reshape(b, h, w)
-    return best, index.astype(np.int32)
+    return chances, classes, segments
 
 
 def deal(

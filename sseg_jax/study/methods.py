@@ -67,9 +67,9 @@ def untrained(given: Given) -> dict[str, Any]:
 
 
 def baseline(name: str, given: Given) -> dict[str, Any]:
-  """Scores a baseline with the weights of the row "trained", same seed."""
+  """Scores a baseline with the weights of the row `Row.of`, same seed."""
   run, config = given.run, given.config
-  loaded = checkpoint.load(run.out / "trained" / f"seed{run.seed}")
+  loaded = checkpoint.load(run.out / run.row.of / f"seed{run.seed}")
   segmenter = baselines.find(name)(
     loaded.params, loaded.model_state, config, **run.row.settings
   )

@@ -12,6 +12,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.study.runs import Row, Run
 
 _TABLE = ("table",)
+_TABLE3 = ("table3",)
 _DECODER = {
   "model.query_embedding": "decoder",
   "model.mean": "after",
@@ -22,13 +23,40 @@ _DECODER = {
 }
 _POOLED = {"model.query_embedding": "mask_pooled"}
 _BACKBONE = {**_POOLED, "loss.mask_every": 1}  # as above
+# The paper's simple baselines: no network learns masks, as configs/b2.py.
+_SEGMENTS = {
+  "model.backbone": "vit_tiny8",
+  "model.query_embedding": "segments",
+  "model.mean": "before",
+  "loss.mask_every": 1,
+  "evaluate.combiner": "hard",
+}
 
 ROWS: dict[str, Row] = {
-  "trained": Row("the base config as it is", groups=("table", "ablation")),
+  "trained": Row(
+    "the base config as it is", groups=("table", "ablation", "table3")
+  ),
   "paper": Row(
     "the paper's embedding: mean of the decoder's features, then projected",
     {**_DECODER, "model.mean": "before"},
-    _TABLE,
+    ("table", "table3"),
+  ),
+  "clip": Row(
+    "pictures and captions compared as a whole; names each picture by one word",
+    {**_SEGMENTS, "pseudo_masks.k": 1},
+    _TABLE3,
+  ),
+  "b1": Row(
+    "B1 of Table 3: the row clip names each pseudo-mask by itself",
+    _SEGMENTS,
+    _TABLE3,
+    method="b1",
+    of="clip",
+  ),
+  "b2": Row(
+    "B2 of Table 3: a ViT's tokens, averaged in pseudo-masks",
+    _SEGMENTS,
+    _TABLE3,
   ),
   "supervised": Row(
     "the same network taught true masks and their names",
@@ -149,20 +177,22 @@ ROWS: dict[str, Row] = {
 def choose(names: str) -> list[str]:
   """Returns the rows that a comma-separated list of rows and groups names.
 
-  In the order of `ROWS`, and with "trained" where a row needs its checkpoint.
+  In the order of `ROWS`, and with the row whose checkpoint another one needs.
   """
   wanted: set[str] = set()
   for name in filter(None, (n.strip() for n in names.split(","))):
     found = {r for r, row in ROWS.items() if name == r or name in row.groups}
     if not found:
       raise InputError(
-        f"rows={name!r} is neither table, ablation nor one of {', '.join(ROWS)}"
+        f"rows={name!r} is neither table, table3, ablation nor one of"
+        f" {', '.join(ROWS)}"
       )
     wanted |= found
   if not wanted:
-    raise InputError("rows is empty; give table, ablation or names of rows")
-  if any(ROWS[name].needs_trained for name in wanted):
-    wanted.add("trained")
+    raise InputError(
+      "rows is empty; give table, table3, ablation or names of rows"
+    )
+  wanted |= {ROWS[name].needs for name in wanted} - {""}
   return [name for name in ROWS if name in wanted]
 
 

@@ -27,7 +27,8 @@ class Row:
     overrides: fields that differ from the base config.
     groups: names by which `--rows` asks for it, besides its own.
     method: "train", or what is computed without training: one of
-      `methods.METHODS`. A baseline takes the checkpoint of the row "trained".
+      `methods.METHODS`.
+    of: the row whose checkpoint a baseline takes, same seed.
     settings: arguments of the method, beside the config.
   """
 
@@ -35,12 +36,13 @@ class Row:
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ("ablation",)
   method: str = "train"
+  of: str = "trained"
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
-  def needs_trained(self) -> bool:
-    """Whether the row "trained" must be finished first."""
-    return self.method in BASELINES
+  def needs(self) -> str:
+    """The row that must be finished first, or ""."""
+    return self.of if self.method in BASELINES else ""
 
 
 @dataclasses.dataclass(frozen=True)

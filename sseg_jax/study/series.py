@@ -52,11 +52,11 @@ def run(
     if one.result() is not None:
       _tell(f"{place}: finished before")
       continue
-    if one.row.needs_trained and ("trained", one.seed) in failed:
+    if (one.row.needs, one.seed) in failed:
       failed.append((one.name, one.seed))
       _tell(
-        f"{place}: not run, because it needs the checkpoint of the row trained,"
-        " which failed"
+        f"{place}: not run, because it needs the checkpoint of the row"
+        f" {one.row.needs}, which failed"
       )
       continue
     _tell(f"{place}: {one.workdir}")
