@@ -60,6 +60,7 @@ def _measure(name, monkeypatch):
   case = cases.CASES[name](True)
   result = timing.measure(case, rounds=1, warmup=0, peak_flops=1e12)
   ways = {"step_parts": 11, "attention": 3, "input": 3}
+  ways["evaluate_vs_groupvit"] = 3
   ways["prepare"] = 4 if ingest.program() else 2
   ways |= dict.fromkeys(("pseudo_masks_224", "pseudo_masks_448"), 3)
   if name == "export":  # as many formats as the machine can write

@@ -88,6 +88,10 @@ CASES = {
     "groupvit:segment",
     "a picture and words, against transformers' GroupViT",
   ),
+  "evaluate_vs_groupvit": Entry(
+    "protocol:evaluate",
+    "a benchmark of 81 labels from its files on, against GroupViT there",
+  ),
   "export": Entry(
     "exports:segment",
     "a picture and words in each exported format, and by GroupViT",
