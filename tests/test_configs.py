@@ -148,10 +148,10 @@ def test_the_training_state_can_be_built(path, no_download):
   state = train_step.abstract_state(setup)
   sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
   assert sum(sizes) > 1e6
-  # Two for each parameter, but for words that stay as they started.
-  learned = dict(state.params)
-  if config.text.frozen:
-    learned = {k: v for k, v in learned.items() if k not in optim.TEXT_PARTS}
+  # Two for each parameter, but for parts that stay as they started.
+  stay = optim.TEXT_PARTS if config.text.frozen else ()
+  stay += optim.IMAGE_PARTS if config.model.frozen else ()
+  learned = {k: v for k, v in state.params.items() if k not in stay}
   moments = [leaf.size for leaf in jax.tree.leaves(state.opt_state)]
   wanted = 2 * sum(leaf.size for leaf in jax.tree.leaves(learned))
   assert wanted < sum(moments) < 1.01 * wanted
