@@ -295,7 +295,7 @@ class Segments(MaskPooled):
         `labels`; nothing needs masks then, and their logits are 0.
       labels: the pseudo-masks as a map, -1 or less for none.
     """
-    mask_logits = jnp.zeros((1, len(pixels), self.regions, 1, 1))
+    mask_logits = jnp.zeros((1, pixels.shape[0], self.regions, 1, 1))
     if labels is not None:
       one = labels[:, None] == jnp.arange(self.regions)[None, :, None, None]
       mask_logits = jnp.where(one, _INSIDE, -_INSIDE)[None]
