@@ -14,6 +14,7 @@ Score: no score: has not been run.
 """
 
 from sseg_jax import config_files
+from sseg_jax.data.drawing import CLASS_NAMES
 
 
 def get_config():
@@ -24,6 +25,7 @@ def get_config():
   c.model.head = "linear"
   c.model.frozen = True
   c.model.backbone = "vit_tiny8"
+  c.data.classes = CLASS_NAMES
   c.loss.mask_every = 1
   c.optim.peak_lr = 1e-2  # nothing but the linear map learns
   c.optim.warmup_steps = 20
