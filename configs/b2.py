@@ -1,12 +1,14 @@
-"""B2, the paper's baseline "pseudo-mask ViT" (Table 3), on drawn pictures.
+r"""B2, the paper's baseline "pseudo-mask ViT" (Table 3), on drawn pictures.
 
 python -m sseg_jax.main --config=configs/b2.py --workdir=runs/b2
 python -m sseg_jax.evaluate --system=b2 --checkpoint=runs/b2 \
   --benchmarks=runs/b2/data/plain,runs/b2/data/hard,runs/b2/data/held_out
 
 Hardware: two CPU cores.
-Hours: 0.2 (guessed), projected from the quickstart's steps, not measured.
-Score: no score: has not been run.
+Hours: 1.7 (300 of the steps took 0.4, while other programs kept both cores
+  busy), projected from these, not measured.
+Score: mIoU 28.6 on `plain`, 24.0 on `hard` and 23.6 on `held_out` pictures
+  after 300 of the 1,200 steps, measured, one seed. See configs/README.md.
 
 Pictures, pseudo-masks, text tower, batch and steps are the quickstart's. A
 small ViT from random weights takes the place of its networks, and nothing
