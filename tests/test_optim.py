@@ -34,6 +34,7 @@ def _config(total_steps=100, **changes):
     optim=_optim(**changes),
     total_steps=total_steps,
     text=types.SimpleNamespace(frozen=False),
+    model=types.SimpleNamespace(frozen=False),
   )
 
 
