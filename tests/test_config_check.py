@@ -16,6 +16,7 @@ DEFAULT = default_config.get_config()
 FIELDS = config_files.names(DEFAULT)
 # Fields that name files, whose texts are anything.
 TEXTS = {
+  "model.teacher_features",  # read where the teacher is the backbone
   "model.weights",
   "text.weights",
   "pseudo_masks.weights",

@@ -49,8 +49,9 @@ def _fixed(make, head, background, **sizes):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of converters
-@pytest.mark.parametrize("background", [True, False])
-@pytest.mark.parametrize("head", ["classes", "upernet"])
+@pytest.mark.parametrize(
+  ("head", "background"), [("classes", True), ("upernet", False)]
+)
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_fixed_list_of_classes_gives_the_same_pixels_in_every_format(
   name, head, background, make_tiny_config, tiny_vit, tmp_path,

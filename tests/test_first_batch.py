@@ -60,9 +60,9 @@ def config(monkeypatch):
 
 @pytest.mark.slow
 def test_the_first_batch_does_not_depend_on_the_step(config):
-  """CPU time, since other processes share the machine; the best of three."""
+  """CPU time, since other processes share the machine; the better of two."""
   seconds, ids = {}, {}
-  for step in (1, 1_000_000, 1, 1_000_000, 1, 1_000_000):
+  for step in (1, 1_000_000, 1, 1_000_000):
     begun = time.process_time()
     batches = pipeline.train_batches(config, folders=["x"], start_step=step)
     ids[step] = next(batches)["id"]
@@ -103,7 +103,7 @@ def test_memory_of_the_whole_pipeline_stays_flat(config):
   An epoch of 26 million records takes 99 MiB, and two are kept.
   """
   epoch, found = TOTAL // config.batch_size, []
-  for number in (1, 2, 3):
+  for number in (1, 2):
     batches = pipeline.train_batches(
       config, folders=["x"], start_step=number * epoch - 3
     )
@@ -115,7 +115,7 @@ def test_memory_of_the_whole_pipeline_stays_flat(config):
   # The first iterator also loads libraries.
   assert found[1] - found[0] < 50, found
   assert max(found[2:]) - found[1] < 99, found
-  print(found, "MiB after 10 and 100 batches over the end of three epochs")
+  print(found, "MiB after 10 and 100 batches over the end of two epochs")
 
 
 @pytest.mark.slow
