@@ -6,9 +6,9 @@ r"""The paper's main run, with query embeddings pooled under the masks.
 
 Hardware: 256 TPU v5e chips (16x16), 16 pictures a chip; or any number of GPUs
   or TPU chips that divides the batch.
-Hours: 0.6 (some 151 chip-hours), projected by `python -m sseg_jax.plan` for
-  cc26m.py, not measured: the least time that the chips allow; a real run takes
-  longer. The pooling under masks is not counted.
+Hours: 0.56 (144 chip-hours), projected by `python -m sseg_jax.plan --traced
+  --chips=256` from the operations of its step, not measured: the least time; a
+  real run takes longer. For cc26m.py the same plan says 143 chip-hours.
 Score: no score: has not been run.
 
 This is not in the paper. The paper's loss takes only the mean over queries, so
