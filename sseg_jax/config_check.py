@@ -148,6 +148,7 @@ RULES: dict[str, Rule] = {
   "self_training.classes": TEXT,
   "self_training.background": SWITCH,
   "self_training.threshold": NOT_NEGATIVE,
+  "self_training.labels": one_of("hard", "soft"),
   "self_training.min_score": NOT_NEGATIVE,
   "self_training.keep_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),
   "self_training.class_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),

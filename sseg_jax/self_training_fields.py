@@ -25,6 +25,10 @@ def defaults() -> ml_collections.ConfigDict:
   # Background threshold of the teacher. None: the one that is stored with it
   # for this class list, or its default.
   c.threshold = config_dict.placeholder(float)
+  # "hard": each pixel has one label. "soft": the student learns the teacher's
+  # probabilities of the likeliest labels of each pixel (data/soft_labels.py). A
+  # run that trains on such records needs "soft" too, else it takes the one.
+  c.labels = "hard"
   # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
   # paper does as far as is known.
   c.min_score = 0.0

@@ -145,28 +145,29 @@ def crop_labels(labels, crop: Crop, out_size: int):
   """Cuts and resizes a label map as `crop_image` does, by nearest neighbour.
 
   Args:
-    labels: [h,w] tensor; it covers the same scene as the picture, but may have
-      another size.
+    labels: [h,w] or [p,h,w] tensor; it covers the same scene as the picture,
+      but may have another size.
     crop: from `random_crop`, in the picture's pixels.
     out_size: side of the result.
 
   Returns:
-    int32 [out_size,out_size]: at each pixel the label under the pixel's centre.
-    `crop_image` places centres in the same way (half-pixel centres).
+    int32 [out_size,out_size] or [p,out_size,out_size]: at each pixel the label
+    under the pixel's centre. `crop_image` places centres in the same way
+    (half-pixel centres).
   """
   tf = import_tensorflow()
   centres = (tf.range(out_size, dtype=tf.float32) + 0.5) / out_size
 
   def places(axis: int):
-    length = tf.shape(labels)[axis]
+    length = tf.shape(labels)[axis - 2]
     source = crop.box[axis] + centres * crop.box[axis + 2]
     place = tf.floor(source / crop.size[axis] * tf.cast(length, tf.float32))
     return tf.minimum(tf.cast(place, tf.int32), length - 1)
 
   columns = places(1)
   columns = tf.where(crop.flip, columns[::-1], columns)
-  rows = tf.gather(labels, places(0), axis=0)
-  return tf.cast(tf.gather(rows, columns, axis=1), tf.int32)
+  rows = tf.gather(labels, places(0), axis=-2)
+  return tf.cast(tf.gather(rows, columns, axis=-1), tf.int32)
 
 
 def photometric(image, seed, strength: float):

@@ -14,6 +14,7 @@ from sseg_jax.data import (
   import_tensorflow,
   order,
   records,
+  soft_labels,
 )
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
@@ -62,6 +63,7 @@ class Examples:
     supervised = config.task == "supervised"
     self._needs_text = not supervised
     self._labels = supervised and all(m.labels for m in table.manifests)
+    self._soft = self._labels and soft_labels.wanted(config)
     self._cached = config.pseudo_masks.mode == "cached"
     # Shape of a picture's features, where these take the picture's place.
     self._regions: tuple[int, int] | None = None
@@ -85,7 +87,7 @@ class Examples:
       ds,
       self._decode,
       self._blank(),
-      fields=("image", "labels", "pseudo", "seed"),
+      fields=("image", "labels", "soft", "pseudo", "seed"),
       batch_size=self._batch_size,
       threads=threads,
     )
@@ -100,9 +102,9 @@ class Examples:
   def _read_op(self, step):
     tf = import_tensorflow()
     b = self._batch_size
-    names = ("id", "image", "labels", "pseudo", "text", "seed")
-    types = (tf.int32, tf.string, tf.string, tf.string, tf.int32, tf.int32)
-    shapes = ([b], [b], [b], [b], [b, None], [b, 4])
+    names = ("id", "image", "labels", "soft", "pseudo", "text", "seed")
+    types = (tf.int32, *4 * (tf.string,), tf.int32, tf.int32)
+    shapes = ([b], [b], [b], [b], [b], [b, None], [b, 4])
     values = tf.numpy_function(self._read, [step], types, stateful=False)
     for value, shape in zip(values, shapes, strict=True):
       value.set_shape(shape)
@@ -115,7 +117,7 @@ class Examples:
       keys = functools.partial(order.mix, self._config.seed, ids, epochs)
       choice, word_seed = keys(order.CAPTION), keys(order.CAPTION, 1)
       dropout = self._config.data.word_dropout
-      images, labels, pseudo, texts = [], [], [], []
+      images, labels, soft, pseudo, texts = [], [], [], [], []
       for i, index in enumerate(ids.tolist()):
         try:
           record = self.table[index]
@@ -125,17 +127,19 @@ class Examples:
           found = (
             record.image,
             record.labels,
+            record.soft_labels,
             record.region_features if self._regions else record.pseudo_labels,
             caption,
           )
         except ValueError as error:
           if isinstance(error, InputError):
             raise
-          found = (b"", b"", b"", "")
+          found = (b"", b"", b"", b"", "")
         images.append(found[0])
         labels.append(found[1] or b"")
-        pseudo.append(found[2] or b"")
-        texts.append(found[3])
+        soft.append(found[2] or b"")
+        pseudo.append(found[3] or b"")
+        texts.append(found[4])
       with self._tokenize_lock:  # it may keep a cache
         text = self._tokenizer(texts)
       # Two seeds of two words for each picture: crop and flip, colours.
@@ -146,6 +150,7 @@ class Examples:
         ids.astype(np.uint32).view(np.int32),
         np.array(images, object),
         np.array(labels, object),
+        np.array(soft, object),
         np.array(pseudo, object),
         np.asarray(text, np.int32),
         seed,
@@ -181,6 +186,10 @@ class Examples:
     if self._labels:
       labels = decode.labels(raw["labels"])
       out["labels"] = augment.crop_labels(labels, crop, c.image_size)
+    if self._soft:
+      planes = soft_labels.decode(raw["soft"])
+      planes = augment.crop_labels(planes, crop, c.image_size)
+      out["soft_labels"] = tf.cast(planes, tf.uint8)
     if self._cached:
       labels = decode.labels(raw["pseudo"])
       size = c.image_size // c.pseudo_masks.stride
@@ -198,6 +207,9 @@ class Examples:
       out["teacher_image"] = black
     if self._labels:
       out["labels"] = np.full(black.shape[:2], _IGNORED, np.int32)
+    if self._soft:
+      shape = (soft_labels.PLANES, *black.shape[:2])
+      out["soft_labels"] = np.zeros(shape, np.uint8)
     if self._cached:
       size = c.image_size // c.pseudo_masks.stride
       out["pseudo_labels"] = np.zeros((size, size), np.int32)

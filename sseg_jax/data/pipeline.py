@@ -19,6 +19,7 @@ from sseg_jax.data import (
   decode,
   fields,
   import_tensorflow,
+  soft_labels,
   stored_masks,
 )
 from sseg_jax.data.examples import Batch, Examples, caption_of
@@ -52,7 +53,8 @@ def train_batches(
   Returns:
     Dictionaries of `id` uint32 [b], `valid` bool [b], `image` uint8 [b,h,w,3],
     `text` int32 [b,l]; `labels` int32 [b,h,w] in the supervised task, 255
-    ignored; `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
+    ignored, with soft labels `soft_labels` uint8 [b,p,h,w] beside it;
+    `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
     `teacher_image` if the student's picture is changed. Features of regions,
     `region_features` float16 [b,n,d], take the place of `image` where a frozen
     eye has seen the pictures (`fields.stored_regions`). An unreadable record
@@ -333,6 +335,7 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         f"{manifest.folder} holds no label maps for every record, which"
         ' config.task="supervised" needs'
       )
+    soft_labels.check(config, manifest)
   if (
     config.pseudo_masks.mode == "cached"
     and config.image_size % stride

@@ -9,7 +9,7 @@ A data set is one folder:
 
 Fields of an example: `key`, `image` (encoded), `captions` (repeated), and where
 present `pseudo_labels` (PNG), `region_features` (float16), `labels` (PNG),
-`source`, `license`.
+`soft_labels` (PNG), `source`, `license`.
 """
 
 import contextlib
@@ -63,6 +63,7 @@ class Record:
     region_features: float16, little-endian, of each region that a frozen eye
       sees; their number and width are in the manifest.
     labels: 8-bit greyscale PNG of a label map, 255 ignored, at any size.
+    soft_labels: what else each pixel of `labels` may be; see `soft_labels.py`.
     source: where the picture came from, such as its URL.
     license: licence as the source states it.
   """
@@ -75,6 +76,7 @@ class Record:
   source: bytes | None = None
   license: bytes | None = None
   region_features: bytes | None = None
+  soft_labels: bytes | None = None
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -104,6 +106,7 @@ def encode(record: Record) -> bytes:
     "source",
     "license",
     "region_features",
+    "soft_labels",
   ):
     value = getattr(record, name)
     if value is not None:
@@ -139,6 +142,7 @@ def parse(serialized: bytes) -> Record:
     source=one("source"),
     license=one("license"),
     region_features=one("region_features"),
+    soft_labels=one("soft_labels"),
   )
 
 

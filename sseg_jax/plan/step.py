@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sseg_jax import config_check, sharding, train_step
-from sseg_jax.data import fields
+from sseg_jax.data import fields, soft_labels
 from sseg_jax.errors import InputError
 from sseg_jax.models import teacher
 from sseg_jax.plan.chips import Topology
@@ -127,6 +127,9 @@ def abstract_batch(
   }
   if config.task == "supervised":
     batch["labels"] = array(np.int32, side, side)
+  if soft_labels.wanted(config):
+    planes = soft_labels.PLANES
+    batch["soft_labels"] = array(np.uint8, planes, side, side)
   if fields.stored_regions(config):
     del batch["image"]
     size = teacher.regions(config), teacher.width(config)

@@ -1,4 +1,4 @@
-"""The labelling job: a teacher's hard labels of pictures, as records.
+"""The labelling job: a teacher's labels of pictures, as records.
 
 Started again, it continues after its last complete shard. `labels.json` in its
 folder says what the labels were made with; a folder of other labels is refused.
@@ -24,6 +24,7 @@ from sseg_jax.data import (
   manifest,
   pseudo_labels,
   records,
+  soft_labels,
 )
 from sseg_jax.errors import InputError
 from sseg_jax.images import drawing, reader, sheet
@@ -31,7 +32,7 @@ from sseg_jax.images.label_maps import IGNORED
 from sseg_jax.inference import batches
 from sseg_jax.runtime import lease, progress_bar
 from sseg_jax.self_training.pictures import Part, pixels_of
-from sseg_jax.self_training.teacher import Teacher
+from sseg_jax.self_training.teacher import Answer, Teacher
 
 MADE_WITH = "labels.json"
 SHEET = "labels.png"
@@ -42,6 +43,8 @@ _CALLED = {
   "teacher_sha256": "another teacher",
   "classes": "another class list",
   "threshold": "another background threshold",
+  "labels": "another self_training.labels",
+  "soft_classes": "another number of classes a pixel",
   "min_score": "another min_score",
   "keep_share": "another keep_share",
   "class_share": "another class_share",
@@ -150,8 +153,8 @@ def _check_folder(out: str, made_with: dict[str, Any]) -> None:
   if not isinstance(stored, dict):
     raise InputError(f"{place} is damaged; {remedy}")
   stored.setdefault("keep_share", 1.0)  # labels of earlier versions
-  made_with = {"class_share": 1.0} | made_with
-  stored = {"class_share": 1.0} | stored
+  defaults = {"class_share": 1.0, "labels": "hard"}
+  made_with, stored = defaults | made_with, defaults | stored
   for name, value in json.loads(json.dumps(made_with)).items():
     if stored.get(name) != value:
       raise InputError(
@@ -203,10 +206,10 @@ def _write(
   rejected: list[tuple[str, str]] = []
 
   def found() -> Iterator[records.Record]:
-    for record, labels in labelled(teacher, part, batch_size, rejected, moved):
+    for record, answer in labelled(teacher, part, batch_size, rejected, moved):
       nonlocal pixels
-      pixels += np.bincount(labels.ravel(), minlength=len(pixels))
-      yield dataclasses.replace(record, labels=records.encode_png(labels))
+      pixels += np.bincount(answer.labels.ravel(), minlength=len(pixels))
+      yield dataclasses.replace(record, **answer.encoded())
     # Written before the shard counts as finished.
     text = json.dumps({"pixels": pixels.tolist(), "rejected": rejected})
     files.write_text(_counts(out, number), text + "\n")
@@ -234,8 +237,8 @@ def labelled(
   batch_size: int,
   rejected: list[tuple[str, str]],
   moved: Callable[[], None],
-) -> Iterator[tuple[records.Record, np.ndarray]]:
-  """Yields the records of a part in order, each with its labels uint8 [h,w].
+) -> Iterator[tuple[records.Record, Answer]]:
+  """Yields the records of a part in order, each with its labels.
 
   Args:
     teacher: labels the pictures.
@@ -246,12 +249,12 @@ def labelled(
   """
   # Pictures of one size are looked for among so many.
   for whole, images in pixels_of(part, 4 * batch_size, rejected, moved):
-    maps: dict[int, np.ndarray] = {}
+    answers: dict[int, Answer] = {}
     for indices in batches.of_one_shape(images, batch_size):
-      labels = teacher.label(np.stack([images[i] for i in indices]))
-      maps.update(zip(indices, labels, strict=True))
+      found = teacher.answer(np.stack([images[i] for i in indices]))
+      answers.update(zip(indices, found, strict=True))
     for i, record in enumerate(whole):
-      yield record, maps[i]
+      yield record, answers[i]
 
 
 def finish(teacher: Teacher, parts: Sequence[Part], out: str) -> Report:
@@ -299,6 +302,7 @@ def finish(teacher: Teacher, parts: Sequence[Part], out: str) -> Report:
         "info": {
           label_classes.KEY: list(teacher.names),
           "self_training": made_with,
+          **({soft_labels.KEY: soft_labels.KEPT} if teacher.soft else {}),
         },
       },
     )

@@ -3,19 +3,41 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from sseg_jax import benchmarks, prompts, synonyms
-from sseg_jax.data import label_classes
+from sseg_jax.data import label_classes, records, soft_labels
 from sseg_jax.errors import InputError
 from sseg_jax.images.label_maps import IGNORED
 from sseg_jax.inference import background, fixed_classes, sources
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter, winners
 from sseg_jax.pseudo_masks import region_features
+
+_SCORES = 2**26  # of pixels and classes, at once
+
+
+class Answer(NamedTuple):
+  """The labels of a picture.
+
+  Attributes:
+    labels: uint8 [h,w]; 255 is ignored.
+    soft: uint8 [p,h,w], what else each pixel may be (`soft_labels.planes`).
+      None with hard labels.
+  """
+
+  labels: np.ndarray
+  soft: np.ndarray | None
+
+  def encoded(self) -> dict[str, bytes]:
+    """Returns the labels as fields of a record."""
+    found = {"labels": records.encode_png(self.labels)}
+    if self.soft is not None:
+      found["soft_labels"] = soft_labels.encode(self.soft)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +54,7 @@ class Teacher:
       keep it, and the others are ignored.
     least: how sure a pixel must be of each label to keep it, [n]; None
       keeps all. See `class_share`.
+    soft: whether labels are soft.
   """
 
   segmenter: SSegSegmenter
@@ -41,6 +64,7 @@ class Teacher:
   made_with: dict[str, Any]
   keep_share: float = 1.0
   least: Float[np.ndarray, "n"] | None = None
+  soft: bool = False
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -52,16 +76,60 @@ class Teacher:
     self, images: UInt8[np.ndarray, "b h w 3"]
   ) -> UInt8[np.ndarray, "b h w"]:
     """Returns label maps of pictures of one size; 255 is ignored."""
-    maps = []
-    for labels, sureness in self.found(images):
-      is_class = labels > 0 if self.threshold is not None else True
-      unsure = (sureness < self.min_score) & is_class
-      if self.keep_share < 1:
-        unsure |= ~surest(labels, sureness, self.keep_share)
-      if self.least is not None:
-        unsure |= sureness < self.least[labels]
-      maps.append(np.where(unsure, IGNORED, labels).astype(np.uint8))
-    return np.stack(maps)
+    return np.stack([self._kept(*found) for found in self.found(images)])
+
+  def answer(self, images: UInt8[np.ndarray, "b h w 3"]) -> list[Answer]:
+    """Returns the labels of pictures of one size, soft ones if it has these."""
+    if not self.soft:
+      return [Answer(labels, None) for labels in self.label(images)]
+    answers = []
+    for scores in self._scores(images):
+      labels, sureness = self._named(scores.max(-1), scores.argmax(-1))
+      shares = self._shares(scores)
+      if self.threshold is not None:
+        # Scores of classes do not tell how likely background is, so a pixel of
+        # background is that for certain: nothing else is likely.
+        shares = np.pad(shares, ((0, 0), (0, 0), (1, 0)))
+        shares[labels == 0] = 0
+      kept = self._kept(labels, sureness)
+      soft = soft_labels.planes(shares, kept.astype(np.int64))
+      answers.append(Answer(kept, soft))
+    return answers
+
+  def _scores(
+    self, images: UInt8[np.ndarray, "b h w 3"]
+  ) -> Iterator[Float[np.ndarray, "h w c"]]:
+    """Yields the scores of each picture, a few pictures at once."""
+    h, w = images.shape[1:3]
+    most = max(1, _SCORES // (h * w * len(self.class_set.names)))
+    most = 1 << (most.bit_length() - 1)
+    for first in range(0, len(images), most):
+      some = images[first : first + most]
+      found = self.segmenter.scores_many(_filled(some), self.class_set)
+      yield from found[: len(some)]
+
+  def _shares(
+    self, scores: Float[np.ndarray, "h w c"]
+  ) -> Float[np.ndarray, "h w c"]:
+    """Returns the probabilities of the classes, which sum to 1."""
+    if self.segmenter.known:
+      names = tuple(self.segmenter.config.data.classes)
+      if prompts.without_background(names, "data.classes")[1]:
+        # A score is the share of a class among that class and background.
+        scores = scores / np.maximum(1 - scores, 1e-6)
+    return scores / np.maximum(scores.sum(-1, keepdims=True), 1e-12)
+
+  def _kept(
+    self, labels: Int[np.ndarray, "h w"], sureness: Float[np.ndarray, "h w"]
+  ) -> UInt8[np.ndarray, "h w"]:
+    """Returns the labels of a picture that are sure enough; 255 is ignored."""
+    is_class = labels > 0 if self.threshold is not None else True
+    unsure = (sureness < self.min_score) & is_class
+    if self.keep_share < 1:
+      unsure |= ~surest(labels, sureness, self.keep_share)
+    if self.least is not None:
+      unsure |= sureness < self.least[labels]
+    return np.where(unsure, IGNORED, labels).astype(np.uint8)
 
   def found(
     self, images: UInt8[np.ndarray, "b h w 3"]
@@ -71,18 +139,29 @@ class Teacher:
     That is the best score. Background is the surer, the lower that is, so there
     it is the best score times -1.
     """
-    # Filled up to a power of two, so that few programs are compiled.
-    rows = 1 << (len(images) - 1).bit_length()
-    filled = np.concatenate([images, images[-1:].repeat(rows - len(images), 0)])
+    filled = _filled(images)
     bests, indices = winners(self.segmenter, filled, self.class_set)
     for best, index in itertools.islice(
       zip(bests, indices, strict=True), len(images)
     ):
-      if self.threshold is None:
-        yield index, best
-        continue
-      labels = background.apply_threshold(best, index, self.threshold)
-      yield labels, np.where(labels > 0, best, -best)
+      yield self._named(best, index)
+
+  def _named(
+    self, best: Float[np.ndarray, "h w"], index: Int[np.ndarray, "h w"]
+  ) -> tuple[Int[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """Returns the labels of a picture and how sure they are; see `found`."""
+    if self.threshold is None:
+      return index, best
+    labels = background.apply_threshold(best, index, self.threshold)
+    return labels, np.where(labels > 0, best, -best)
+
+
+def _filled(
+  images: UInt8[np.ndarray, "b h w 3"],
+) -> UInt8[np.ndarray, "_ h w 3"]:
+  """Repeats the last picture up to a power of two: few programs to compile."""
+  rows = 1 << (len(images) - 1).bit_length()
+  return np.concatenate([images, images[-1:].repeat(rows - len(images), 0)])
 
 
 def surest(
@@ -158,6 +237,9 @@ def load(fields: Any) -> Teacher:
       )
     },
   }
+  soft = fields.labels == "soft"
+  if soft:  # what hard labels were made with stays as it was
+    made_with |= {"labels": "soft", "soft_classes": soft_labels.KEPT}
   return Teacher(
     segmenter,
     class_set,
@@ -165,6 +247,7 @@ def load(fields: Any) -> Teacher:
     float(fields.min_score),
     made_with,
     float(fields.keep_share),
+    soft=soft,
   )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from sseg_jax import losses
 from sseg_jax.models import fixed_classes
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import resize_bilinear, resize_labels
-from sseg_jax.tasks import true_masks
+from sseg_jax.tasks import soft_targets, true_masks
 from sseg_jax.tasks.task import Metrics
 
 
@@ -27,7 +27,9 @@ def loss(
   Args:
     config: fields as in `default_config.py`.
     model: the network; its batch statistics are updated.
-    batch: as in `train_step.train_step`, with "labels", int32 [b,h,w].
+    batch: as in `train_step.train_step`, with "labels", int32 [b,h,w]. With
+      "soft_labels", uint8 [b,p,h,w], the cross-entropy is that of all classes
+      that a pixel, or the pixels of a mask, may have.
     key: random key of dropout.
   """
   outputs = model(
@@ -80,12 +82,18 @@ def _of_masks(
     size=(h // weights.mask_stride, w // weights.mask_stride),
     index=index,
   )
+  planes, shares = batch.get("soft_labels"), None
+  if planes is not None:
+    shares = soft_targets.of_masks(
+      masks.labels, batch["labels"], planes, k, count
+    )
   classes = class_loss(
     outputs.class_logits,
     jnp.where(counted, names, count),
     index,
     batch["valid"],
     weights.no_object,
+    shares,
   )
   total = weights.mask * mask + weights.classes * classes
   return total, metrics | {"loss/mask": mask, "loss/class": classes}
@@ -97,6 +105,7 @@ def class_loss(
   index: Int[Array, "layers b k"],
   valid: Array,
   no_object: float,
+  shares: Float[Array, "b k _"] | None = None,
 ) -> Float[Array, ""]:
   """Returns the cross-entropy of every query's class, summed over layers.
 
@@ -107,6 +116,8 @@ def class_loss(
     valid: bool [b], the pictures that count.
     no_object: weight of a query that shall be "no object"; others have 1. The
       mean over queries is weighted too, as torch's `cross_entropy` does.
+    shares: probabilities of the classes of each mask, without "no object". They
+      take the place of its one class in the cross-entropy.
   """
   layers, b, n, c = logits.shape
   rows = jnp.arange(b)[None, :, None]
@@ -116,6 +127,14 @@ def class_loss(
   )
   logits = jnp.where(valid[None, :, None, None], logits, 0)
   each = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
+  if shares is not None:
+    found = jnp.take_along_axis(logits, index[..., None], axis=2)
+    log_p = jax.nn.log_softmax(found, axis=-1)[..., :-1]  # [layers, b, k, c]
+    soft = -(shares * log_p).sum(-1)
+    chosen = jnp.where(
+      names == c - 1, jnp.take_along_axis(each, index, axis=2), soft
+    )
+    each = each.at[jnp.arange(layers)[:, None, None], rows, index].set(chosen)
   weight = jnp.where(wanted == c - 1, no_object, 1.0)
   weight = weight * valid[None, :, None]
   total = jnp.maximum(weight.sum((1, 2)), 1e-6)
@@ -129,8 +148,13 @@ def _of_pixels(
   weights = config.loss
 
   def compared(logits: Array) -> Array:
-    labels, valid = batch["labels"], batch["valid"]
-    return pixel_loss(logits, labels, valid, weights.mask_stride)
+    return pixel_loss(
+      logits,
+      batch["labels"],
+      batch["valid"],
+      weights.mask_stride,
+      batch.get("soft_labels"),
+    )
 
   total = compared(outputs.logits)
   metrics = {"loss/pixel": total}
@@ -145,19 +169,26 @@ def pixel_loss(
   labels: Int[Array, "b h w"],
   valid: Array,
   stride: int,
+  planes: UInt8[Array, "b p h w"] | None = None,
 ) -> Float[Array, ""]:
   """Returns the cross-entropy of each pixel's class, the mean over pixels.
 
   Logits are enlarged to the label map. Labels that are no class, as 255, and
   pictures that are not `valid` do not count. With `stride` n, every n-th pixel
-  of a side is compared.
+  of a side is compared. With `planes` a pixel's class is not sure: see
+  `soft_targets.expected`.
   """
   size = labels.shape[1] // stride, labels.shape[2] // stride
   labels = resize_labels(labels, size)
   seen = (labels >= 0) & (labels < logits.shape[-1]) & valid[:, None, None]
   logits = jnp.where(valid[:, None, None, None], logits, 0)
   large = resize_bilinear(logits.transpose(0, 3, 1, 2), size)
-  each = optax.softmax_cross_entropy_with_integer_labels(
-    large.transpose(0, 2, 3, 1), jnp.where(seen, labels, 0)
+  large = large.transpose(0, 2, 3, 1)
+  if planes is not None:
+    planes = resize_labels(planes, size)
+  each = soft_targets.expected(
+    jnp.where(seen, labels, 0),
+    planes,
+    lambda names: optax.softmax_cross_entropy_with_integer_labels(large, names),
   )
   return (each * seen).sum() / jnp.maximum(1, seen.sum())

@@ -18,7 +18,7 @@ from sseg_jax import losses, prompts, tokenizer
 from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
-from sseg_jax.tasks import fixed_classes, true_masks
+from sseg_jax.tasks import fixed_classes, soft_targets, true_masks
 from sseg_jax.tasks.task import Metrics, Setup
 
 
@@ -98,7 +98,9 @@ def loss(
     config: fields as in `default_config.py`.
     model: the network; its batch statistics are updated.
     classes: `class_tokens` and `class_targets` of `frozen`.
-    batch: as in `train_step.train_step`, with "labels", int32 [b,h,w].
+    batch: as in `train_step.train_step`, with "labels", int32 [b,h,w]. With
+      "soft_labels", uint8 [b,p,h,w], the cross-entropy is that of all classes
+      that a pixel, or the pixels of a mask, may have; masks stay as they are.
     key: random key of dropout.
   """
   class_tokens, targets = (jnp.asarray(array) for array in classes)
@@ -148,7 +150,7 @@ def loss(
   if by_regions:
     name = "loss/region"
     words = _region_loss(
-      class_probabilities, image, masks.present, counted, targets
+      class_probabilities, image, _wanted(masks, batch, targets, k), counted
     )
   else:
     name = "loss/pixel"
@@ -157,20 +159,30 @@ def loss(
   return total, metrics | {"loss/mask": mask, name: words}
 
 
+def _wanted(
+  masks: true_masks.Masks, batch: dict[str, Array], targets: Array, k: int
+) -> Array:
+  """Returns the probabilities that each mask's classes should have, [b,k,c]."""
+  planes = batch.get("soft_labels")
+  if planes is None:
+    return targets[true_masks.names(masks.present, k)]
+  shares = soft_targets.of_masks(
+    masks.labels, batch["labels"], planes, k, len(targets)
+  )
+  return jnp.einsum("bkl,lc->bkc", shares, targets, precision="highest")
+
+
 def _region_loss(
   class_probabilities: Callable[[Array], Array],
   image: sseg.ImageOutputs,
-  present: Array,
+  wanted: Array,
   counted: Array,
-  targets: Array,
 ) -> Array:
   """Returns the cross-entropy of each mask's class, the mean over masks."""
-  k = counted.shape[1]
   # Set to 0 before the logarithm: a NaN would reach every gradient.
   parts = jnp.where(counted[..., None], image.part_embeddings, 0)
   log_p = _log(class_probabilities(parts))  # [b, k, c]
-  names = true_masks.names(present, k)
-  each = -(targets[names] * log_p).sum(-1)
+  each = -(wanted * log_p).sum(-1)
   return (each * counted).sum() / jnp.maximum(1, counted.sum())
 
 
@@ -190,7 +202,12 @@ def _pixel_loss(
   small = jnp.where(true_masks.known(labels, len(targets)), labels, -1)
   small = losses.resize_labels(small, (h, w))
   seen = (small >= 0) & valid
-  each = -(targets[jnp.maximum(small, 0)] * _log(scores)).sum(-1)
+  log_p, planes = _log(scores), batch.get("soft_labels")
+  if planes is not None:
+    planes = losses.resize_labels(planes, (h, w))
+  each = soft_targets.expected(
+    jnp.maximum(small, 0), planes, lambda name: -(targets[name] * log_p).sum(-1)
+  )
   return (each * seen).sum() / jnp.maximum(1, seen.sum())
 
 
