@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -14,9 +15,10 @@ from test_segmenter import COLOURS, stripes
 
 from sseg_jax import self_training_fields
 from sseg_jax.checkpoints import checkpoint
-from sseg_jax.data import label_classes, manifest, records
+from sseg_jax.data import label_classes, manifest, records, soft_labels
 from sseg_jax.errors import InputError
 from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime import preemption
 from sseg_jax.self_training import (
   class_share,
@@ -111,6 +113,109 @@ def test_background_and_unsure_pixels(red, tmp_path):
   unsure = _maps(tmp_path / "b")["1"]
   # The same pixels, but for the surest, which are never background.
   assert ((unsure == 255) >= (maps == 0)).all()
+
+
+def _soft(made):
+  return dataclasses.replace(
+    made,
+    soft=True,
+    made_with=made.made_with | {"labels": "soft", "soft_classes": 4},
+  )
+
+
+def _planes(out):
+  found = {}
+  for record in records.read(str(out)):
+    image = Image.open(io.BytesIO(record.soft_labels))
+    width, height = image.size
+    shape = soft_labels.PLANES, height // soft_labels.PLANES, width
+    found[record.key.decode()] = np.asarray(image).reshape(shape)
+  return found
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9])
+def test_soft_labels_are_the_scores_beside_the_labels_of_hard_ones(
+  red, tmp_path, threshold
+):
+  made = red(threshold=threshold)
+  folder = _records(tmp_path / "in")
+  _label(made, folder, tmp_path / "hard")
+  _label(_soft(made), folder, tmp_path / "soft", batch_size=2)
+  hard, soft = (_maps(tmp_path / name) for name in ("hard", "soft"))
+  jax.tree.map(np.testing.assert_array_equal, soft, hard)
+  found = manifest.read_manifest(str(tmp_path / "soft"))
+  assert found.info[soft_labels.KEY] == 4 and found.labels
+  first, seen = int(threshold is not None), set()
+  planes = _planes(tmp_path / "soft")
+  for i, size in enumerate(SIZES):
+    image = stripes(*size)[0]
+    scores = made.segmenter.scores(image, made.class_set)
+    shares = scores / scores.sum(-1, keepdims=True)
+    labels, classes = soft[str(i)], planes[str(i)][:3]
+    assert planes[str(i)].shape == (6, *size)
+    weights = planes[str(i)][3:] / 255
+    seen |= set(np.unique(labels))
+    for y, x in np.ndindex(*size):
+      got = np.zeros(first + 3)
+      got[labels[y, x]] += 1 - weights[:, y, x].sum()
+      for j in range(3):
+        got[classes[j, y, x]] += weights[j, y, x]
+      expected = np.zeros(first + 3)
+      if first and labels[y, x] == 0:
+        expected[0] = 1  # background is sure
+      else:
+        expected[first:] = shares[y, x]
+      np.testing.assert_allclose(got, expected, atol=3 / 255)
+  assert seen == set(range(first + 3))
+
+
+def test_soft_labels_of_a_list_with_background_are_odds(red):
+  class Known(SSegSegmenter):
+    def __init__(self):
+      pass
+
+    known = COLOURS
+    config = types.SimpleNamespace(
+      data=types.SimpleNamespace(classes=("background", *COLOURS))
+    )
+
+    def scores_many(self, images, class_set):
+      p = np.array([0.2, 0.4, 0.3, 0.1], np.float32)  # background first
+      shares = p[1:] / (p[1:] + p[0])
+      return np.broadcast_to(shares, (*images.shape[:3], 3))
+
+  made = dataclasses.replace(_soft(red(threshold=0.5)), segmenter=Known())
+  (answer,) = made.answer(np.zeros((1, 4, 4, 3), np.uint8))
+  assert (answer.labels == 1).all()
+  np.testing.assert_array_equal(answer.soft[:2, 0, 0], [2, 3])
+  np.testing.assert_allclose(
+    answer.soft[3:, 0, 0] / 255, [0.375, 0.125, 0], atol=0.003
+  )
+
+
+def test_hard_and_soft_labels_are_told_apart_and_a_killed_job_goes_on(
+  red, tmp_path
+):
+  folder = _records(tmp_path / "in")
+  _label(red(), folder, tmp_path / "hard")
+  _label(_soft(red()), folder, tmp_path / "soft")
+  for made, out, message in (
+    (red(), "soft", 'another self_training.labels \\("soft", not "hard"\\)'),
+    (_soft(red()), "hard", 'another self_training.labels \\("hard", not "soft'),
+  ):
+    with pytest.raises(InputError, match=message):
+      _label(made, folder, tmp_path / out)
+  left = [4]
+
+  def dies():
+    left[0] -= 1
+    if not left[0]:
+      raise preemption.Stopped
+
+  with pytest.raises(preemption.Stopped):
+    _label(_soft(red()), folder, tmp_path / "out", check=dies)
+  _label(_soft(red()), folder, tmp_path / "out")
+  assert _files(tmp_path / "out") == _files(tmp_path / "soft")
 
 
 def test_the_surest_share_of_each_label_is_kept(rng):
@@ -407,6 +512,26 @@ def test_the_whole_run_and_a_stop_in_each_phase(
   assert [line.split(":")[0] for line in lines] == [
     *("teacher", "student", "difference")
   ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["text", "classes"])
+def test_a_student_learns_soft_labels(config, tmp_path, monkeypatch, head):
+  other = _changed(config, self_training__labels="soft", model__head=head)
+  other.text.frozen = head == "text"
+  other.self_training.start = "scratch"
+  monkeypatch.setattr(
+    run.checkpoint_scores, "run", lambda path, *_: {"mine": {"mIoU": 1.0}}
+  )
+  result = run.run(other.lock(), tmp_path / "run", StopAfter(1000))
+  assert result["labels"]["made_with"]["labels"] == "soft"
+  assert checkpoint.load(tmp_path / "run" / "student").step == 4
+  # It goes on alone, and says what it lacks.
+  student = run.student_config(other, "", "", COLOURS)
+  student.data.train = _records(tmp_path / "in", labels=b"x", count=2)
+  student.data.classes = COLOURS
+  with pytest.raises(InputError, match="in holds no soft labels"):
+    run.train.train(student, tmp_path / "alone", StopAfter(1000))
 
 
 def test_all_processes_end_alike_if_one_was_asked_to_stop(

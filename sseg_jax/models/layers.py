@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from sseg_jax.models.flax_versions import List
 
@@ -231,8 +231,8 @@ def resize_bilinear(
 
 
 def resize_labels(
-  labels: Int[Array, "*batch H W"], size: tuple[int, int]
-) -> Int[Array, "*batch h w"]:
+  labels: Integer[Array, "*batch H W"], size: tuple[int, int]
+) -> Integer[Array, "*batch h w"]:
   """Resizes by torch's "nearest": source index = floor(target * in / out)."""
   for axis, out in zip((-2, -1), size, strict=True):
     if labels.shape[axis] != out:

@@ -130,9 +130,9 @@ def class_loss(
   if shares is not None:
     found = jnp.take_along_axis(logits, index[..., None], axis=2)
     log_p = jax.nn.log_softmax(found, axis=-1)[..., :-1]  # [layers, b, k, c]
-    soft = -(shares * log_p).sum(-1)
+    soft = -(shares[None] * log_p).sum(-1)
     chosen = jnp.where(
-      names == c - 1, jnp.take_along_axis(each, index, axis=2), soft
+      names[None] == c - 1, jnp.take_along_axis(each, index, axis=2), soft
     )
     each = each.at[jnp.arange(layers)[:, None, None], rows, index].set(chosen)
   weight = jnp.where(wanted == c - 1, no_object, 1.0)
