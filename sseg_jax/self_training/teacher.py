@@ -32,9 +32,9 @@ class Answer(NamedTuple):
   labels: np.ndarray
   soft: np.ndarray | None
 
-  def encoded(self) -> dict[str, bytes]:
+  def encoded(self) -> dict[str, Any]:
     """Returns the labels as fields of a record."""
-    found = {"labels": records.encode_png(self.labels)}
+    found: dict[str, Any] = {"labels": records.encode_png(self.labels)}
     if self.soft is not None:
       found["soft_labels"] = soft_labels.encode(self.soft)
     return found
