@@ -52,7 +52,7 @@ def _scores(flags: argparse.Namespace) -> int:
       benchmark.name, gathered.Gathered(benchmark, flags.max_images)
     )
 
-  before = write.prepare(flags.report) if flags.report else []
+  before = write.prepare(flags.report) if flags.report else None
   place = flags.out or flags.report
   kept = place / "unfinished" if place else None
   settings = checkpoint_scores.Settings(
@@ -76,7 +76,7 @@ def _scores(flags: argparse.Namespace) -> int:
     results = system_scores.run(
       flags.system, specs, settings, Options(**_given(flags, *names))
     )
-  if flags.report:
+  if before is not None:
     write.write(flags.report, before, results, seen)
   if kept:
     unfinished.remove(kept, list(results))
@@ -92,6 +92,7 @@ def _scores(flags: argparse.Namespace) -> int:
 def _oracle(flags: argparse.Namespace) -> int:
   from sseg_jax import benchmarks
   from sseg_jax.benchmarks import table1, table1_rows
+  from sseg_jax.paper_report import generators, write
 
   pictures = 6 if flags.pictures is None else flags.pictures
   settings = table1.Settings(
@@ -113,6 +114,14 @@ def _oracle(flags: argparse.Namespace) -> int:
   ]
   if flags.out:
     files.make_folder("out", flags.out)
+  kept = write.prepare(flags.report) if flags.report else None
+
+  def finished(row: str, found: dict[str, Any]) -> None:
+    nonlocal kept
+    if kept is not None:
+      new = generators.entries(row, found, opened, settings)
+      kept = write.write_oracle(flags.report, kept, new)
+
   results = table1.run(
     rows,
     opened,
@@ -123,6 +132,7 @@ def _oracle(flags: argparse.Namespace) -> int:
     },
     weights=table1.parse_weights(weights, rows),
     out=flags.out,
+    finished=finished,
   )
   print(json.dumps(results) if flags.json else table1.table(results))
   missing = table1_rows.NEEDS_FOLDER

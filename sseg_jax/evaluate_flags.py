@@ -81,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
     type=files.path,
     metavar="DIR",
     help="writes report.html and report.json there: the paper's tables beside"
-    " the scores of this call, and of earlier calls with the same folder",
+    " the scores of this call, and of earlier calls with the same folder; with"
+    " --oracle Table 1",
   )
   add("--json", action="store_true", help="print the result as JSON")
   _add_flags_of_scores(result.add_argument_group("scores of a checkpoint"))
@@ -242,7 +243,7 @@ def check(flags: argparse.Namespace) -> None:
   where = "belongs to --oracle; add that, or leave this out"
   if flags.oracle:
     where = "belongs to scores of a checkpoint, not to --oracle"
-    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "report", "pamr"]
+    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "pamr"]
   elif other:
     where = f"means nothing for --system={flags.system}; leave it out"
     wrong += ["checkpoint", "words_report", *_OF_ORACLE]

@@ -8,10 +8,12 @@ import pytest
 import saved_networks
 import small_vit
 from PIL import Image
+from test_paper_report import Benchmark, Page
 
 from sseg_jax import evaluate
 from sseg_jax.benchmarks import table1, table1_rows
 from sseg_jax.errors import InputError
+from sseg_jax.paper_report import generators, write
 from sseg_jax.pseudo_masks import generator
 
 
@@ -186,3 +188,84 @@ def test_a_benchmark_without_labels_has_a_dash():
   assert (
     table1.table({"pixels": row}).splitlines()[-1].split()[1:3] == ["-"] * 2
   )
+
+
+def test_the_command_fills_table_1_of_a_report(folder, tmp_path, capsys):
+  report = tmp_path / "report"
+  flags = (f"--report={report}", "--generators=pixels", "--time_batch=0")
+  assert command(folder, *flags) == 0
+  kept = json.loads((report / write.JSON).read_text())
+  (entry,) = kept["oracle"]
+  assert entry["settings"]["k"] == 4 and entry["settings"]["image_size"] == 32
+  assert entry["versions"]["numpy"] and "commit" in entry
+  head, spectral, pixels = next(tables_of_masks(report))[:3]
+  assert head[2:5] == ["voc, paper", "voc, here (pictures)", "context, paper"]
+  assert spectral[2:4] == ["49.2", "not run"] and spectral[-1] == "not run"
+  assert pixels[2:4] == ["49.5", "not run"]
+  assert head[6] == "halves, here (pictures)"
+  assert pixels[6] == f"{entry['result']['mIoU']:.2f} (3)"
+  assert pixels[7:] == ["0.188", "not run"]
+  # Tables 2 to 4 are there, without a run.
+  text = (report / write.HTML).read_text()
+  assert "Table 4" in text and kept["runs"] == []
+  # Nothing is added to what is no report.
+  (report / write.JSON).write_text("[]")
+  assert command(folder, *flags) == 2
+  assert "is not a report of this version" in capsys.readouterr().err
+
+
+def tables_of_masks(report):
+  """Yields the rows of each Table 1 of a report."""
+  rows = Page((report / write.HTML).read_text()).rows
+  size = len(table1_rows.PAPER) + 2
+  for i, row in enumerate(rows):
+    if row[0] == generators.TITLE:
+      yield rows[i : i + size]
+
+
+def test_scores_of_different_settings_do_not_share_a_table(tmp_path):
+  before = write.prepare(tmp_path)
+
+  def add(miou, name="voc", split="val", *, row="dino", weights="", **settings):
+    nonlocal before
+    score = {"benchmark": name, "images": 9, "mIoU": miou}
+    score["mIoU_seeds"] = [miou - 1, miou + 1] if miou else [None, None]
+    fields = table1_rows.ROWS[row] | {"k": 8, "weights": weights}
+    found = {"benchmarks": {name: score}, "fields": fields}
+    opened = Benchmark(name)
+    opened.split = split
+    new = generators.entries(
+      row,
+      {**found, "seconds_per_image": 0.0123},
+      [opened],
+      table1.Settings(**{"time_batch": 4, **settings}),
+    )
+    before = write.write_oracle(tmp_path, before, new)
+
+  add(60.0)
+  add(61.0)  # the same again takes the place of the first
+  add(62.0, split="train")
+  add(63.0, "context")
+  add(64.0, weights="mine.npz")
+  add(65.0, image_size=224)
+  add(66.0, max_images=9)
+  add(None, row="mae")
+  first, smaller, fewer = tables_of_masks(tmp_path)
+  assert first[5][:4] == [
+    "K-means of DINO (the paper's)",
+    "dino_vits8",
+    "78.8",
+    "61.00 [60.00-62.00] (9, val)62.00 [61.00-63.00] (9, train)",
+  ]
+  assert first[5][4:6] == ["66.3", "63.00 [62.00-64.00] (9, val)"]
+  assert first[5][7] == "0.0123 (cpu, 4 of 224 pixels)"
+  assert first[6][1:4] == ["mine.npz", "78.8", "64.00 [63.00-65.00] (9, val)"]
+  assert smaller[5][3].startswith("65.00") and fewer[5][3].startswith("66.00")
+  text = (tmp_path / write.HTML).read_text()
+  assert "Run here: 224x224 pixels" in text and "9 pictures of each" in text
+  # A row that the paper does not have, and nothing that could be scored.
+  assert "<td>mae</td><td>mae_vitb16</td>" in text
+  assert "<b>-</b>" not in text
+  # What was kept is kept by the next call, of whichever kind.
+  write.write(tmp_path, write.prepare(tmp_path), {}, {})
+  assert write.prepare(tmp_path) == before

@@ -10,7 +10,7 @@ changes of its form. On a first read, go to `run`.
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def run(
   fields: Mapping[str, Any],
   weights: Mapping[str, str] | None = None,
   out: Path | None = None,
+  finished: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Scores and times generators.
 
@@ -114,6 +115,7 @@ def run(
       only concerns rows with a network.
     weights: of networks, by generator; others have their usual ones.
     out: an existing folder; gets result.json after every row, and pictures.
+    finished: gets each row, and what is returned of it, as soon as it is done.
 
   Returns:
     Row -> {"benchmarks": what `oracle.score` gives by name, "fields",
@@ -147,6 +149,8 @@ def run(
     if out:
       text = json.dumps(results, indent=2) + "\n"
       files.write_text(out / "result.json", text)
+    if finished:
+      finished(row, results[row])
   if out and settings.pictures:
     for name, samples in drawn.items():
       drawing.save(out / f"masks_{name}.png", report.masks(samples, rows))

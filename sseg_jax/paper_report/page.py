@@ -6,7 +6,8 @@ from typing import Any
 from sseg_jax import html_page
 from sseg_jax.html_page import Html, element
 from sseg_jax.inference import protocols
-from sseg_jax.paper_report.tables import ORACLE, TABLES, Table
+from sseg_jax.paper_report import generators
+from sseg_jax.paper_report.tables import TABLES, Table
 
 _NOT_RUN = element("span", "not run", kind="none")
 
@@ -32,7 +33,10 @@ def page(report: Mapping[str, Any]) -> str:
   for name in names:
     own = [run for run in runs if run["result"]["protocol"] == name]
     sections.append((f"Protocol {name}", _protocol(own)))
-  sections += [("Pseudo-masks", _oracle()), *map(_run, runs)]
+  if not names:
+    sections.append(("Systems", _protocol(())))
+  masks = generators.section(report["oracle"])
+  sections += [("Pseudo-masks", masks), *map(_run, runs)]
   return html_page.page("Scores beside the paper's", sections)
 
 
@@ -87,25 +91,6 @@ def _table(table: Table, runs: Sequence[Mapping[str, Any]]) -> Html:
   for benchmark in table.benchmarks:
     head += [f"{benchmark}, paper", "here (pictures)"]
   return html_page.table(head, rows)
-
-
-def _oracle() -> str:
-  rows = [
-    (name, f"{voc:.1f}", f"{context:.1f}", f"{seconds:.3f}")
-    for name, voc, context, seconds in ORACLE
-  ]
-  head = (
-    "Table 1: pseudo-masks with oracle labels",
-    "voc, paper",
-    "context, paper",
-    "seconds a picture, paper",
-  )
-  note = (
-    "Not run in a report: ",
-    element("code", "evaluate --oracle"),
-    " scores these on this machine.",
-  )
-  return html_page.table(head, rows) + element("p", *note, kind="note")
 
 
 def _run(run: Mapping[str, Any]) -> _Section:

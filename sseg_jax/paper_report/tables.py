@@ -1,4 +1,4 @@
-"""The figures that the paper prints, and the rows of its tables."""
+"""The figures that the paper prints, and the rows of its tables 2 to 4."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -94,13 +94,4 @@ TABLES = (
       Row("DeepLabV3+, supervised", "", (89.9, 48.5, 66.9)),
     ),
   ),
-)
-# Table 1, of pseudo-masks with oracle labels: (row of `--generators`, mIoU on
-# VOC and Context, seconds a picture). `evaluate --oracle` scores them.
-ORACLE = (
-  ("spectral clustering of pixels", 49.2, 43.2, 0.543),
-  ("K-means of pixels", 49.5, 43.3, 0.188),
-  ("K-means of an ImageNet ViT", 68.8, 58.1, 0.079),
-  ("GroupViT's groups", 73.7, 54.6, 0.002),
-  ("K-means of DINO (the paper's)", 78.8, 66.3, 0.002),
 )
