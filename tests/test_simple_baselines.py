@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import types
 
 import jax
@@ -13,16 +14,17 @@ from PIL import Image
 from stored import save_checkpoint
 from test_train_step import CLASSES
 
-from sseg_jax import config_check, evaluate, tokenizer, train_step
+from sseg_jax import config_check, evaluate, main, tokenizer, train_step
 from sseg_jax.baselines import trained
 from sseg_jax.baselines.b1_of_run import MasksThenRun
 from sseg_jax.errors import InputError
-from sseg_jax.inference import fixed_classes
+from sseg_jax.inference import fixed_classes, sources
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import backbones, sseg
 from sseg_jax.models.layers import PIXEL_MEAN, normalize_pixels
 from sseg_jax.models.vit_pyramid import TokenMap
+from sseg_jax.study import __main__ as study
 
 SIDE, PATCH = 32, 8
 SIZES = dict(
@@ -243,6 +245,54 @@ def test_a_checkpoint_is_scored_under_its_own_name(
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert f"--system={system}: the checkpoint is one of b2" in message
+
+
+# Of both configs, to draw, compile and run in seconds.
+TINY = {
+  "total_steps": 2, "batch_size": 2, "image_size": SIDE, "data.lanes": 2,
+  "data.shapes.train_size": 4, "data.shapes.eval_size": 1, "data.threads": 1,
+  "optim.warmup_steps": 1, "log_every_steps": 1, "evaluate.every_steps": 0,
+  "evaluate.image_size": SIDE, "evaluate.stride": SIDE, "text.width": 16,
+  "model.embed_dim": 16, "model.proj_hidden": 16, "pseudo_masks.iterations": 1,
+  "evaluate.threshold_images": 1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_configs_from_main_to_scores_and_a_figure(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setitem(backbones.BACKBONES, "vit_tiny8", (TokenMap, SIZES))
+  configs = pathlib.Path(__file__).parents[1] / "configs"
+  runs = {name: tmp_path / name for name in ("b2", "linear_probe")}
+  fields = dict(TINY)
+  for name, run in runs.items():
+    if name == "linear_probe":
+      fields["start_from"] = runs["b2"]
+    argv = [f"--config.{field}={value}" for field, value in fields.items()]
+    argv += [f"--config={configs / name}.py", f"--workdir={run}", "--json"]
+    assert main.run(argv) == 0
+    told = json.loads(capsys.readouterr().out)
+    plain = run / "data" / "plain"
+    flags = [f"--checkpoint={run}", f"--benchmarks={plain}", "--json"]
+    assert evaluate.main([*flags, f"--system={name}"]) == 0
+    result = json.loads(capsys.readouterr().out)["plain"]
+    assert result["system"] == name and result["images"] == 1
+    assert result["mIoU"] == told["benchmarks"]["plain"]["mIoU"]
+  # The probe has the tokens of B2, as they were.
+  b2, probe = (sources.read(run).params["backbone"] for run in runs.values())
+  assert jax.tree.all(jax.tree.map(np.array_equal, b2, probe))
+  systems = ",".join(f"{name}={run}" for name, run in runs.items())
+  argv = ["--figure=9", f"--systems={systems}", f"--benchmarks={plain}"]
+  argv += [f"--out={tmp_path}", "--pictures=1"]
+  assert study.main(argv) == 0
+  told = json.loads(capsys.readouterr().out)["figure_9_plain.png"]["systems"]
+  assert [s["title"] for s in told] == ["B2", "linear probe"]
+  assert told[1]["mIoU"] == result["mIoU"]
+  assert (tmp_path / "figure_9_plain.png").is_file()
+  argv[1] = f"--systems=sseg={runs['b2']}"
+  assert study.main(argv) == 2
+  assert "the checkpoint is one of b2" in capsys.readouterr().err
 
 
 def test_the_system_of_a_config(tiny_config):

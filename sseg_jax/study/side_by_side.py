@@ -25,6 +25,7 @@ from sseg_jax import (
   prompts,
   system_scores,
 )
+from sseg_jax.baselines import trained
 from sseg_jax.baselines.options import Options
 from sseg_jax.benchmarks.sample import Benchmark, Sample
 from sseg_jax.errors import InputError
@@ -43,7 +44,12 @@ _TITLES = {
   "maskclip": "MaskCLIP",
   "groupvit": "GroupViT",
   "b1": "B1",
+  "b2": "B2",
+  "linear_probe": "linear probe",
+  "maskformer": "MaskFormer",
 }
+# Systems of `--figure=9`; those that `main` trains come first.
+_SYSTEMS = (trained.METHOD, *trained.TRAINED, *baselines.SYSTEMS)
 
 
 class Shown(NamedTuple):
@@ -51,7 +57,7 @@ class Shown(NamedTuple):
 
   Attributes:
     title: above its pictures.
-    system: "sseg", or a key of `baselines.SYSTEMS`.
+    system: one of `_SYSTEMS`, or "" for what a checkpoint is.
     place: the checkpoint, weights or folder of label maps.
   """
 
@@ -158,8 +164,9 @@ def _labelled(
     protocol=None if made_elsewhere else flags.protocol,
     observer=collected,
   )
-  if shown.system == "sseg":
-    return collected, checkpoint_scores.run(shown.place, specs, settings)
+  if not shown.system or trained.is_trained(shown.system):
+    results = checkpoint_scores.run(shown.place, specs, settings, shown.system)
+    return collected, results
   options = (
     Options(predictions=shown.place)
     if made_elsewhere
@@ -262,7 +269,7 @@ def _runs(text: str) -> list[Shown]:
     title, equals, place = part.partition("=")
     if not equals:
       title, place = Path(part).name, part
-    found.append(Shown(title or place, "sseg", files.expand(place)))
+    found.append(Shown(title or place, "", files.expand(place)))
   if not found:
     raise InputError("runs is empty: give work directories, as runs/a,runs/b")
   return found
@@ -273,10 +280,9 @@ def _systems(text: str) -> list[Shown]:
   found = []
   for part in filter(None, (part.strip() for part in text.split(","))):
     system, equals, place = part.partition("=")
-    if not (equals and place) or system not in ("sseg", *baselines.SYSTEMS):
+    if not (equals and place) or system not in _SYSTEMS:
       raise InputError(
-        f"systems: {part!r} is not SYSTEM=PLACE of one of sseg,"
-        f" {', '.join(baselines.SYSTEMS)}"
+        f"systems: {part!r} is not SYSTEM=PLACE of one of {', '.join(_SYSTEMS)}"
       )
     title = _TITLES.get(system, system)
     found.append(Shown(title, system, files.expand(place)))
