@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sseg_jax.exporting import to_onnx
 from sseg_jax.models import backbones, resnet
 
 
@@ -51,3 +52,19 @@ def test_pictures_that_are_not_valid_leave_no_trace(rng):
   masked = run(spoilt, valid)
   for a, b in zip(whole, masked, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the converter
+def test_the_onnx_converter_takes_the_padded_maximum(tmp_path, rng):
+  pytest.importorskip("jax2onnx")
+  onnxruntime = pytest.importorskip("onnxruntime")
+  model = resnet.ResNet(depths=(1, 1, 1, 1), width=4, rngs=nnx.Rngs(0))
+  image = rng.normal(size=(1, 64, 64, 3)).astype(np.float32)
+  path = tmp_path / "resnet.onnx"
+  inputs = {"image": (image.shape, np.float32)}
+  to_onnx._write(path, lambda x: model(x)["res5"], inputs, ["res5"])
+  session = onnxruntime.InferenceSession(path)
+  (found,) = session.run(None, {"image": image})
+  image = jnp.asarray(image)
+  np.testing.assert_allclose(found, model(image)["res5"], atol=1e-4)

@@ -178,7 +178,10 @@ class ResNet(nnx.Module):
     del unused
     how: dict[str, Any] = {"train": train, "valid": valid}
     x = nnx.relu(self.stem(image, **how))
-    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # Zeros are as good as torch's minus infinity here, since no value is below.
+    # The ONNX converter takes names of arguments, and no padding in numbers.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     outputs = {}
     for name, blocks in zip(LEVELS, self.stages, strict=True):
       for block in blocks:
