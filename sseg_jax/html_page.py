@@ -15,7 +15,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto;
   padding: 0 1em; color: #1c2330; background: #fff; }
 h2 { margin-top: 2.2em; border-bottom: 1px solid #d8dde6; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: 1.2em; }
 table { border-collapse: collapse; }
 td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: middle;
   border-bottom: 1px solid #e6e9ef; }
@@ -31,7 +31,7 @@ figcaption, .note { color: #5a6475; font-size: 13px; overflow-wrap: anywhere; }
 .wide img { max-width: 100%; max-height: none; }
 td .strip { white-space: nowrap; }
 .key { color: #777; font-size: 11px; }
-.none { color: #7a8394; }
+.none { color: #7a8394; white-space: nowrap; }
 code { background: #f4f6fa; overflow-wrap: anywhere; }
 """
 
