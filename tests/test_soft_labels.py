@@ -221,8 +221,9 @@ def test_sure_labels_give_the_text_student_the_loss_of_hard_ones(by_regions):
       )
     )(outputs, text)
 
+  # Two programs round sums of values up to one differently.
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
     run(batch | {"soft_labels": sure}),
     run(batch),
   )
@@ -267,7 +268,7 @@ def test_sure_labels_give_a_list_of_classes_the_loss_of_hard_ones(rng):
   sure = np.zeros((3, soft_labels.PLANES, 8, 8), np.uint8)
   for stride in (1, 2):
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
       *(
         jax.value_and_grad(_pixel_loss)(logits, labels, valid, stride, planes)
         for planes in (None, sure)
