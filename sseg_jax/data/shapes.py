@@ -14,23 +14,22 @@ word makes it another data set. This module needs NumPy and Pillow only.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sseg_jax import errors, files
+from sseg_jax.data import conversion
 from sseg_jax.data.drawing import (
   CLASS_NAMES,
   GROUNDS,
@@ -43,6 +42,7 @@ from sseg_jax.data.drawing import (
 VERSION = 1
 # Fewer pictures are drawn here, sooner than processes for them would start.
 _FEW = 1000
+_AT_ONCE = 64  # that a process is given
 # Pairs of nouns that occur only in the kind "held_out": twelve pairs of a thing
 # and a ground, and six pairs of things.
 HELD_OUT = frozenset(
@@ -231,13 +231,15 @@ def write(
     (kind, "val", i) for i in range(eval_size) for kind in ("plain", "hard")
   ]
   drawn = train_size + len(val) + len(KINDS) * eval_size
-  with _mapper(workers, drawn) as encoded:
+  if workers is None:
+    workers = 0 if drawn < _FEW else os.cpu_count() or 1
+  with conversion.processes(workers) as run:
     for split, jobs in (("train", train), ("val", val)):
       with records.RecordWriter(
         names[split], shard_size=2048, split=split, overwrite=True
       ) as writer:
         writer.info.update(generator="shapes", **request)
-        made = encoded(jobs)
+        made = _draw(run, jobs)
         for job, (image, labels, caption) in zip(jobs, made, strict=True):
           writer.write(
             records.Record(
@@ -249,28 +251,21 @@ def write(
           )
     for kind in KINDS:
       jobs = [(kind, "val", i) for i in range(eval_size)]
-      _write_benchmark(Path(names[kind]), encoded(jobs))
+      _write_benchmark(Path(names[kind]), _draw(run, jobs))
   # Written last: if writing is interrupted, the next call starts again.
   files.write_text(done, json.dumps(request))
   return names
 
 
-@contextlib.contextmanager
-def _mapper(workers: int | None, drawn: int) -> Iterator[Callable]:
-  """Gives a function that draws and encodes scenes, in order."""
-  if workers is None and drawn < _FEW:
-    yield lambda jobs: map(_encoded, jobs)
-    return
-  # Not fork: JAX and TensorFlow have already started threads.
-  with ProcessPoolExecutor(
-    workers or os.cpu_count(), mp_context=get_context("spawn")
-  ) as pool:
-    yield lambda jobs: pool.map(_encoded, jobs, chunksize=64)
+def _draw(run: conversion.Run, jobs: Sequence[tuple]) -> Iterator[tuple]:
+  """Yields picture, labels and caption of each job, arguments of `render`."""
+  some = ((jobs[i : i + _AT_ONCE],) for i in range(0, len(jobs), _AT_ONCE))
+  return itertools.chain.from_iterable(run(_encoded, some))
 
 
-def _encoded(job: tuple[str, str, int]) -> tuple[bytes, bytes, str]:
-  scene = render(*job)
-  return png(scene.image), png(scene.labels), scene.caption
+def _encoded(jobs: Sequence[tuple]) -> list[tuple[bytes, bytes, str]]:
+  scenes = [render(*job) for job in jobs]
+  return [(png(s.image), png(s.labels), s.caption) for s in scenes]
 
 
 def _write_benchmark(
