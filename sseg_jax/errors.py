@@ -28,7 +28,7 @@ class InputError(ValueError):
     return [f"error: {self}"]
 
 
-class Unavailable(RuntimeError):  # noqa: N818, says what it is
+class Unavailable(RuntimeError):
   """Something outside of this process was not available in time.
 
   The message is one line, as an `InputError`'s; but starting again may help.

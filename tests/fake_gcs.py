@@ -28,7 +28,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   log: list[str]
   context: ssl.SSLContext
 
-  def do_CONNECT(self):  # noqa: N802, the library's name
+  def do_CONNECT(self):
     self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
     self.connection = self.context.wrap_socket(
       self.connection, server_side=True
@@ -37,7 +37,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.wfile = self.connection.makefile("wb", 0)
     self.close_connection = False
 
-  def do_GET(self):  # noqa: N802
+  def do_GET(self):
     url = urllib.parse.urlsplit(self.path)
     self.log.append(f"GET {url.path} {self.headers.get('Range', '')}".strip())
     if url.path.startswith("/storage/v1/b/"):
@@ -45,7 +45,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       self._content(urllib.parse.unquote(url.path.split("/", 2)[2]))
 
-  def do_POST(self):  # noqa: N802
+  def do_POST(self):
     url = urllib.parse.urlsplit(self.path)
     self._body()
     if url.path.startswith("/upload/"):  # the start of an upload
@@ -58,13 +58,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self.objects[new] = self.objects[old]
       self._send(200, b'{"done": true}')
 
-  def do_PUT(self):  # noqa: N802
+  def do_PUT(self):
     query = urllib.parse.urlsplit(self.path).query
     (name,) = urllib.parse.parse_qs(query)["name"]
     self.objects[name] = self._body()
     self._send(200)
 
-  def do_DELETE(self):  # noqa: N802
+  def do_DELETE(self):
     path = urllib.parse.urlsplit(self.path).path
     name = urllib.parse.unquote(path.rpartition("/")[2])
     found = self.objects.pop(name, None) is not None

@@ -104,7 +104,7 @@ def test_a_broken_file_that_pillow_opened():
 @pytest.fixture
 def address():
   class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
       found = self.path == "/a.png"
       body = png(Image.fromarray(RGB)) if found else b"<p>no</p>"
       self.send_response(200 if self.path != "/absent.png" else 404)

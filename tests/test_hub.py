@@ -19,10 +19,10 @@ class Repository(http.server.BaseHTTPRequestHandler):
 
   protocol_version = "HTTP/1.1"
 
-  def do_HEAD(self):  # noqa: N802
+  def do_HEAD(self):
     self.answer(body=False)
 
-  def do_GET(self):  # noqa: N802
+  def do_GET(self):
     self.answer(body=True)
 
   def answer(self, *, body):

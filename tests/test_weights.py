@@ -227,7 +227,7 @@ def test_pth_without_torch(tmp_path, monkeypatch):
 class Server(http.server.BaseHTTPRequestHandler):
   """Serves `body` with ranges, and breaks off after `limit` bytes."""
 
-  body, limit, ranges = b"", 1 << 30, []  # noqa: RUF012
+  body, limit, ranges = b"", 1 << 30, []
 
   def do_GET(self):
     asked = self.headers.get("Range")

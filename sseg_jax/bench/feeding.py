@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import importlib.util
 import io
 import itertools
 import math
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,11 +63,7 @@ def train_input(small: bool) -> Case:
   ways = {"sseg_jax": _taker(ours, count // batch)}
   agreement = "torch was left out: it is not installed"
   files = Files([*map(os.fspath, paths)], captions, size)
-  try:
-    import torch  # noqa: F401
-  except ImportError:
-    pass
-  else:
+  if importlib.util.find_spec("torch"):
     theirs = _loader(files, batch)
     ways["torch DataLoader, two processes"] = _taker(theirs, count // batch)
     agreement = _agreement(files, stored[0], size)
@@ -157,14 +155,14 @@ def _loader(files: Files, batch: int) -> Iterator:
   with warnings.catch_warnings():
     # It warns where there are fewer cores.
     warnings.filterwarnings("ignore", "This DataLoader will create")
-    loader: data.DataLoader = data.DataLoader(
-      files,  # type: ignore[arg-type]
-      batch_sampler=_endless(len(files), batch),  # type: ignore[arg-type]
+    how: dict[str, Any] = dict(
+      dataset=files,
+      batch_sampler=_endless(len(files), batch),
       num_workers=_THREADS,
       # A fork would copy the locks of TensorFlow's and JAX's threads.
       multiprocessing_context="spawn",
     )
-    return iter(loader)
+    return iter(data.DataLoader(**how))
 
 
 def _bare(stored: list[bytes], count: int, batch: int) -> Iterator:

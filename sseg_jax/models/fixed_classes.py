@@ -116,11 +116,21 @@ class ClassMaskFormer(_FixedClasses):
     return Named(found.mask_logits[-1], probabilities[..., :-1])
 
 
-class UperNetStudent(_FixedClasses):
-  """UperNet over a ViT: the class of each pixel, without masks."""
+class _OfPixels(_FixedClasses):
+  """What networks share that give logits to each cell, without masks."""
 
   # Logits of windows are averaged before the softmax, as in mmsegmentation.
   combiner = "logits"
+
+  def named(self, image: Num[Array, "b h w 3"]) -> Named:
+    """Returns what inference needs of pictures: a map of logits a class."""
+    logits = self(image).logits.transpose(0, 3, 1, 2)
+    b, c = logits.shape[:2]
+    return Named(logits, jnp.broadcast_to(jnp.eye(c), (b, c, c)))
+
+
+class UperNetStudent(_OfPixels):
+  """UperNet over a ViT: the class of each pixel."""
 
   def __init__(self, config: Any, *, rngs: nnx.Rngs):
     """Builds the network of a config from random weights."""
@@ -145,15 +155,9 @@ class UperNetStudent(_FixedClasses):
     how: dict[str, Any] = dict(train=train, rngs=rngs, valid=valid)
     return self.upernet(self.backbone(self._pixels(image), **how), **how)
 
-  def named(self, image: Num[Array, "b h w 3"]) -> Named:
-    """Returns what inference needs of pictures: a map of logits a class."""
-    return _maps(self(image))
 
-
-class LinearProbe(_FixedClasses):
+class LinearProbe(_OfPixels):
   """A linear classifier of a ViT's tokens, which may stay as they started."""
-
-  combiner = "logits"  # logits are enlarged and averaged, as UperNet's
 
   def __init__(self, config: Any, *, rngs: nnx.Rngs):
     """Builds the network of a config from random weights."""
@@ -185,16 +189,6 @@ class LinearProbe(_FixedClasses):
     if self.frozen:
       tokens = jax.lax.stop_gradient(tokens)
     return upernet.PixelOutputs(self.classify(tokens).astype(jnp.float32), None)
-
-  def named(self, image: Num[Array, "b h w 3"]) -> Named:
-    """Returns what inference needs of pictures: a map of logits a class."""
-    return _maps(self(image))
-
-
-def _maps(outputs: upernet.PixelOutputs) -> Named:
-  logits = outputs.logits.transpose(0, 3, 1, 2)
-  b, c = logits.shape[:2]
-  return Named(logits, jnp.broadcast_to(jnp.eye(c), (b, c, c)))
 
 
 HEADS: dict[str, Callable[..., Any]] = {

@@ -102,5 +102,5 @@ def _exit(wait_seconds: float) -> None:
   os._exit(PREEMPTED)
 
 
-class Stopped(Exception):  # noqa: N818, not an error
+class Stopped(Exception):
   """Raised inside an evaluation that is left because of a `Stop`."""
