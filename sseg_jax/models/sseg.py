@@ -121,11 +121,11 @@ class SSeg(nnx.Module):
       regions: the share, in [0, 1], that each region has of each cell of
         `pool_stride` pixels. If `query_embedding.by_regions`, the picture is
         embedded from them and not from the queries; empty ones do not count.
-      labels: regions of the picture as a map, -1 or less for none. Masks are
-        snapped to them first (`pooling.snap`), at the finer of both
+      labels: regions of the picture as a map, -1 or less for none. The last
+        layer's masks are snapped to them (`pooling.snap`), at the finer of both
         resolutions. Used as `regions` too, if those are not given.
-      masks_every: only the first of every so many pictures gets masks. Outputs
-        with an axis n have fewer rows. Needs `regions`, of the level "stem".
+      masks_every: the first of every so many pictures gets masks: outputs with
+        an axis n have b / masks_every rows. Needs `regions` of level "stem".
     """
     h, w = image.shape[1:3]
     if h % backbones.LARGEST_STRIDE or w % backbones.LARGEST_STRIDE:
