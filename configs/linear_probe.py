@@ -9,8 +9,10 @@ taught the true labels of the training pictures. Without `start_from` the tokens
 are those of random weights, a floor.
 
 Hardware: two CPU cores.
-Hours: 0.05 (guessed), projected from the quickstart's steps, not measured.
-Score: no score: has not been run.
+Hours: 0.03 (two minutes), measured.
+Score: mIoU 35.1 on `plain`, 31.1 on `hard` and 32.4 on `held_out` pictures with
+  the ViT of `b2.py` after 300 steps, measured, one seed; 32.5, 30.4 and 30.9
+  with random weights. See configs/README.md.
 """
 
 from sseg_jax import config_files

@@ -92,8 +92,9 @@ def _add_flags_of_pictures(group: argparse._ArgumentGroup) -> None:
   add(
     "--systems",
     default="",
-    help="of --figure=9: SYSTEM=PLACE,… with the systems of `evaluate`, sseg"
-    " with a checkpoint, predictions with a folder, others with weights",
+    help="of --figure=9: SYSTEM=PLACE,… with the systems of `evaluate`: sseg,"
+    " b2, linear_probe and maskformer with a checkpoint, predictions with a"
+    " folder, others with weights",
   )
   add("--protocol", help="of 3 and 9: as `evaluate` has it")
   add(
