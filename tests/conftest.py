@@ -45,6 +45,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   items.sort(key=lambda item: item.path.name not in _FIRST)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def package_init() -> Iterator[Callable]:
+  """Replaces `sseg.init` by one that compiles no program of its own.
+
+  The package compiles one program for each network, for some three seconds.
+  Here each array is drawn by itself, and arrays of one shape share a program.
+  Some weights differ in their last bit; test_sseg.py compares both.
+
+  Yields:
+    the package's own.
+  """
+  from sseg_jax.models import fixed_classes, keys, sseg
+
+  def init(config, seed):
+    network = fixed_classes.network(config) or sseg.SSeg
+    key = keys.parameter_keys(jax.random.key(seed))
+    return sseg.split(network(config, rngs=key))[1:]
+
+  package = sseg.init
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sseg, "init", init)
+    yield package
+
+
 @pytest.fixture
 def flags_of_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
   """Removes, for one test, the flags that would end libtpu and the process.

@@ -60,14 +60,14 @@ def config(monkeypatch):
 
 @pytest.mark.slow
 def test_the_first_batch_does_not_depend_on_the_step(config):
-  """CPU time, since other processes share the machine; the better of two."""
+  """CPU time, since other processes share the machine."""
+  pipeline.import_tensorflow()  # takes seconds, in whichever start comes first
   seconds, ids = {}, {}
-  for step in (1, 1_000_000, 1, 1_000_000):
+  for step in (1, 1_000_000):
     begun = time.process_time()
     batches = pipeline.train_batches(config, folders=["x"], start_step=step)
     ids[step] = next(batches)["id"]
-    spent = time.process_time() - begun
-    seconds[step] = min(spent, seconds.get(step, spent))
+    seconds[step] = time.process_time() - begun
     batches.close()
   assert seconds[1_000_000] < 2 * seconds[1] + 0.2, seconds
   assert not np.array_equal(ids[1], ids[1_000_000])

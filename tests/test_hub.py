@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+import time
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_a_changed_file_is_found(server):
     file.write_bytes(data)
 
 
-def test_what_is_not_there_is_told_in_one_line(server):
+def test_what_is_not_there_is_told_in_one_line(server, monkeypatch):
   with pytest.raises(InputError, match="no revision 'v9'"):
     download(server, revision="v9")
   with pytest.raises(
@@ -167,8 +168,11 @@ def test_what_is_not_there_is_told_in_one_line(server):
   server.files = {"README.md": b""}
   with pytest.raises(InputError, match="holds no config.json"):
     download(server)
+  waits = []  # the library's, between its attempts: 20 s
+  monkeypatch.setattr(time, "sleep", waits.append)
   with pytest.raises(InputError, match="cannot be rea") as raised:
     hub.download("org/name", endpoint="http://127.0.0.1:9")
+  assert waits
   assert "\n" not in str(raised.value)
 
 

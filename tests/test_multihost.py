@@ -62,8 +62,7 @@ class Launched:
         "--",
         *arguments,
       ],
-      env=ENVIRONMENT
-      | {"XLA_FLAGS": FAST, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+      env=ENVIRONMENT | {"XLA_FLAGS": FAST},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -166,7 +165,6 @@ def scattered(records, place, tmp_path):
       | {
         "XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count=2",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
       },
       stderr=subprocess.PIPE,
       text=True,
