@@ -21,6 +21,8 @@ _DECODER = {
   "evaluate.combiner": "mean",
   "loss.mask_every": 1,  # captions need the queries of every picture
 }
+# Words are read one by one, so no layer need join them.
+_WORDS = {"loss.contrastive_form": "words", "text.layers": 0}
 _POOLED = {"model.query_embedding": "mask_pooled"}
 _BACKBONE = {**_POOLED, "loss.mask_every": 1}  # as above
 # The paper's simple baselines: no network learns masks, as configs/b2.py.
@@ -90,6 +92,17 @@ ROWS: dict[str, Row] = {
   "decoder_local": Row(
     "the same with one layer, so that queries exchange little",
     {**_DECODER, "model.decoder_layers": 1},
+  ),
+  "decoder_words": Row(
+    "decoder features; each word is compared with the queries that fit it best",
+    {**_DECODER, **_WORDS},
+  ),
+  "decoder_attends": Row(
+    "decoder features; each caption attends to the queries",
+    {**_DECODER, "loss.contrastive_form": "caption_attends"},
+  ),
+  "pooled_words": Row(
+    "features under masks, and words as in decoder_words", _WORDS
   ),
   "pooled_pixel": Row(
     "pools features of the pixel decoder, which see the whole picture",
