@@ -78,6 +78,7 @@ def test_every_row_fits_the_quickstart():
     assert row.reason and row.groups
 
 
+@pytest.mark.slow
 def test_the_networks_of_all_rows_can_be_built():
   from sseg_jax.models import sseg
 

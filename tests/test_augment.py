@@ -32,6 +32,7 @@ def _seeds(tf, count):
   return tf.stack([tf.range(count), tf.zeros(count, tf.int32)], 1)
 
 
+@pytest.mark.slow
 def test_boxes_lie_inside_and_follow_scale_and_ratio(tf):
   box, flip = _crops(tf, (90, 120), _seeds(tf, 1000))
   np.testing.assert_array_equal(box, np.round(box))

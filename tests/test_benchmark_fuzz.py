@@ -6,6 +6,7 @@ import shutil
 
 import fuzz
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import (
@@ -103,6 +104,7 @@ def coco_files(draw):
   return text[:end] if draw(st.integers(0, 9)) == 0 else text
 
 
+@pytest.mark.slow
 @some
 @given(data=coco_files(), orientation=st.sampled_from([1, 1, 1, 6, 8]))
 def test_coco(tmp_path, data, orientation):

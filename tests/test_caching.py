@@ -113,6 +113,7 @@ def test_nothing_else_of_the_records_changes(folder, tmp_path, config):
     assert labels.shape == (8, 8) and labels.max() < 4
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_without_gap_or_duplicate(
   folder, tmp_path, config, monkeypatch
 ):
@@ -138,6 +139,7 @@ def test_a_killed_job_goes_on_without_gap_or_duplicate(
   assert _add(folder, tmp_path / "out", config).written == 0
 
 
+@pytest.mark.slow
 def test_processes_share_the_shards(folder, tmp_path, config):
   _add(folder, tmp_path / "whole", config)
   share = {"process_count": 2}
@@ -189,6 +191,7 @@ def test_a_shard_that_was_cut_or_replaced_is_written_again(
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_resumed_job_in_halves_keeps_its_batch(
   folder, weights, tmp_path, config
 ):
@@ -200,6 +203,7 @@ def test_a_resumed_job_in_halves_keeps_its_batch(
   assert _add(folder, tmp_path / "out", config, batch_size=4).kept == 0
 
 
+@pytest.mark.slow
 def test_masks_made_otherwise_are_told(folder, tmp_path, config, caplog):
   _add(folder, tmp_path / "out", config)
   config.pseudo_masks.mode = "cached"
@@ -223,6 +227,7 @@ def test_a_full_disk_is_told(folder, tmp_path, config, monkeypatch):
     _add(folder, tmp_path / "out", config)
 
 
+@pytest.mark.slow
 def test_a_later_folder_has_later_ids(folder, tmp_path, config):
   _add(folder, tmp_path / "a", config)
   _add(folder, tmp_path / "b", config, first_id=COUNT)

@@ -57,6 +57,7 @@ def test_the_default_is_accepted():
   assert config_check.check(DEFAULT.copy_and_resolve_references()) is None
 
 
+@pytest.mark.slow
 @fuzz.examples
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
 @example({"data.crop_scale": "(" * 200})
@@ -78,6 +79,7 @@ def test_any_text_for_any_field_is_taken_or_refused_in_a_line(overrides):
         assert text.isprintable()
 
 
+@pytest.mark.slow
 @fuzz.examples
 @given(
   st.sampled_from(["", "model", "optim.", "data.shapes.x", "seed.y"]),

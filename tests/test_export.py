@@ -248,6 +248,7 @@ def _breaks(towers, part, fields):
   raise RuntimeError("no such operation\nand more")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "writer, reason",
   [(_wrong, "the check failed: scores differ"), (_breaks, "no such operation")],
@@ -265,6 +266,7 @@ def test_a_format_that_fails_leaves_nothing(
   assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_refinement_that_cannot_be_held_is_left_out_and_told(
   make_tiny_config, tmp_path, monkeypatch, no_unknown_sizes_checked
 ):

@@ -62,6 +62,7 @@ def keys(b=4):
   return jax.random.split(jax.random.key(0), b)
 
 
+@pytest.mark.slow
 def test_regions_have_the_means_of_the_features_under_them(config):
   config.model.teacher_more_k = (2,)
   seer = eye.build(config, load=True)
@@ -91,6 +92,7 @@ def test_regions_have_the_means_of_the_features_under_them(config):
   assert (np.asarray(wanted) == labels).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   setup = train_step.make_setup(config, CLASSES)
   state = train_step.init_state(setup)
@@ -119,6 +121,7 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   assert len(np.unique(scores.round(4).reshape(-1, 5), axis=0)) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 2])
 def test_words_are_embedded_once_where_few_are_different(
   config, monkeypatch, block
@@ -216,6 +219,7 @@ def stored(config, tmp_path):
   return config
 
 
+@pytest.mark.slow
 def test_stored_features_are_those_that_the_eye_sees(stored):
   batches = pipeline.train_batches(stored)
   found = {}

@@ -57,6 +57,7 @@ def folders(tmp_path_factory):
   ]
 
 
+@pytest.mark.slow
 def test_batches_of_a_mixture_resume(folders):
   config = _config(train=",".join(folders), weights="3,1")
   whole = pipeline.train_batches(config)

@@ -48,6 +48,7 @@ def test_records_without_features_are_refused(stored, tmp_path):  # noqa: F811
     photos.read(source)
 
 
+@pytest.mark.slow
 def test_what_was_seen_gives_the_same_scores(
   config,  # noqa: F811
   tmp_path,
@@ -120,6 +121,7 @@ def test_splits_are_joined():
   assert len(joined) == 20 and joined[13].id == "3"
 
 
+@pytest.mark.slow
 def test_a_row_trains_and_scores(stored, tmp_path):  # noqa: F811
   stored.total_steps, stored.optim.warmup_steps = 2, 1
   study = photos.Study(stored, stored.data.train, [Colours()], tmp_path)

@@ -275,6 +275,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_closed_form_agrees_with_the_traced_step(name, tmp_path):
   fields = VARIANTS[name]

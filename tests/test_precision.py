@@ -141,6 +141,7 @@ def rounded(tree):
   return jax.tree.map(one, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_costs_little_more_than_rounding_what_goes_in(name):
   run, params, x = network(name)

@@ -236,6 +236,7 @@ def save(path, arrays):
   return str(path)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_them(config, tmp_path):
   arrays = microsoft_swin((1,) * 4, heads=(1,) * 4)
   before = train_step.init_state(train_step.make_setup(config))
@@ -268,6 +269,7 @@ def test_a_run_starts_from_them(config, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_vit_for_the_pyramid(config, tmp_path):
   config.model.backbone = "vit_small"
   d = VIT["width"]
@@ -319,6 +321,7 @@ def test_sources_that_do_not_fit(config, field, source, message):
     train_step.init_state(train_step.make_setup(config))
 
 
+@pytest.mark.slow
 def test_a_number_of_heads_that_no_shape_shows(config, tmp_path, caplog):
   config.text.weights = save(tmp_path / "text.npz", text_arrays())
   config.text.num_heads = 2
@@ -330,6 +333,7 @@ def test_a_number_of_heads_that_no_shape_shows(config, tmp_path, caplog):
     train_step.init_state(train_step.make_setup(config))
 
 
+@pytest.mark.slow
 def test_networks_without_published_weights(config, tmp_path):
   config.model.update(backbone="conv_small", weights="swin_t")
   with pytest.raises(InputError, match="no weights are published.*conv_small"):

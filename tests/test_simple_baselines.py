@@ -230,6 +230,7 @@ def folder(tmp_path):
   return tmp_path / "halves"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_scored_under_its_own_name(
   config, folder, tmp_path, capsys
 ):

@@ -246,6 +246,7 @@ def _class_loss(logits, names, index, valid, no_object, shares):
   return fixed_classes.class_loss(*arrays[:3], valid, no_object, arrays[3])
 
 
+@pytest.mark.slow
 def test_the_pixel_loss_of_a_list_of_classes_is_numpy_s(rng):
   logits, labels, valid = _pixels(rng)
   planes = _soft(rng, labels, 5)

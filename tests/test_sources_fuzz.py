@@ -132,6 +132,7 @@ _contents = st.one_of(
 )
 
 
+@pytest.mark.slow
 @_share(0.5)
 @given(name=st.sampled_from(FILES), data=_contents)
 def test_any_content(folder, name, data):
@@ -195,6 +196,7 @@ _captions = st.lists(
 )
 
 
+@pytest.mark.slow
 @_share(0.15)
 @given(
   captions=_captions,
@@ -217,6 +219,7 @@ def test_quoted_captions_come_back(folder, captions, delimiter, quoting):
   assert len(found) + len(found.rejected) == 4
 
 
+@pytest.mark.slow
 @_share(0.15)
 @given(captions=st.lists(st.text('ab" ,', min_size=1), min_size=3, max_size=3))
 def test_quotes_without_quoting_swallow_no_row(folder, captions):

@@ -41,6 +41,7 @@ def outputs(model, image):
   return model(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("size", "count"), [("swin_t", 27_520_698), ("swin_s", 48_838_602)]
 )
@@ -51,6 +52,7 @@ def test_published_parameter_counts(size, count):
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("size", "width", "blocks"),
   [("swin_t", 96, 12), ("swin_s", 96, 24), ("swin_b", 128, 24)]

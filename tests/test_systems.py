@@ -50,6 +50,7 @@ def run(data, capsys, *flags):
   return json.loads(captured.out)["pets"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("system", "weights", "flags"),
   [

@@ -113,6 +113,7 @@ def test_mask_loss_and_its_gradient(label_size):
   np.testing.assert_allclose(gradient, tensor.grad.numpy(), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_costs_assignment_and_losses_are_maskformer_s():
   """Against transformers' MaskFormerHungarianMatcher and MaskFormerLoss."""
   pytest.importorskip("transformers")
