@@ -17,7 +17,9 @@ from test_train_step import CLASSES
 from sseg_jax import config_check, evaluate, main, tokenizer, train_step
 from sseg_jax.baselines import trained
 from sseg_jax.baselines.b1_of_run import MasksThenRun
+from sseg_jax.checkpoints import checkpoint
 from sseg_jax.errors import InputError
+from sseg_jax.exporting import source, write
 from sseg_jax.inference import fixed_classes, sources
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
@@ -152,7 +154,9 @@ def test_b1_names_masks_with_a_network_of_whole_pictures(config):
 
 
 @pytest.mark.slow
-def test_a_linear_probe_learns_labels_from_random_tokens(config):
+def test_a_linear_probe_learns_labels_from_random_tokens(
+  config, tmp_path, unchecked_types
+):
   config.task, config.model.head, config.model.frozen = (
     *("supervised", "linear", True),
   )
@@ -162,6 +166,15 @@ def test_a_linear_probe_learns_labels_from_random_tokens(config):
   assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:4])
   made = fixed_classes.build(state.params, state.model_state, config)
   assert right(made) > 0.6
+  # And can be exported, traced with unknown sizes.
+  params, model_state = jax.tree.map(
+    np.asarray, (state.params, state.model_state)
+  )
+  run = checkpoint.Loaded(config.to_dict(), params, model_state, 80, {})
+  done = write.write(
+    source.make(run), "stablehlo", tmp_path, pictures(9)["image"][:1]
+  )
+  assert done.report.difference <= 1e-4 and done.report.equal >= 0.999
 
 
 def test_b1_hides_the_rest_of_the_picture(config, monkeypatch):
