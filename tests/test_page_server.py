@@ -267,6 +267,7 @@ def test_the_command_says_ready_and_ends_at_once(checkpoint, number, tmp_path):
   finally:
     kill.cancel()
     process.kill()
+    process.wait()
     process.stdout.close()
 
 
@@ -314,4 +315,5 @@ def test_the_space_starts(checkpoint, tmp_path):
   finally:
     kill.cancel()
     process.kill()
+    process.wait()
     process.stdout.close()
