@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax.data import order, pipeline, records, shards
+from sseg_jax.data import (
+  import_tensorflow,
+  order,
+  pipeline,
+  records,
+  shards,
+)
 from sseg_jax.default_config import get_config
 
 TOTAL, SHARD = 26_000_000, 10_000
@@ -61,7 +67,7 @@ def config(monkeypatch):
 @pytest.mark.slow
 def test_the_first_batch_does_not_depend_on_the_step(config):
   """CPU time, since other processes share the machine."""
-  pipeline.import_tensorflow()  # takes seconds, in whichever start comes first
+  import_tensorflow()  # takes seconds, in whichever start comes first
   seconds, ids = {}, {}
   for step in (1, 1_000_000):
     begun = time.process_time()
