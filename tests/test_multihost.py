@@ -38,6 +38,8 @@ FIELDS = {
   "evaluate.every_steps": 0,
   "loss.mask_every": 1,  # divides the pictures of each process
 }
+# In the tests that stop a run before its end: then they run the same program.
+ENDLESS = 100_000
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +206,9 @@ def test_a_killed_process_ends_all_and_two_scattered_ones_go_on(
 
 
 def test_all_save_the_step_at_which_one_is_asked_to_stop(launch, tmp_path):
-  run = launch(tmp_path, 2, 1, 1, total_steps=100_000)
+  run = launch(tmp_path, 2, 1, 1, total_steps=ENDLESS)
   pid = int(run.until(r"\[1\] is process (\d+)")[1])
-  run.until(r"\[1\].* step 3/100000: ")
+  run.until(rf"\[1\].* step 3/{ENDLESS}: ")
   os.kill(pid, signal.SIGTERM)
   assert run.end() == 75, run.output
   steps = re.findall(r"\[(.)\].* asked to stop: saved step (\d+)", run.output)
@@ -219,13 +221,13 @@ def test_all_leave_an_evaluation_in_which_one_is_asked_to_stop(
 ):
   # No step at which a checkpoint is due.
   fields = {
-    "total_steps": 8,
+    "total_steps": ENDLESS,
     "evaluate.every_steps": 3,
     "evaluate.benchmarks": f"{records}/../plain",
   }
   run = launch(tmp_path, 2, 1, 1, **fields)
   pid = int(run.until(r"\[1\] is process (\d+)")[1])
-  run.until(r"\[0\].* step 3/8: ")
+  run.until(rf"\[0\].* step 3/{ENDLESS}: ")
   os.kill(pid, signal.SIGTERM)  # while the first compiles the evaluation
   assert run.end() == 75, run.output
   steps = re.findall(r"\[(.)\].* asked to stop: saved step (\d+)", run.output)
