@@ -168,6 +168,19 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     {"diningtable": "table", "pottedplant": "plant", "tvmonitor": "monitor"},
   ),
   "voc_original": _VOC_ORIGINAL,
+  # MaskCLIP, tools/maskclip_utils/prompt_engineering.py.
+  "voc_maskclip": _renamed(
+    _VOC_ORIGINAL,
+    {
+      "aeroplane": "airplane",
+      "diningtable": "dining table",
+      "pottedplant": "potted plant",
+      "tvmonitor": "tv monitor",
+    },
+  ),
+  "context_maskclip": _renamed(
+    _CONTEXT, {"plant": "potted plant", "monitor": "tv monitor"}
+  ),
   "context": _CONTEXT,
   "context_original": _renamed(
     _CONTEXT,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sseg_jax import evaluate, evaluation
+from sseg_jax import evaluate, evaluation, prompts
 from sseg_jax.benchmarks import report
 from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
@@ -70,7 +70,7 @@ def reference(sample, protocol, threshold, has_background):
   h, w = sample.labels.shape
   side = protocol.short_side
   if protocol.keeps_ratio:
-    factor = min(2048 / max(h, w), side / min(h, w))
+    factor = min(protocol.long_side / max(h, w), side / min(h, w))
     size = int(h * factor + 0.5), int(w * factor + 0.5)
     crop, stride = protocol.window, protocol.stride
   else:
@@ -171,6 +171,12 @@ def test_windows_of_the_named_protocols():
   found = Windows.of(100, 2000, groupvit)
   assert found.resized == (102, 2048) and found.size == (102, 448)
   assert [x for _, x in found.starts][-2:] == [1568, 1600]
+  # MaskCLIP sees a picture whole; Context's long side is 520.
+  found = Windows.of(375, 500, protocols.find("maskclip"))
+  assert found.resized == found.size == (512, 683)
+  found = Windows.of(375, 500, protocols.find("maskclip_context"))
+  assert found.resized == found.size == (390, 520)
+  assert found.starts == ((0, 0),)
   found = Windows.of(375, 500, square)
   assert found.resized == found.size == (448, 448)
 
@@ -183,6 +189,10 @@ def test_names_templates_and_thresholds():
   assert groupvit.names_of("voc20") == "voc"
   assert tcl.names_of("context59") == "context_original"
   assert tcl.names_of("mine") is None
+  own = protocols.find("maskclip")
+  assert own.names_of("voc20") == "voc_maskclip"
+  assert prompts.CLASS_NAMES["voc_maskclip"][-1] == "tv monitor"
+  assert "short side 512, long side at most 2048, seen whole" in own.line()
   refined = protocols.find("tcl_pamr")
   assert refined.threshold("voc") == 0.4 and refined.pamr
   assert "PAMR" in refined.line() and "PAMR" not in tcl.line()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sseg_jax import baselines, evaluate
 from sseg_jax.baselines import b1, groupvit, maskclip
+from sseg_jax.baselines.options import Options
 from sseg_jax.errors import InputError
 from sseg_jax.models import hf_files
 
@@ -62,6 +63,7 @@ def run(data, capsys, *flags):
       "clip",
       ["--image_size=64", "--key_smoothing=1", "--prompt_denoising=0.3"],
     ),
+    ("maskclip", "clip", ["--protocol=maskclip_context"]),
     (
       "b1",
       "clip",
@@ -145,7 +147,6 @@ def test_wrong_flags_are_one_line(flags, message, data, capsys):
 
 def test_wrong_files_are_one_line(saved, tmp_path):
   build = baselines.system("clip")
-  from sseg_jax.baselines.options import Options
 
   def error(folder):
     with pytest.raises(InputError) as caught:
@@ -179,32 +180,45 @@ def softmax(x):
   return e / e.sum(-1, keepdims=True)
 
 
-def test_key_smoothing_and_prompt_denoising_keep_maskclips_winners():
+def test_key_smoothing_and_prompt_denoising_are_maskclips():
   rng = np.random.default_rng(0)
-  chances = softmax(3 * rng.normal(size=(1, 20, 6))).astype(np.float32)
-  chances[..., 5] *= 0.01  # a class that is nowhere likely
-  chances /= chances.sum(-1, keepdims=True)
-  keys = rng.normal(size=(1, 20, 8)).astype(np.float32) + 1
-  denoised = np.asarray(maskclip.denoised(jnp.asarray(chances), 0.5))
-  assert (denoised[..., 5] == 0).all()
-  np.testing.assert_allclose(denoised.sum(-1), 1, rtol=1e-5)
-  kept = [c for c in range(6) if chances[..., c].max() >= 0.5]
-  best = np.asarray(kept)[chances[..., kept].argmax(-1)]
-  assert (denoised.argmax(-1) == best).all()
-  # maskclip_head.py: weight @ output where the best score is below.
-  unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
-  mixed = unit @ unit.swapaxes(1, 2) @ chances
-  unsure = chances.max(-1) < 0.7
-  assert unsure.any() and not unsure.all()
-  smoothed = np.asarray(
-    maskclip.smoothed(*map(jnp.asarray, (chances, keys)), 0.7)
-  )
-  expected = np.where(unsure, mixed.argmax(-1), chances.argmax(-1))
-  assert (smoothed.argmax(-1) == expected).all()
-  np.testing.assert_allclose(smoothed.sum(-1), 1, rtol=1e-4)
+  scale = 4.0
+  cosines = rng.uniform(-1, 1, (1, 20, 6)).astype(np.float32)
+  cosines[..., 5] = -1  # a class that is nowhere likely
+  found = np.asarray(maskclip.denoised(jnp.asarray(cosines), scale, 0.5))
+  chances = softmax(scale * cosines)
+  kept = chances.max(1)[0] >= 0.5
+  assert not kept[5] and 1 < kept.sum() < 6
+  assert (found[..., ~kept] == -100).all()
+  np.testing.assert_array_equal(found[..., kept], cosines[..., kept])
   # Nothing is likely: all classes stay.
   flat = np.full((1, 3, 4), 0.25, np.float32)
-  np.testing.assert_array_equal(maskclip.denoised(jnp.asarray(flat), 0.5), flat)
+  same = maskclip.denoised(jnp.asarray(flat), scale, 0.5)
+  np.testing.assert_array_equal(same, flat)
+  # maskclip_head.py: keys are normalised over dim 1, which are the patches.
+  keys = rng.normal(size=(1, 20, 8)).astype(np.float32) + 1
+  unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+  mixed = unit @ unit.swapaxes(1, 2) @ chances
+  unsure = chances.max(-1, keepdims=True) < 0.7
+  assert unsure.any() and not unsure.all()
+  found = maskclip.smoothed(*map(jnp.asarray, (chances, keys)), 0.7)
+  np.testing.assert_allclose(
+    found, np.where(unsure, mixed, chances), rtol=1e-5, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("key_smoothing", [0.0, 1.0])
+def test_maskclips_scores_are_chances_with_the_winners_of_its_maps(
+  saved, key_smoothing
+):
+  options = Options(weights=str(saved / "clip"), key_smoothing=key_smoothing)
+  system = baselines.system("maskclip")(options)
+  maps = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+  maps[0] = -1 - np.arange(7)  # no class has a positive sum
+  chances = system.chances(maps)
+  assert chances.min() >= 0
+  np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(chances.argmax(-1), maps.argmax(-1))
 
 
 def test_groupvit_names_groups_by_two_probabilities():

@@ -3,27 +3,40 @@
 Each token takes its own value in place of the attention's average. Two options
 refine the scores: key smoothing and prompt denoising.
 
-Source: chongzhou96/MaskCLIP `mmseg/models/decode_heads/maskclip_head.py`.
+Source: chongzhou96/MaskCLIP `mmseg/models/decode_heads/maskclip_head.py` and
+`mmseg/models/backbones/vit.py`. That code runs CLIP with GELU and layer norms
+of epsilon 1e-6. Here CLIP's own are kept: QuickGELU and 1e-5.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 from jaxtyping import Array, Float
 
 from sseg_jax.baselines import towers
 from sseg_jax.baselines.clip import DenseClip
 from sseg_jax.baselines.options import Options
 from sseg_jax.errors import InputError
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.models import clip
-from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD, unit
+from sseg_jax.models.layers import (
+  PIXEL_MEAN,
+  PIXEL_STD,
+  resize_bilinear,
+  unit,
+)
+
+_LEFT_OUT = -100.0  # in place of a cosine
 
 
 class MaskClip(DenseClip):
-  """MaskCLIP as a `by_protocol.System`.
+  """MaskCLIP as a `by_protocol.MapSystem`.
 
   Args:
     model: CLIP.
-    key_smoothing: patches whose best probability is below it take the scores of
-      the patches with alike keys; 0 for none (MaskCLIP's own: 1).
+    key_smoothing: patches whose best probability is below it take the weighted
+      sum of all patches' probabilities; 0 for none (MaskCLIP's own: 1).
     prompt_denoising: classes whose best probability in a window is below it are
       left out there; 0 for none (MaskCLIP's own: 0.5).
   """
@@ -42,6 +55,7 @@ class MaskClip(DenseClip):
         raise InputError(f"{name}={value}: give a probability, from 0 to 1")
     self._key_smoothing = key_smoothing
     self._prompt_denoising = prompt_denoising
+    self._scale = float(towers.scale_of(model.logit_scale[...]))
     super().__init__(model)
 
   @classmethod
@@ -53,51 +67,90 @@ class MaskClip(DenseClip):
       options.prompt_denoising,
     )
 
+  def score_windows(
+    self, windows: Float[np.ndarray, "g h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "g h w c"]:
+    """Scores of the classes, at the windows' size."""
+    return self.chances(self.score_maps(windows, class_set))
+
+  def score_maps(
+    self, windows: Float[np.ndarray, "g h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "g h w c"]:
+    """Cosines, or what key smoothing makes of probabilities."""
+    classes = self._words.of(class_set)
+    return np.asarray(self._see(self._state, windows, classes))
+
+  def chances(
+    self, maps: Float[np.ndarray, "*b c"]
+  ) -> Float[np.ndarray, "*b c"]:
+    """Turns maps into scores in [0, 1] with the same winners.
+
+    MaskCLIP needs none: it has no background, so the highest value wins. Here
+    cosines become a softmax, and sums of probabilities a share of their total.
+    """
+    if not self._key_smoothing:
+      return scipy.special.softmax(self._scale * maps, -1)
+    positive = np.maximum(maps, 0)
+    total = positive.sum(-1, keepdims=True)
+    shares = positive / np.where(total > 0, total, 1)
+    return np.where(total > 0, shares, scipy.special.softmax(maps, -1))
+
   def _scores(
     self, model: clip.Clip, windows: Array, classes: Float[Array, "c e"]
   ) -> Float[Array, "g h w c"]:
-    # ImageNet's mean and deviation, not CLIP's: its configs have them so.
+    _, h, w, _ = windows.shape
+    # ImageNet's mean and deviation, not CLIP's: its configs have them so. Zeros
+    # fill the last patches, whose scores are spread over what is there.
     image = towers.normalized(windows, PIXEL_MEAN, PIXEL_STD)
+    pad = (0, -h % self._patch), (0, -w % self._patch)
+    image = jnp.pad(image, ((0, 0), *pad, (0, 0)))
     patches, keys = model.image.value_path(image)
-    chances = towers.probabilities(
-      patches[:, 1:], classes, model.logit_scale[...]
+    values = jnp.einsum(
+      "gte,ce->gtc",
+      unit(patches[:, 1:]),
+      classes,
+      precision=jax.lax.Precision.HIGHEST,
     )
-    chances = denoised(chances, self._prompt_denoising)
-    chances = smoothed(chances, keys[:, 1:], self._key_smoothing)
-    maps = towers.grid_of(chances, windows.shape, self._patch)
-    return jnp.moveaxis(towers.at_size(maps, windows), 1, -1)
+    values = denoised(values, self._scale, self._prompt_denoising)
+    if self._key_smoothing:
+      values = smoothed(
+        jax.nn.softmax(self._scale * values, -1),
+        keys[:, 1:],
+        self._key_smoothing,
+      )
+    maps = towers.grid_of(values, image.shape, self._patch)
+    return jnp.moveaxis(resize_bilinear(maps, (h, w)), 1, -1)
 
 
 def denoised(
-  chances: Float[Array, "g t c"], threshold: float
+  cosines: Float[Array, "g t c"], scale: float, threshold: float
 ) -> Float[Array, "g t c"]:
-  """Leaves out classes that are likely in no patch; the others sum to one.
+  """Lowers the cosines of classes that are likely in no patch to -100.
 
   If that would leave no class, all stay.
   """
   if not threshold:
-    return chances
+    return cosines
+  chances = jax.nn.softmax(scale * cosines, -1)
   kept = chances.max(1, keepdims=True) >= threshold  # [g, 1, c]
   kept = kept | ~kept.any(-1, keepdims=True)
-  chances = jnp.where(kept, chances, 0)
-  total = chances.sum(-1, keepdims=True)
-  return chances / jnp.where(total > 0, total, 1)
+  return jnp.where(kept, cosines, _LEFT_OUT)
 
 
 def smoothed(
   chances: Float[Array, "g t c"], keys: Float[Array, "g t d"], threshold: float
 ) -> Float[Array, "g t c"]:
-  """Averages the scores of unsure patches over patches by their keys' cosines.
+  """Gives unsure patches the weighted sum of all patches' probabilities.
 
-  MaskCLIP takes the weighted sum. It is divided here by the sum of the weights,
-  which changes no winner and keeps scores in 0..1; negative cosines count as
-  they are.
+  Weights are products of keys. Each channel of the keys is scaled so that its
+  values over all patches have length one, as `F.normalize` in MaskCLIP's code
+  does with keys of shape [g, t, d]. The sums are no probabilities: their total
+  differs from patch to patch, and may be negative.
   """
-  if not threshold:
-    return chances
-  keys = unit(keys)
-  weights = jnp.einsum("gtd,gud->gtu", keys, keys)
-  total = weights.sum(-1, keepdims=True)
-  mixed = weights @ chances / jnp.where(total > 0, total, 1)
+  length = jnp.linalg.norm(keys, axis=1, keepdims=True)
+  keys = keys / jnp.maximum(length, 1e-12)
+  highest = jax.lax.Precision.HIGHEST
+  weights = jnp.einsum("gtd,gud->gtu", keys, keys, precision=highest)
+  mixed = jnp.einsum("gtu,guc->gtc", weights, chances, precision=highest)
   unsure = chances.max(-1, keepdims=True) < threshold
-  return jnp.where(unsure, jnp.clip(mixed, 0, 1), chances)
+  return jnp.where(unsure, mixed, chances)

@@ -110,13 +110,18 @@ def normalized(
   )
 
 
+def scale_of(logit_scale: Float[Array, ""]) -> Float[Array, ""]:
+  """Returns the factor of cosines, which training stores as its logarithm."""
+  return jnp.minimum(jnp.exp(logit_scale), MAX_SCALE)
+
+
 def probabilities(
   embeddings: Float[Array, "*b e"],
   classes: Float[Array, "c e"],
   logit_scale: Float[Array, ""],
 ) -> Float[Array, "*b c"]:
   """Softmax over the classes of the scaled cosines."""
-  scale = jnp.minimum(jnp.exp(logit_scale), MAX_SCALE)
+  scale = scale_of(logit_scale)
   cosines = jnp.einsum(
     "...e,ce->...c",
     unit(embeddings),

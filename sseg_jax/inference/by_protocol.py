@@ -33,6 +33,27 @@ class System(Interface):
     ...
 
 
+@runtime_checkable
+class MapSystem(System, Interface):
+  """A system with maps that are averaged and resized before they are scores.
+
+  Where the background is decided for the whole picture
+  (`Protocol.rule` "picture"), `chances` is called once for each picture.
+  """
+
+  def score_maps(
+    self, windows: Float[np.ndarray, "g h w 3"], class_set: ClassSet
+  ) -> Float[np.ndarray, "g h w c"]:
+    """Returns maps of any values; the highest of a pixel wins."""
+    ...
+
+  def chances(
+    self, maps: Float[np.ndarray, "*b c"]
+  ) -> Float[np.ndarray, "*b c"]:
+    """Returns scores in [0, 1] with the same winners."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
   """Where the windows of a picture lie; all sizes are (h, w).
@@ -53,7 +74,7 @@ class Windows:
     side = protocol.short_side
     if not protocol.keeps_ratio:
       return cls((side, side), (side, side), ((0, 0),))
-    resized = evaluation_size(h, w, side)
+    resized = evaluation_size(h, w, side, protocol.long_side)
     size = min(protocol.window, resized[0]), min(protocol.window, resized[1])
     rows, columns = (
       window_starts(length, crop, protocol.stride)
@@ -83,6 +104,8 @@ class ByProtocol:
     """
     self._system = system
     self.protocol = protocol
+    by_maps = protocol.rule == "picture" and not protocol.pamr
+    self._maps = system if by_maps and isinstance(system, MapSystem) else None
     self.combiner = getattr(system, "combiner", "")
     self.image_size = protocol.short_side
     self.synonyms = synonyms
@@ -147,19 +170,23 @@ class ByProtocol:
         bests.append(scores.max(-1))
         yield scores
 
-    return _joined(parts(), windows, (h, w)), windows, bests
+    joined = _joined(parts(), windows, (h, w))
+    if self._maps:
+      joined = self._maps.chances(joined)
+    return joined, windows, bests
 
   def _windows(self, image, windows, class_set) -> Iterator[np.ndarray]:
     """Yields the scores of one window after the other."""
     seen = resize(image, *windows.resized)
     h, w = windows.size
     many = max(1, _SCORES // (h * w * len(class_set.names)))
+    score = self._maps.score_maps if self._maps else self._system.score_windows
     for first in range(0, len(windows.starts), many):
       cut = [
         seen[y : y + h, x : x + w]
         for y, x in windows.starts[first : first + many]
       ]
-      scored = self._system.score_windows(np.stack(cut), class_set)
+      scored = score(np.stack(cut), class_set)
       if self.protocol.pamr:
         yield from map(pamr.refined, cut, scored)
       else:

@@ -34,8 +34,10 @@ class Protocol:
     source: whose protocol it is.
     keeps_ratio: whether `short_side` is the short side; else both sides are
       resized to it and the picture is seen whole.
-    short_side: in pixels; the long side is at most 2048.
-    window: side of the windows in pixels.
+    short_side: in pixels.
+    long_side: the largest long side where the ratio is kept; then the short
+      side may be less than `short_side`.
+    window: side of the windows in pixels; `long_side` or more for one window.
     stride: of the windows in pixels.
     templates: a key of `prompts.TEMPLATES`.
     class_names: benchmark, without the number in its name, -> a key of
@@ -50,6 +52,7 @@ class Protocol:
   source: str
   keeps_ratio: bool
   short_side: int = 448
+  long_side: int = 2048
   window: int = 448
   stride: int = 224
   templates: str = "simple"
@@ -83,7 +86,12 @@ class Protocol:
     """Returns what it fixes as a line of text."""
     if self == MADE_ELSEWHERE:
       return f"protocol {self.name}: label maps that were made elsewhere"
-    if self.keeps_ratio:
+    if self.keeps_ratio and self.window >= self.long_side:
+      seen = (
+        f"short side {self.short_side}, long side at most {self.long_side},"
+        " seen whole"
+      )
+    elif self.keeps_ratio:
       seen = (
         f"short side {self.short_side}, windows of {self.window} every"
         f" {self.stride} averaged"
@@ -111,6 +119,11 @@ class Protocol:
 
 
 _GROUPVIT_NAMES = {"voc": "voc", "context": "context", "coco": "coco"}
+_MASKCLIP_NAMES = {
+  "voc": "voc_maskclip",
+  "context": "context_maskclip",
+  "coco": "coco",
+}
 _MMSEG_NAMES = {
   "voc": "voc_original",
   "context": "context_original",
@@ -155,6 +168,30 @@ PROTOCOLS = {
     "GroupViT",
     keeps_ratio=False,
     class_names=_GROUPVIT_NAMES,
+  ),
+  # configs/_base_/datasets/pascal_voc12_20.py and coco-stuff164k.py, img_scale
+  # (2048, 512); configs/_base_/models/maskclip_vit16.py, mode "whole".
+  "maskclip": Protocol(
+    "maskclip",
+    "MaskCLIP",
+    keeps_ratio=True,
+    short_side=512,
+    window=2048,
+    stride=2048,
+    templates="maskclip",
+    class_names=_MASKCLIP_NAMES,
+  ),
+  # configs/_base_/datasets/pascal_context_59.py, img_scale (520, 520).
+  "maskclip_context": Protocol(
+    "maskclip_context",
+    "MaskCLIP",
+    keeps_ratio=True,
+    short_side=520,
+    long_side=520,
+    window=520,
+    stride=520,
+    templates="maskclip",
+    class_names=_MASKCLIP_NAMES,
   ),
 }
 # Without a protocol: a checkpoint is seen as its config says, with GroupViT's

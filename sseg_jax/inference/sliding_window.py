@@ -24,15 +24,16 @@ PAD = 32
 LARGEST_SIZE = 4096  # of `image_size`: a window of it takes some hundred MB
 
 
-def evaluation_size(h: int, w: int, short_side: int) -> tuple[int, int]:
+def evaluation_size(
+  h: int, w: int, short_side: int, long_side: int = LONG_SIDE_CAP
+) -> tuple[int, int]:
   """Keep-ratio size of a picture at test.
 
-  The short side becomes `short_side` unless the long side would pass 2048.
-  Sides are rounded half up (mmcv's `rescale_size`, img_scale=(2048, 448)).
+  The short side becomes `short_side` unless the long side would pass
+  `long_side`. Sides are rounded half up (mmcv's `rescale_size`,
+  img_scale=(2048, 448)).
   """
-  factor = min(
-    max(LONG_SIDE_CAP, short_side) / max(h, w), short_side / min(h, w)
-  )
+  factor = min(max(long_side, short_side) / max(h, w), short_side / min(h, w))
   return max(1, int(h * factor + 0.5)), max(1, int(w * factor + 0.5))
 
 

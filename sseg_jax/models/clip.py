@@ -86,10 +86,12 @@ class ClipImage(nnx.Module):
     """Returns embeddings without the last attention, and its keys (MaskCLIP).
 
     Each token of the last block takes its own value in place of an average.
+    Keys, too, go through the layer that follows attention, as in MaskCLIP's
+    `mmseg/models/backbones/vit.py`.
     """
     x = self._before_last(image)
     block = self.vit.blocks[-1]
-    keys = block.attention_input(x, "keys")
+    keys = block.out(block.attention_input(x, "keys"))
     x = x + block.out(block.attention_input(x, "values"))
     x = x + block.mlp(x)
     return self.projection(self.vit.norm(x)), keys

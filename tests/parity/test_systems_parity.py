@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 import saved_networks
 from flax import nnx
+from PIL import Image
 from torch_weights import relative_error
 
+from sseg_jax.baselines import maskclip
 from sseg_jax.benchmarks import table1_rows
+from sseg_jax.inference import protocols
+from sseg_jax.inference.by_protocol import ByProtocol
+from sseg_jax.inference.class_set import ClassSet
+from sseg_jax.inference.sliding_window import evaluation_size
 from sseg_jax.models import clip, groupvit_weights
-from sseg_jax.models.layers import normalize_pixels
+from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD, normalize_pixels
 from sseg_jax.pseudo_masks import generator
 
 torch = pytest.importorskip("torch")
@@ -61,7 +67,7 @@ def test_clip_and_value_path(tmp_path):
     v = x + last.self_attn.out_proj(last.self_attn.v_proj(y))
     v = v + last.mlp(last.layer_norm2(v))
     values = reference.visual_projection(tower.post_layernorm(v))
-    keys = last.self_attn.k_proj(y)
+    keys = last.self_attn.out_proj(last.self_attn.k_proj(y))
 
   @nnx.jit
   def run(model):
@@ -88,6 +94,78 @@ def test_clip_and_value_path(tmp_path):
   print({k: f"{v:.1e}" for k, v in errors.items()})
   assert max(errors.values()) <= 1e-4
   assert float(model.logit_scale[...]) == pytest.approx(2.3)
+
+
+def maskclips_scores(reference, image, texts, smoothing, denoising):
+  """MaskCLIP's code in torch: backbone, head, and mode "whole" of its test.
+
+  Returns the maps at the picture's size, [c, h, w].
+  """
+  F = torch.nn.functional
+  h, w, _ = image.shape
+  size = evaluation_size(h, w, 520, 520)
+  x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+  x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+  mean, std = (torch.tensor(v)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+  x = (x - mean) / std
+  tower = reference.vision_model
+  patch = tower.config.patch_size
+  x = F.pad(x, (0, -size[1] % patch, 0, -size[0] % patch))
+  states = tower(x, interpolate_pos_encoding=True, output_hidden_states=True)
+  before, last = states.hidden_states[-2], tower.encoder.layers[-1]
+  y = last.layer_norm1(before)
+  v = before + last.self_attn.out_proj(last.self_attn.v_proj(y))
+  v = v + last.mlp(last.layer_norm2(v))
+  v = reference.visual_projection(tower.post_layernorm(v))[:, 1:]
+  k = last.self_attn.out_proj(last.self_attn.k_proj(y))[:, 1:]
+  grid = x.shape[2] // patch, x.shape[3] // patch
+  scale = min(float(reference.logit_scale.exp()), 100.0)
+  output = F.normalize(v, dim=-1) @ texts.T  # [1, t, c]
+  if denoising:
+    unlikely = F.softmax(output * scale, -1).amax(1, keepdim=True) < denoising
+    assert unlikely.any() and not unlikely.all()
+    output = output.masked_fill(unlikely, -100)
+  if smoothing:
+    output = F.softmax(output * scale, -1)
+    k = F.normalize(k, p=2, dim=1)
+    output = torch.where(
+      output.amax(-1, keepdim=True) < smoothing,
+      k @ k.transpose(-2, -1) @ output,
+      output,
+    )
+  output = output.transpose(1, 2).unflatten(-1, grid)
+  for to in (size, (h, w)):
+    output = F.interpolate(output, to, mode="bilinear", align_corners=False)
+  return output[0].numpy()
+
+
+@pytest.mark.parametrize(
+  ("smoothing", "denoising"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.9), (1.0, 0.9)]
+)
+def test_maskclip_and_its_own_protocol(tmp_path, smoothing, denoising):
+  """Labels under `maskclip_context` are those of MaskCLIP's code."""
+  reference = saved_networks.clip(tmp_path)
+  with torch.no_grad():  # random words are too alike to be told apart
+    reference.logit_scale.fill_(4.0)
+  reference.save_pretrained(tmp_path)
+  coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  image = np.asarray(Image.fromarray(coarse).resize((90, 61)))
+  names = ("dog", "grass", "sky", "tv monitor", "potted plant")
+  class_set = ClassSet(names, ("a {}.", "the {}."))
+  model = clip.load(str(tmp_path))
+  system = maskclip.MaskClip(model, smoothing, denoising)
+  segmenter = ByProtocol(system, protocols.find("maskclip_context"))
+  with torch.no_grad(), jax.default_matmul_precision("highest"):
+    texts = torch.from_numpy(np.array(system._words.of(class_set)))
+    expected = maskclips_scores(reference, image, texts, smoothing, denoising)
+    best, index = segmenter.winners_many(image[None], class_set)
+  # A pixel may differ where two classes are all but equal.
+  first, second = np.sort(expected, 0)[[-1, -2]]
+  differ = index[0] != expected.argmax(0)
+  assert differ.mean() < 1e-3, differ.mean()
+  assert (first - second)[differ].max(initial=0) < 1e-4
+  assert len(np.unique(index)) > 1
+  assert 0 <= best.min() and best.max() <= 1
 
 
 def test_groupvit_and_its_segmentation_logits(tmp_path):
