@@ -24,6 +24,7 @@ from sseg_jax.exporting import (
   write,
 )
 from sseg_jax.models import sseg
+from sseg_jax.models.resnet import RESNET_SIZES
 
 
 @pytest.fixture
@@ -40,9 +41,11 @@ def _fixed(make, head, background, **sizes):
   config.model.decoder_layers = 1
   if head == "upernet":
     config.model.backbone, config.model.hidden_dim = "tiny_vit", 16
+  else:
+    config.model.backbone = "resnet50"
   if background:
     config.evaluate.background_threshold = 0.5
-  params, state = jax.tree.map(np.asarray, sseg.init(config, 3))
+  params, state = jax.tree.map(np.asarray, sseg.init(config, 5))
   loaded = checkpoint.Loaded(config.to_dict(), params, state, 7, {})
   return source.make(loaded, **sizes)
 
@@ -55,15 +58,17 @@ def _fixed(make, head, background, **sizes):
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_fixed_list_of_classes_gives_the_same_pixels_in_every_format(
   name, head, background, make_tiny_config, tiny_vit, tmp_path,
-  no_unknown_sizes_checked,
+  no_unknown_sizes_checked, monkeypatch, caplog,
 ):  # fmt: skip
   """`run.py` needs neither this package nor a tokenizer."""
   _need(name)
+  monkeypatch.setitem(RESNET_SIZES["resnet50"], "depths", (1, 1, 1, 1))
   made = _fixed(make_tiny_config, head, background)
   assert made.words == ("red", "green", "blue")
   picture = verify.pictures(32)[2]
   done = write.write(made, name, tmp_path, [picture])
   assert done.report.difference <= 1e-4 and done.report.equal >= 0.999
+  assert not [r for r in caplog.records if "BatchNorm" in r.getMessage()]
   fields = json.loads((done.path / "config.json").read_text())
   assert fields["fixed_list"]["classes"] == ["red", "green", "blue"]
   assert fields["fixed_list"]["background"] is background

@@ -71,14 +71,25 @@ def _unpatched() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Drops warnings about shapes that only a reader of the file would need."""
-  logger = logging.getLogger("onnx_ir")
+  """Drops warnings of the converter that a user can do nothing about.
+
+  Those of onnx_ir are about shapes. The converter itself warns of each batch
+  norm that was built for training, and exports it for inference, as it is
+  called.
+  """
+  logger, root = logging.getLogger("onnx_ir"), logging.getLogger()
   before = logger.level
   logger.setLevel(logging.ERROR)
+  root.addFilter(_of_no_batch_norm)
   try:
     yield
   finally:
     logger.setLevel(before)
+    root.removeFilter(_of_no_batch_norm)
+
+
+def _of_no_batch_norm(record: logging.LogRecord) -> bool:
+  return not str(record.msg).startswith("BatchNorm exported")
 
 
 def _corrected(graph: Any) -> set[str]:
