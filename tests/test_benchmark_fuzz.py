@@ -142,6 +142,7 @@ pieces = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @some
 @given(
   lines=st.lists(pieces, max_size=8).map("".join),
@@ -162,6 +163,7 @@ def test_voc(tmp_path, lines, encoding, image, keep):
 # --------------------------------------------------------------------- folders
 
 
+@pytest.mark.slow
 @some
 @given(
   classes=st.lists(

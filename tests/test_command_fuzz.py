@@ -150,6 +150,7 @@ _FAKE = """
 """
 
 
+@pytest.mark.slow
 @fuzz.some(60, 0.6)
 @given(data=st.data())
 def test_runner(sandbox, capsys, monkeypatch, data):

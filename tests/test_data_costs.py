@@ -32,6 +32,7 @@ def test_the_arithmetic(capsys):
   assert "| hours: all | 1.05 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rates_are_measured(tmp_path, capsys):
   lines = []
   for i in range(9):

@@ -192,6 +192,7 @@ def test_a_runner_resizes_to_the_same_bits(size, rng, tmp_path):
   np.testing.assert_array_equal(found, reader.resize(image, *size))
 
 
+@pytest.mark.slow
 def test_a_runner_makes_the_same_tokens(plain, tmp_path):
   words = ["cat", "Café  crème", "it's 2 &amp; ☃", "long " * 40]
   folder.add_runner(tmp_path, "stablehlo", 16)
@@ -426,6 +427,7 @@ def test_the_checkpoint_may_be_an_export(stored):
   assert sseg_jax.load(stored).step == 7
 
 
+@pytest.mark.slow
 def test_an_export_tells_of_words_that_were_rare_in_training(stored, capsys):
   model = sseg_jax.load(stored)
   assert model.metadata["word_counts"] == COUNTS

@@ -93,6 +93,7 @@ def test_a_fixed_list_of_classes_gives_the_same_pixels_in_every_format(
     np.testing.assert_array_equal(again.labels, wanted.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["classes", "text"])
 def test_predict_takes_the_list_where_no_words_are_given(
   head, make_tiny_config, tmp_path, capsys

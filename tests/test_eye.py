@@ -252,6 +252,7 @@ def test_stored_features_are_those_that_the_eye_sees(stored):
   assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_plan_reads_no_weights(stored):
   stored.pseudo_masks.weights = "nowhere.npz"
   built = step.build(stored, jax.devices()[:1])
@@ -260,6 +261,7 @@ def test_a_plan_reads_no_weights(stored):
   train_step.init_state(built.setup, published=False)
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_the_run_are_refused(stored, tmp_path):
   stored.model.teacher_features = "tokens"
   with pytest.raises(InputError, match=r"model\.teacher_features='tokens\+key"):
@@ -280,6 +282,7 @@ def test_features_that_do_not_fit_the_run_are_refused(stored, tmp_path):
     caching.add_pseudo_masks(source, str(tmp_path / "x"), stored, features=True)
 
 
+@pytest.mark.slow
 def test_an_exported_eye_sees_what_the_segmenter_sees(config):
   state = train_step.init_state(train_step.make_setup(config))
   # As a checkpoint is read: names of digits become numbers.

@@ -130,6 +130,7 @@ def test_restarts_keep_the_best(rng):
   np.testing.assert_allclose(best.inertia, np.min(runs, 0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_chunks_that_fit_a_cache_give_what_the_batch_gives(
   rng, monkeypatch, restarts

@@ -70,6 +70,7 @@ def trained(model, features, key):
   )
 
 
+@pytest.mark.slow
 def test_training_gives_the_masks_of_every_layer_and_evaluation_of_the_last():
   key = jax.random.key(0)
   in_training = trained(tiny(), levels(), key)
@@ -97,6 +98,7 @@ def test_without_deep_supervision_the_last_layer_stands_alone():
   assert shape(deep_supervision=False) == (1, 2, 5, 8, 16)
 
 
+@pytest.mark.slow
 def test_dropout_draws_from_its_key():
   model = tiny(dropout=0.5)
   first, same, other = (

@@ -17,6 +17,7 @@ from sseg_jax.study import __main__ as command
 from sseg_jax.study import photos, probe, seen
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_a_run(stored):  # noqa: F811
   held = photos.read(stored.data.train)
   assert len(held.captions) == 6

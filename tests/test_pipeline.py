@@ -101,6 +101,7 @@ def test_resume_gives_the_same_bits(folder, start):
     _assert_same(one, two)
 
 
+@pytest.mark.slow
 def test_process_count_does_not_change_the_global_batch(folder):
   whole = _take(_config(), folder, 5)
   parts = [
@@ -139,6 +140,7 @@ def test_threads_do_not_change_the_bits(folder):
     _assert_same(one, two)
 
 
+@pytest.mark.slow
 def test_seed_and_epoch_change_the_pictures(folder):
   config = _config()
   one = _take(config, folder, 1)[0]

@@ -83,6 +83,7 @@ def test_masks_follow_colours(rng):
   assert (found[:, :9] == 0).all() and (found[:, 9:] == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "fields",
   [
@@ -108,6 +109,7 @@ def test_switches_of_the_generator(weights, fields):
   np.testing.assert_array_equal(labels[1:], second)
 
 
+@pytest.mark.slow
 def test_finer_labels_without_colours_agree_at_the_cells(weights):
   plain = generator.build(config_of(weights, metric="cosine"))
   finer = generator.build(config_of(weights, metric="cosine", upsample=3))

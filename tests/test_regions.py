@@ -70,6 +70,7 @@ def test_snapped_masks_have_no_rims():
   assert not shares[2].any()
 
 
+@pytest.mark.slow
 def test_outline_knows_neither_place_nor_size_but_in_the_last_number():
   small, large = disk(96, 20.0, 30.0, 8.0), disk(96, 60.0, 52.0, 20.0)
   square = box(96, 40.0, 40.0, 14.0)

@@ -10,6 +10,7 @@ from sseg_jax.exporting import to_onnx
 from sseg_jax.models import backbones, resnet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "count"), [("resnet50", 23_508_032), ("resnet101", 42_500_160)]
 )

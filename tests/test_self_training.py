@@ -534,6 +534,7 @@ def test_a_student_learns_soft_labels(config, tmp_path, monkeypatch, head):
     run.train.train(student, tmp_path / "alone", StopAfter(1000))
 
 
+@pytest.mark.slow
 def test_all_processes_end_alike_if_one_was_asked_to_stop(
   config, tmp_path, monkeypatch
 ):

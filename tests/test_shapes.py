@@ -52,6 +52,7 @@ def test_the_vocabulary_is_large_enough():
   assert len(set(CLASS_NAMES)) == len(THINGS) + len(GROUNDS)
 
 
+@pytest.mark.slow
 def test_scenes_have_pictures_labels_and_two_to_four_nouns(scenes):
   counts = set()
   for scene in every(scenes):

@@ -206,6 +206,7 @@ def test_the_region_loss_of_the_text_student_is_numpy_s(rng):
   np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_regions", [False, True])
 def test_sure_labels_give_the_text_student_the_loss_of_hard_ones(by_regions):
   outputs, text = text_student._outputs()
@@ -264,6 +265,7 @@ def test_the_pixel_loss_of_a_list_of_classes_is_numpy_s(rng):
   assert half == again != found
 
 
+@pytest.mark.slow
 def test_sure_labels_give_a_list_of_classes_the_loss_of_hard_ones(rng):
   logits, labels, valid = _pixels(rng)
   sure = np.zeros((3, soft_labels.PLANES, 8, 8), np.uint8)
@@ -303,6 +305,7 @@ def _queries(rng):
   return logits, names, index, jnp.array([True, True])
 
 
+@pytest.mark.slow
 def test_the_class_loss_of_soft_masks_is_numpy_s(rng):
   logits, names, index, valid = _queries(rng)
   shares = rng.dirichlet(np.ones(3), (2, 2)).astype(np.float32)
@@ -320,6 +323,7 @@ def test_the_class_loss_of_soft_masks_is_numpy_s(rng):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sure_masks_have_the_class_loss_of_hard_ones(rng):
   logits, names, index, valid = _queries(rng)
   sure = np.eye(4, dtype=np.float32)[names][..., :3]

@@ -34,6 +34,7 @@ def test_parameter_counts_of_the_paper(published):
   assert count(published) == towers + 1  # the logit scale
 
 
+@pytest.mark.slow
 def test_tests_start_from_what_the_package_draws(package_init, tiny_config):
   """conftest.py replaces `sseg.init`, to compile less."""
   assert package_init is not sseg.init
@@ -44,6 +45,7 @@ def test_tests_start_from_what_the_package_draws(package_init, tiny_config):
   )
 
 
+@pytest.mark.slow
 def test_transformer_encoder_pixel_decoder(published):
   """Its encoder takes the projection's place, and the FPN starts from it."""
   config = default_config.get_config()

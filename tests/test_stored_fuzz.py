@@ -283,6 +283,7 @@ def test_exports_that_were_no_line(stored_network, tmp_path, change, message):
   hostile.check_line(str(raised.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, 3e38])
 def test_weights_that_are_no_numbers(stored_network, tmp_path, value):
   export = stored_network / "export"

@@ -183,6 +183,7 @@ def test_every_parameter_gets_a_gradient():
     assert jnp.abs(leaf).max() > 0, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maps", [1, 3])
 def test_attention_s_gradients_are_jax_s_own(maps):
   rng = np.random.default_rng(0)
@@ -201,6 +202,7 @@ def test_attention_s_gradients_are_jax_s_own(maps):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shifted", [False, True])
 def test_windows_padded_for_gpus_give_the_same(monkeypatch, shifted):
   rng = np.random.default_rng(0)

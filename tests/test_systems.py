@@ -145,6 +145,7 @@ def test_wrong_flags_are_one_line(flags, message, data, capsys):
   assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_wrong_files_are_one_line(saved, tmp_path):
   build = baselines.system("clip")
 

@@ -118,6 +118,7 @@ def test_dropout_acts_in_training_only(tokens):
   assert not np.allclose(plain, train(model, tokens))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_reach_every_parameter(tokens):
   graphdef, params = nnx.split(tiny())
 

@@ -17,6 +17,7 @@ def weights(tmp_path_factory):
   return small_vit.write(tmp_path_factory.mktemp("weights") / "vit.npz")
 
 
+@pytest.mark.slow
 def test_labels_are_the_clusters_of_the_last_tokens(weights):
   masks = generator.build(config_of(weights, metric="cosine"))
   assert (masks.k, masks.stride) == (3, 4)
@@ -29,6 +30,7 @@ def test_labels_are_the_clusters_of_the_last_tokens(weights):
   np.testing.assert_array_equal(labels.reshape(2, 24), again.labels)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_its_batch(weights):
   masks = generator.build(config_of(weights))
   both, _ = masks.generate(masks.frozen, pictures(), keys())
@@ -148,6 +150,7 @@ def test_a_training_step_with_a_frozen_network(weights, tiny_config, rng):
   assert np.isfinite(float(metrics["loss"])) and not metrics["bad"]
 
 
+@pytest.mark.slow
 def test_a_network_sees_the_picture_at_its_scale(weights):
   plain = generator.build(config_of(weights))
   image = pictures()[:, :12, :18]
@@ -162,6 +165,7 @@ def test_a_network_sees_the_picture_at_its_scale(weights):
   np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.slow
 def test_a_scaled_picture_has_whole_patches(weights):
   masks = generator.build(config_of(weights, scale=0.9))
   assert masks.features(masks.frozen, pictures()).shape == (2, 4, 5, 64)

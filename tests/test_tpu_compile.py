@@ -62,6 +62,7 @@ def test_a_row_that_does_not_exist_is_named(device_of, capsys):
   assert "generators='dion' is neither a row" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named(device_of):
   chip = chips.find("v5e")
   with pytest.raises(InputError, match="generators=pixels: .* memory of a v5e"):

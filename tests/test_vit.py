@@ -33,6 +33,7 @@ def test_parameters_of_the_published_networks():
   assert count("deit_s16") == count("dino_vits16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registers", [0, 3])
 def test_one_token_a_patch_after_the_prefix(registers):
   model = tiny(registers=registers, layer_scale=True)

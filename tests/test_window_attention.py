@@ -62,6 +62,7 @@ def assert_kernels_change_nothing(devices, shifted):
     np.testing.assert_allclose(a, e, atol=1e-5 * max(1, np.abs(e).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shifted", [False, True])
 def test_equals_plain_attention(shifted):
   with pltpu.force_tpu_interpret_mode():

@@ -172,6 +172,7 @@ def test_the_whole_file_is_the_start_of_a_run(reference, monkeypatch, tmp_path):
     load(arrays)
 
 
+@pytest.mark.slow
 def test_sine_positions_equal_maskformer(reference):
   embedder = reference.model.transformer_module.position_embedder
   expected = embedder(

@@ -106,6 +106,7 @@ def test_text_tower(golden):
   assert error(golden, "text/features", features) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_costs_assignment_and_losses(golden):
   logits = jnp.asarray(3 * drawn.normal("logits", (2, 10, 12, 16)))
   labels = jnp.asarray(golden["losses/labels"])

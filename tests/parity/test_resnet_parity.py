@@ -59,6 +59,7 @@ def test_outputs(size):
     assert relative_error(ours[name], expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_takes_and_keeps_the_batch_s_statistics():
   module = reference().train()
   model = ResNet(depths=DEPTHS, width=WIDTH, rngs=nnx.Rngs(0))

@@ -168,6 +168,7 @@ def test_maskclip_and_its_own_protocol(tmp_path, smoothing, denoising):
   assert 0 <= best.min() and best.max() <= 1
 
 
+@pytest.mark.slow
 def test_groupvit_and_its_segmentation_logits(tmp_path):
   reference = saved_networks.groupvit(tmp_path)
   image, tokens = inputs()

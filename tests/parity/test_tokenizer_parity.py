@@ -82,6 +82,7 @@ def hard_strings(count):
   ]
 
 
+@pytest.mark.slow
 def test_five_thousand_hard_strings(tokenizer, reference):
   for text in hard_strings(5000):
     assert tokenizer.encode(text) == reference.encode(text), repr(text)
