@@ -27,7 +27,7 @@ TINY = {
   "model.hidden_dim": 16,
   "model.mask_dim": 16,
   "model.num_queries": 8,
-  "model.decoder_layers": 2,
+  "model.decoder_layers": 1,
   "model.embed_dim": 16,
   "model.proj_hidden": 32,
   "text.width": 32,
