@@ -5,10 +5,10 @@ python -m sseg_jax.evaluate --system=b2 --checkpoint=runs/b2 \
   --benchmarks=runs/b2/data/plain,runs/b2/data/hard,runs/b2/data/held_out
 
 Hardware: two CPU cores.
-Hours: 1.7 (300 of the steps took 0.4, while other programs kept both cores
-  busy), projected from these, not measured.
-Score: mIoU 28.6 on `plain`, 24.0 on `hard` and 23.6 on `held_out` pictures
-  after 300 of the 1,200 steps, measured, one seed. See configs/README.md.
+Hours: 0.4 (1.2 s a step, while other programs took part of both cores),
+  measured.
+Score: mIoU 28.6 on `plain`, 20.6 on `hard` and 22.3 on `held_out` pictures,
+  measured, one seed. See configs/README.md.
 
 Pictures, pseudo-masks, text tower, batch and steps are the quickstart's. A
 small ViT from random weights takes the place of its networks, and nothing
