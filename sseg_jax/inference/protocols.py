@@ -169,8 +169,8 @@ PROTOCOLS = {
     keeps_ratio=False,
     class_names=_GROUPVIT_NAMES,
   ),
-  # configs/_base_/datasets/pascal_voc12_20.py and coco-stuff164k.py, img_scale
-  # (2048, 512); configs/_base_/models/maskclip_vit16.py, mode "whole".
+  # configs/maskclip/maskclip_vit16_512x512_voc12aug_20.py and the one for COCO:
+  # img_scale (2048, 512), and mode "whole" of _base_/models/maskclip_vit16.py.
   "maskclip": Protocol(
     "maskclip",
     "MaskCLIP",
@@ -181,7 +181,8 @@ PROTOCOLS = {
     templates="maskclip",
     class_names=_MASKCLIP_NAMES,
   ),
-  # configs/_base_/datasets/pascal_context_59.py, img_scale (520, 520).
+  # configs/maskclip/maskclip_vit16_520x520_pascal_context_59.py: img_scale
+  # (520, 520).
   "maskclip_context": Protocol(
     "maskclip_context",
     "MaskCLIP",
