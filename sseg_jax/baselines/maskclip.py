@@ -20,12 +20,7 @@ from sseg_jax.baselines.options import Options
 from sseg_jax.errors import InputError
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.models import clip
-from sseg_jax.models.layers import (
-  PIXEL_MEAN,
-  PIXEL_STD,
-  resize_bilinear,
-  unit,
-)
+from sseg_jax.models.layers import PIXEL_MEAN, PIXEL_STD
 
 _LEFT_OUT = -100.0  # in place of a cosine
 
@@ -93,7 +88,9 @@ class MaskClip(DenseClip):
     positive = np.maximum(maps, 0)
     total = positive.sum(-1, keepdims=True)
     shares = positive / np.where(total > 0, total, 1)
-    return np.where(total > 0, shares, scipy.special.softmax(maps, -1))
+    none = total[..., 0] <= 0
+    shares[none] = scipy.special.softmax(maps[none], -1)
+    return shares
 
   def _scores(
     self, model: clip.Clip, windows: Array, classes: Float[Array, "c e"]
@@ -105,12 +102,7 @@ class MaskClip(DenseClip):
     pad = (0, -h % self._patch), (0, -w % self._patch)
     image = jnp.pad(image, ((0, 0), *pad, (0, 0)))
     patches, keys = model.image.value_path(image)
-    values = jnp.einsum(
-      "gte,ce->gtc",
-      unit(patches[:, 1:]),
-      classes,
-      precision=jax.lax.Precision.HIGHEST,
-    )
+    values = towers.cosines(patches[:, 1:], classes)
     values = denoised(values, self._scale, self._prompt_denoising)
     if self._key_smoothing:
       values = smoothed(
@@ -119,7 +111,7 @@ class MaskClip(DenseClip):
         self._key_smoothing,
       )
     maps = towers.grid_of(values, image.shape, self._patch)
-    return jnp.moveaxis(resize_bilinear(maps, (h, w)), 1, -1)
+    return jnp.moveaxis(towers.at_size(maps, windows), 1, -1)
 
 
 def denoised(

@@ -115,6 +115,18 @@ def scale_of(logit_scale: Float[Array, ""]) -> Float[Array, ""]:
   return jnp.minimum(jnp.exp(logit_scale), MAX_SCALE)
 
 
+def cosines(
+  embeddings: Float[Array, "*b e"], classes: Float[Array, "c e"]
+) -> Float[Array, "*b c"]:
+  """Cosines of embeddings and classes, whose length is one."""
+  return jnp.einsum(
+    "...e,ce->...c",
+    unit(embeddings),
+    classes,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
 def probabilities(
   embeddings: Float[Array, "*b e"],
   classes: Float[Array, "c e"],
@@ -122,13 +134,7 @@ def probabilities(
 ) -> Float[Array, "*b c"]:
   """Softmax over the classes of the scaled cosines."""
   scale = scale_of(logit_scale)
-  cosines = jnp.einsum(
-    "...e,ce->...c",
-    unit(embeddings),
-    classes,
-    precision=jax.lax.Precision.HIGHEST,
-  )
-  return jax.nn.softmax(scale * cosines, -1)
+  return jax.nn.softmax(scale * cosines(embeddings, classes), -1)
 
 
 def grid_of(
