@@ -54,6 +54,7 @@ def get_config():
   c.loss.contrastive_form = "words"
   c.loss.sharpness = 10.0
   c.loss.max_words = 12
+  c.loss.region_words = 1.0
 
   c.optim.peak_lr = 1e-3
   c.optim.start_lr = 1e-5

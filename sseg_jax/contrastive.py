@@ -22,7 +22,7 @@ FORMS = ("global", "caption_attends", "words")
 
 # The logit of an excluded pair. It is far below any cosine times a scale, and
 # finite, so that a row without any valid pair has finite gradients.
-_EXCLUDED = -1e9
+EXCLUDED = -1e9
 
 # Logits [r, c] of some rows against all columns, without the scale.
 _Similarity = Callable[[Any, Any], Array]
@@ -150,7 +150,7 @@ def of_regions(
         mesh=mesh,
       )
 
-    parts = _parts(regions, heads), _parts(words, heads)
+    parts = parts_of(regions, heads), parts_of(words, heads)
     return jax.tree.map(lambda x: x.mean(0), lax.map(one, parts))
   shared = isinstance(captions, Vocabulary)
   valid = valid & there.any(1) & (count.sum(0) > 0 if shared else count.any(1))
@@ -173,7 +173,8 @@ def of_regions(
   )
 
 
-def _parts(x: Float[Array, "*b e"], heads: int) -> Float[Array, "h *b p"]:
+def parts_of(x: Float[Array, "*b e"], heads: int) -> Float[Array, "h *b p"]:
+  """Cuts embeddings into the parts of the heads."""
   return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, 0)
 
 
@@ -226,7 +227,7 @@ def _attend(
     "ike,ne->ink", regions, flat, precision=lax.Precision.HIGHEST
   )
   seen = there[:, None]
-  weight = jax.nn.softmax(jnp.where(seen, sharpness * cosine, _EXCLUDED), -1)
+  weight = jax.nn.softmax(jnp.where(seen, sharpness * cosine, EXCLUDED), -1)
   attended = (weight * cosine).sum(-1)
   shape = len(regions), *words.shape[:-1]
   return attended.reshape(shape), weight.reshape(*shape, -1)
@@ -304,7 +305,7 @@ def _cosines(rows, columns):
 
 def _find(logits, number, valid):
   """Returns (cross-entropy, hit) of each row; its `number` is its column."""
-  logits = jnp.where(valid[None], logits, _EXCLUDED)
+  logits = jnp.where(valid[None], logits, EXCLUDED)
   mine = number[:, None] == jnp.arange(logits.shape[1])[None]
   right = jnp.where(mine, logits, 0).sum(-1)
   loss = jax.nn.logsumexp(logits, axis=-1) - right

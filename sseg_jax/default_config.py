@@ -228,6 +228,10 @@ def get_config() -> ml_collections.ConfigDict:
   # regions. A large one sees the best region alone, 0 their mean.
   c.loss.sharpness = 10.0
   c.loss.max_words = 16  # "words": of a caption at most
+  # "words" with text.layers=0: weight of a loss that asks each region for a
+  # word of its caption, among all words of the batch. It is not the
+  # paper's (region_words.py).
+  c.loss.region_words = 0.0
   # The three weights of model.head "classes" and "upernet": of classes, of "no
   # object" (MaskFormer), and of UperNet's auxiliary head (mmsegmentation).
   c.loss.classes = 1.0

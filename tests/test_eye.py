@@ -122,11 +122,12 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [0, 2])
+@pytest.mark.parametrize(("block", "asked"), [(0, 0.0), (2, 0.0), (2, 1.0)])
 def test_words_are_embedded_once_where_few_are_different(
-  config, monkeypatch, block
+  config, monkeypatch, block, asked
 ):
   config.loss.contrastive_block = block
+  config.loss.region_words = asked
   setup = train_step.make_setup(config, CLASSES)
   state = train_step.init_state(setup)
   batch = dict(BATCH)
@@ -147,7 +148,8 @@ def test_words_are_embedded_once_where_few_are_different(
 
   params, loss = take(counted)
   assert fits == [True]
-  # As if there were too many of them: each word is embedded where it stands.
+  # As if there were too many of them: each word is embedded where it stands, or
+  # room is made for all.
   wanted, wanted_loss = take(
     lambda *x: (*different(*x)[:2], jnp.asarray(False))
   )
@@ -169,6 +171,20 @@ def test_words_are_embedded_once_where_few_are_different(
     ({"model.weights": "swin_s"}, "weights='swin_s'.*pseudo_masks.weights"),
     ({"accumulate_steps": 2}, "accumulate_steps=2"),
     ({"task": "supervised"}, "task='supervised'"),
+    (
+      {"loss.region_words": 1.0, "model.proj_norm": "bn"},
+      "loss.region_words=1.0: needs model.proj_norm='ln' or 'none'; set",
+    ),
+    (
+      {
+        "loss.region_words": 1.0,
+        "text.layers": 1,
+        "model.proj_norm": "bn",
+        "loss.contrastive_form": "caption_attends",
+      },
+      "loss.contrastive_form='words' and text.layers=0 and model.proj_norm='ln'"
+      " or 'none'",
+    ),
   ],
 )
 def test_what_cannot_work_is_refused(config, fields, message):

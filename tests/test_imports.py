@@ -53,6 +53,7 @@ ORDER = (
   {
     "losses",
     "contrastive",
+    "region_words",
     "word_bags",
     "matching",
     "pseudo_masks",

@@ -20,6 +20,7 @@ from sseg_jax.errors import InputError, reported
 
 _PHOTOS = (150, 300, 600, 1200, 2384)
 _FORMS = ("global", "caption_attends", "words")
+_ASKED = "words and region_words"  # with `loss.region_words` of the config
 TABLES = ("curve", "probe", "forms")
 
 
@@ -200,7 +201,10 @@ def _rows(
         study.trained,
         {
           "features": each,
-          "loss__contrastive_form": form,
+          "loss__contrastive_form": "words" if form == _ASKED else form,
+          "loss__region_words": (
+            config.loss.region_words if form == _ASKED else 0.0
+          ),
           # All with one head: "global" has no more.
           "model__proj_heads": 1,
           "model__embed_dim": config.model.embed_dim // config.model.proj_heads,
@@ -209,11 +213,13 @@ def _rows(
           ),
           # The others embed a caption as a whole, at its last token: a layer
           # must bring the words there.
-          "text__layers": config.text.layers if form == "words" else 1,
+          "text__layers": (
+            config.text.layers if form in ("words", _ASKED) else 1
+          ),
         },
       )
       for each in features
-      for form in _FORMS
+      for form in (*_FORMS, *[_ASKED] * bool(config.loss.region_words))
     ],
   }
   for kind in tables:

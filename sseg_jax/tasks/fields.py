@@ -35,6 +35,7 @@ RULES: dict[str, Rule] = {
   "loss.contrastive_form": one_of(*contrastive.FORMS),
   "loss.sharpness": NOT_NEGATIVE,
   "loss.max_words": at_least(1),
+  "loss.region_words": NOT_NEGATIVE,
   "text.frozen": SWITCH,
 }
 
@@ -100,6 +101,24 @@ def _form(c: Any) -> str | None:
       " without layers; use at least 1"
     )
   return None
+
+
+def _region_words(c: Any) -> str | None:
+  """Words are compared once each, which not every network can do."""
+  if not c.loss.region_words:
+    return None
+  wanted: tuple[tuple[str, bool, str], ...] = (
+    ("loss.contrastive_form", c.loss.contrastive_form == "words", "'words'"),
+    ("text.layers", not c.text.layers, "0"),
+    ("model.proj_norm", c.model.proj_norm != "bn", "'ln' or 'none'"),
+  )
+  wrong = [f"{name}={to}" for name, fits, to in wanted if not fits]
+  if not wrong:
+    return None
+  return (
+    f"loss.region_words={c.loss.region_words}: needs {' and '.join(wrong)}; set"
+    " them, or loss.region_words=0"
+  )
 
 
 def _frozen_text(c: Any) -> str | None:
@@ -215,6 +234,15 @@ BETWEEN: tuple[Between, ...] = (
       "text.layers",
     ),
     _form,
+  ),
+  Between(
+    (
+      "loss.region_words",
+      "loss.contrastive_form",
+      "text.layers",
+      "model.proj_norm",
+    ),
+    _region_words,
   ),
   Between(("task", "text.frozen"), _frozen_text),
   Between(

@@ -3,7 +3,6 @@
 On a first read, go straight to `loss`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sseg_jax import contrastive, losses, word_bags
+from sseg_jax import contrastive, losses, region_words, word_bags
 from sseg_jax.models import pooling, query_embedding, sseg, teacher
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.pseudo_masks import eye
@@ -167,7 +166,7 @@ def keys_of(setup: Setup, batch: dict[str, Array]) -> Array:
 def compare(
   setup: Setup, model: sseg.SSeg, features: Features, valid: Array
 ) -> tuple[Array, Metrics]:
-  """Returns the weighted contrastive loss of a whole batch, and metrics."""
+  """Returns the weighted losses of captions of a whole batch, and metrics."""
   weights = setup.config.loss
   each, image = model.embed_parts(
     features.parts, features.counts, train=True, valid=valid
@@ -182,18 +181,31 @@ def compare(
     text = model.embed_text(features.text, train=True, valid=valid)
     loss, metrics = contrastive.contrastive(image, text, scale, valid, **how)
   else:
-    of_regions = functools.partial(
-      contrastive.of_regions,
-      contrastive.Pictures(each, features.counts > 0),
-      logit_scale=scale,
-      valid=valid,
-      form=weights.contrastive_form,
-      sharpness=weights.sharpness,
-      heads=setup.config.model.proj_heads,
-      **how,
-    )
+    pictures = contrastive.Pictures(each, features.counts > 0)
+    heads = setup.config.model.proj_heads
+
+    def of_regions(captions, vocabulary=None):
+      loss, metrics = contrastive.of_regions(
+        pictures,
+        captions,
+        scale,
+        valid,
+        form=weights.contrastive_form,
+        sharpness=weights.sharpness,
+        heads=heads,
+        **how,
+      )
+      if weights.region_words:
+        metrics["loss/region_words"] = region_words.regions_to_words(
+          pictures, vocabulary, scale, valid, heads=heads, **how
+        )
+      return loss, metrics
+
     loss, metrics = _of_captions(setup, model, features, valid, of_regions)
-  return weights.contrastive * loss, metrics | {"loss/contrastive": loss}
+  total = weights.contrastive * loss
+  if weights.region_words:
+    total += weights.region_words * metrics["loss/region_words"]
+  return total, metrics | {"loss/contrastive": loss}
 
 
 def _of_captions(
@@ -221,22 +233,31 @@ def _of_captions(
   if not _is_bag(model):
     return whole(features.text)
   assert features.words is not None
-  ids, exist = features.text.astype(jnp.int32), features.words > 0
+  ids, stands = features.text.astype(jnp.int32), features.words > 0
   config = setup.config
   if config.model.proj_norm == "bn":  # counts words as often as they stand
     return whole(model.text.of_ids(ids))
-  exist &= valid[:, None]
-  most = ids.size // 4
-  different, places, fits = word_bags.different(ids, exist, most)
+  exist = stands & valid[:, None]
 
-  def once():
+  def once(most, found):
+    different, places, _ = found
     text = model.embed_text(model.text.of_ids(different), train=True)
-    if config.loss.contrastive_block:  # of captions
-      return of_captions(text[jnp.minimum(places, most - 1)])
     shares = word_bags.shares(places, exist, most)
-    return of_regions(contrastive.Vocabulary(text, shares))
+    vocabulary = contrastive.Vocabulary(text, shares)
+    captions: contrastive.Captions | contrastive.Vocabulary = vocabulary
+    if config.loss.contrastive_block:  # of captions
+      each = text[jnp.minimum(places, most - 1)]
+      captions = contrastive.Captions(each, stands)
+    return of_regions(captions, vocabulary)
 
-  return jax.lax.cond(fits, once, lambda: whole(model.text.of_ids(ids)))
+  def otherwise():
+    if config.loss.region_words:  # needs to know which words are the same
+      return once(ids.size, word_bags.different(ids, exist, ids.size))
+    return whole(model.text.of_ids(ids))
+
+  most = ids.size // 4
+  few = word_bags.different(ids, exist, most)
+  return jax.lax.cond(few[2], lambda: once(most, few), otherwise)
 
 
 def loss(
