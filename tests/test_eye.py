@@ -15,7 +15,7 @@ from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
 from sseg_jax.exporting import towers
-from sseg_jax.inference import clusters
+from sseg_jax.inference import clusters, look
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import teacher, vit_weights
@@ -209,6 +209,36 @@ def test_masks_of_an_eye_are_not_refined(config):
   config.evaluate.refine = "pseudo_masks"
   with pytest.raises(InputError, match="evaluate.refine='pseudo_masks'"):
     SSegSegmenter({}, {}, config)
+
+
+@pytest.mark.parametrize(
+  ("patch", "scale", "multiple"), [(8, 1, 32), (14, 1, 14), (14, 0.5, 32)]
+)
+def test_sides_of_windows_are_multiples_of_the_patch(
+  config, monkeypatch, patch, scale, multiple
+):
+  monkeypatch.setitem(VIT_SIZES, "tiny", small_vit.SIZES | {"patch": patch})
+  config.pseudo_masks.scale = scale
+  assert look.Look.build(config, "none").multiple == multiple
+
+
+@pytest.mark.slow
+def test_a_panorama_is_padded_to_whole_patches(config, monkeypatch, tmp_path):
+  monkeypatch.setitem(small_vit.SIZES, "patch", 7)
+  config.pseudo_masks.weights = small_vit.write(tmp_path / "vit.npz")
+  config.evaluate.image_size, config.evaluate.stride = 224, 112
+  state = train_step.init_state(train_step.make_setup(config, CLASSES))
+  segmenter = SSegSegmenter(state.params, state.model_state, config)
+  # Its short side becomes 95, and is padded to 98.
+  scores = segmenter.scores(
+    np.zeros((60, 1300, 3), np.uint8), ClassSet(("a", "b"))
+  )
+  assert scores.shape == (60, 1300, 2)
+  windows = np.zeros((1, 20, 30, 3), np.float32)
+  assert segmenter.score_windows(windows, ClassSet(("a", "b"))).shape[1:3] == (
+    20,
+    30,
+  )
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ class Halves(seen.Seen):
 
   def __init__(self):
     """Needs no weights."""
+    self.multiple = 32
 
   def __call__(self, windows):
     b, h, w = windows.shape[:3]

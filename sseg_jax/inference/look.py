@@ -1,6 +1,7 @@
 """From pictures to outputs of the image tower, for every kind of network."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import teacher
+from sseg_jax.models import backbones, teacher, vit_pyramid
 from sseg_jax.pseudo_masks import eye, generator
 
 
@@ -20,10 +21,12 @@ class Look:
   Attributes:
     snaps: makes the regions that masks are snapped to, or None.
     sees: what sees in place of the image tower, or None.
+    multiple: sides of pictures must be multiples of it.
   """
 
   snaps: generator.PseudoMasks | None = None
   sees: eye.Eye | None = None
+  multiple: int = backbones.LARGEST_STRIDE
 
   @classmethod
   def build(cls, config: Any, refine: str) -> "Look":
@@ -37,10 +40,14 @@ class Look:
           f"evaluate.refine={refine!r}: the masks of model.backbone='teacher'"
           " are clusters already; use 'none'"
         )
-      return cls(sees=eye.for_pictures(config))
+      sees = eye.for_pictures(config)
+      return cls(sees=sees, multiple=_largest(_cell(config, sees)))
+    patch = vit_pyramid.TOKEN_SIZES.get(config.model.backbone, {}).get("patch")
+    multiple = _largest(patch or 1)
     if refine == "pseudo_masks":
-      return cls(snaps=generator.build(config))
-    return cls()
+      snaps = generator.build(config)
+      return cls(snaps, multiple=math.lcm(multiple, _cell(config, snaps)))
+    return cls(multiple=multiple)
 
   @property
   def frozen(self) -> Any:
@@ -73,3 +80,15 @@ class Look:
     if self.snaps is not None:
       snap = self.snaps.generate(frozen, images, keys)[:1]
     return apply_image(params, model_state, images, *snap)
+
+
+def _cell(config: Any, masks: generator.PseudoMasks | eye.Eye) -> int:
+  """Returns what a maker of regions needs sides to be multiples of."""
+  # At another scale it rounds sides itself.
+  return masks.stride if config.pseudo_masks.scale == 1 else 1
+
+
+def _largest(patch: int) -> int:
+  """Returns the largest stride of all networks, or a patch that needs more."""
+  stride = backbones.LARGEST_STRIDE
+  return patch if stride % patch else stride

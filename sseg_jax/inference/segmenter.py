@@ -235,7 +235,8 @@ class SSegSegmenter:
     self, windows: Float[np.ndarray, "g h w 3"], class_set: ClassSet
   ) -> Float[np.ndarray, "g h w c"]:
     """Class scores of windows of one size, neither resized nor cut."""
-    layout = Layout.of_window(*windows.shape[1:3])
+    _, h, w, _ = windows.shape
+    layout = Layout.of_window(h, w, self._look.multiple)
     return self._all_scores(self._groups(windows, class_set, layout))
 
   def _all_scores(self, groups: Iterator[Encoded]) -> np.ndarray:
@@ -269,7 +270,10 @@ class SSegSegmenter:
   ) -> Iterator[Encoded]:
     """Yields groups of images, each as large as the device's memory allows."""
     layout = layout or Layout.of(
-      *images.shape[1:3], image_size=self.image_size, stride=self.stride
+      *images.shape[1:3],
+      image_size=self.image_size,
+      stride=self.stride,
+      multiple=self._look.multiple,
     )
     places = layout.places()
     embeddings = self.encode_classes(class_set)

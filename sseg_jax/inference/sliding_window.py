@@ -18,8 +18,8 @@ from sseg_jax.images import reader
 from sseg_jax.inference.scoring import combine
 
 LONG_SIDE_CAP = 2048  # GroupViT's img_scale=(2048, 448)
-# The network's largest stride. A picture smaller than the window is padded to a
-# multiple of it.
+# The largest stride of networks. A picture smaller than the window is padded to
+# a multiple of it, or of what its network needs (`look.Look.multiple`).
 PAD = 32
 LARGEST_SIZE = 4096  # of `image_size`: a window of it takes some hundred MB
 
@@ -66,13 +66,17 @@ class Layout:
   starts: tuple[tuple[int, int], ...]
 
   @classmethod
-  def of(cls, h: int, w: int, *, image_size: int, stride: int) -> "Layout":
-    """Lays out windows of `image_size` over a picture of h x w pixels."""
+  def of(
+    cls, h: int, w: int, *, image_size: int, stride: int, multiple: int = PAD
+  ) -> "Layout":
+    """Lays out windows of `image_size` over a picture of h x w pixels.
+
+    Where the picture is below the window, it is padded up to a `multiple`.
+    """
     resized = evaluation_size(h, w, image_size)
-    # Padded up to a multiple of PAD where the picture is below the window.
     window = (
-      min(image_size, -(-resized[0] // PAD) * PAD),
-      min(image_size, -(-resized[1] // PAD) * PAD),
+      min(image_size, -(-resized[0] // multiple) * multiple),
+      min(image_size, -(-resized[1] // multiple) * multiple),
     )
     rows, columns = (
       window_starts(s, c, stride) for s, c in zip(resized, window, strict=True)
@@ -85,9 +89,9 @@ class Layout:
     return cls((h, w), resized, window, canvas, starts)
 
   @classmethod
-  def of_window(cls, h: int, w: int) -> "Layout":
+  def of_window(cls, h: int, w: int, multiple: int = PAD) -> "Layout":
     """Lays out one window over all of a picture, which is not resized."""
-    window = -(-h // PAD) * PAD, -(-w // PAD) * PAD
+    window = -(-h // multiple) * multiple, -(-w // multiple) * multiple
     return cls((h, w), (h, w), window, window, ((0, 0),))
 
   def cut(

@@ -93,7 +93,10 @@ class Probe:
     self, image: UInt8[np.ndarray, "h w 3"]
   ) -> tuple[Layout, teacher.Regions]:
     layout = Layout.of(
-      *image.shape[:2], image_size=self._size, stride=self._stride
+      *image.shape[:2],
+      image_size=self._size,
+      stride=self._stride,
+      multiple=self._seen.multiple,
     )
     logits, features, exist = self._seen(layout.cut(image))
     return layout, teacher.Regions(logits, features[..., self._columns], exist)

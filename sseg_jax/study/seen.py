@@ -24,7 +24,11 @@ _AT_ONCE = 8  # windows that the eye sees in one pass
 
 
 class Seen:
-  """What the eye of a config sees in windows; kept in files."""
+  """What the eye of a config sees in windows; kept in files.
+
+  Attributes:
+    multiple: sides of windows must be multiples of it.
+  """
 
   def __init__(self, config: Any, folder: Path):
     """Loads the eye's weights.
@@ -38,6 +42,7 @@ class Seen:
     self._folder = folder
     look = Look.build(config, "none")
     assert look.sees is not None
+    self.multiple = look.multiple
     self._see = jax.jit(look.sees.see)
     self._frozen = jax.tree.map(jnp.asarray, teacher.load(config))
     self._kept: dict[str, teacher.Regions] = {}
