@@ -9,7 +9,8 @@ r"""Linear probe of DINO or MoCo v3 on Pascal VOC (Table 2).
       --checkpoint=runs/probe_voc --benchmarks=voc --data_root=DATA
 
 That is DINO's ViT-S/16. MoCo v3's has more heads:
---config.model.backbone=vit_s16_h12 --config.model.weights=moco_v3_vits16. Any
+--config.model.backbone=vit_s16_h12 --config.model.weights=moco_v3_vits16. The
+backbone vit_s8 takes dino_vits8, and vit_s14 takes dinov2_vits14. Any
 ViT with the sizes of model.backbone may be named, or its file. Weights are
 fetched at the first start (models/published.py); MoCo v3's forbid commercial
 use. --config.model.frozen=False trains the ViT as well, as GroupViT did for its

@@ -263,6 +263,31 @@ def test_moco_s_weights_are_taken_by_their_names(
     pretrained._image(config, {})
 
 
+@pytest.mark.parametrize(
+  ("backbone", "takes", "refuses"),
+  [
+    ("vit_s8", "dino_vits8", "dino_vits16"),
+    ("vit_s14", "dinov2_vits14", "dinov2_vits14_reg"),
+  ],
+)
+def test_networks_of_tokens_take_the_weights_of_their_sizes_alone(
+  make_tiny_config, monkeypatch, backbone, takes, refuses
+):
+  config = _config(make_tiny_config, "linear")
+  config.model.backbone = backbone
+
+  def found(source, *_, **__):
+    raise FileNotFoundError(source)  # it would be fetched
+
+  monkeypatch.setattr(pretrained.weights, "fetch", found)
+  config.model.weights = refuses
+  with pytest.raises(InputError, match=f"{refuses}' are weights of"):
+    pretrained._image(config, {})
+  config.model.weights = takes
+  with pytest.raises(FileNotFoundError, match=takes):
+    pretrained._image(config, {})
+
+
 def _batch(rng, side=32, b=4):
   labels = rng.integers(0, 4, (b, side, side)).astype(np.int32)
   labels[0, :9] = 255

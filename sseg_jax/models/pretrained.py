@@ -219,9 +219,9 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
       f" model.backbone={name!r}; leave the field empty"
     )
   networks = {name, f"maskformer/{name}"}
-  if network is ViTPyramid:  # those that differ by how they were trained alone
-    wanted = {k: v for k, v in sizes.items() if k != "position_rule"}
-    networks = {n for n, s in VIT_SIZES.items() if wanted.items() <= s.items()}
+  if convert is vit:  # those that differ by how they were trained alone
+    own = _without_rule(sizes)
+    networks = {n for n, s in VIT_SIZES.items() if _without_rule(s) == own}
   path = weights.locate(config.model.weights, networks, field="model.weights")
   place = f"{path} (model.weights, for model.backbone={name!r})"
   arrays = weights.read_arrays(path)
@@ -241,6 +241,10 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   what = "backbone and mask decoders start" if decoders else "backbone starts"
   logging.info("%s from %s", what, path)
   return found
+
+
+def _without_rule(sizes: dict[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in sizes.items() if k != "position_rule"}
 
 
 def _check_heads(fields: Any, part: str, usual: int) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.layers import gelu
 from sseg_jax.models.vit import ViT
+from sseg_jax.models.vit_sizes import VIT_SIZES
 
 TOKENS = "tokens"  # the level of `TokenMap`
 # Trained from random weights at 224 pixels: 14x14 positions.
@@ -31,6 +32,8 @@ PYRAMID_SIZES: dict[str, dict[str, Any]] = {
 }
 # Those that give tokens alone, because their patch is no stride of a pyramid.
 TOKEN_SIZES: dict[str, dict[str, Any]] = {
+  "vit_s8": VIT_SIZES["dino_vits8"],
+  "vit_s14": VIT_SIZES["dinov2_vits14"],
   # For drawn pictures of 96 pixels.
   "vit_tiny8": dict(
     patch=8, width=96, depth=4, num_heads=4, grid=12, position_rule="size"
