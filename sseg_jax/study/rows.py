@@ -23,6 +23,7 @@ _DECODER = {
 }
 # Words are read one by one, so no layer need join them.
 _WORDS = {"loss.contrastive_form": "words", "text.layers": 0}
+_ASKED = {**_WORDS, "loss.region_words": 1.0}
 _POOLED = {"model.query_embedding": "mask_pooled"}
 _BACKBONE = {**_POOLED, "loss.mask_every": 1}  # as above
 # The paper's simple baselines: no network learns masks, as configs/b2.py.
@@ -97,12 +98,19 @@ ROWS: dict[str, Row] = {
     "decoder features; each word is compared with the queries that fit it best",
     {**_DECODER, **_WORDS},
   ),
+  "decoder_asked": Row(
+    "the same, and each query is asked for a word of the caption",
+    {**_DECODER, **_ASKED},
+  ),
   "decoder_attends": Row(
     "decoder features; each caption attends to the queries",
     {**_DECODER, "loss.contrastive_form": "caption_attends"},
   ),
   "pooled_words": Row(
     "features under masks, and words as in decoder_words", _WORDS
+  ),
+  "pooled_asked": Row(
+    "the same, and each mask is asked for a word of the caption", _ASKED
   ),
   "pooled_pixel": Row(
     "pools features of the pixel decoder, which see the whole picture",
