@@ -28,6 +28,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
   ("masks", "models/maskformer.py", ""),
   ("matching", "sseg_jax/matching.py", ""),
   ("contrastive", "sseg_jax/contrastive.py", ""),
+  ("contrastive", "sseg_jax/region_words.py", ""),
   ("mask loss", "sseg_jax/losses.py", ""),
   # Of the frozen network; the backbones that contain a ViT came before.
   ("teacher", "models/vit.py", ""),
