@@ -222,6 +222,21 @@ def test_sides_of_windows_are_multiples_of_the_patch(
   assert look.Look.build(config, "none").multiple == multiple
 
 
+def test_masks_of_another_patch_need_sides_that_fit_both(
+  tiny_config, monkeypatch, tmp_path
+):
+  tiny_config.model.backbone = "vit_s14"  # tokens alone
+  assert look.Look.build(tiny_config, "none").multiple == 14
+  tiny_config.model.backbone = "conv_tiny"
+  assert look.Look.build(tiny_config, "pseudo_masks").multiple == 32
+  monkeypatch.setitem(small_vit.SIZES, "patch", 14)
+  tiny_config.pseudo_masks.generator = "dino"
+  tiny_config.pseudo_masks.weights = small_vit.write(tmp_path / "vit.npz")
+  assert look.Look.build(tiny_config, "pseudo_masks").multiple == 224
+  with pytest.raises(InputError, match="multiple of 224; use 224"):
+    SSegSegmenter({}, {}, tiny_config, image_size=256, refine="pseudo_masks")
+
+
 @pytest.mark.slow
 def test_a_panorama_is_padded_to_whole_patches(config, monkeypatch, tmp_path):
   monkeypatch.setitem(small_vit.SIZES, "patch", 7)

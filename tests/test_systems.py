@@ -1,6 +1,7 @@
 """Other systems: from files that transformers saved to scores."""
 
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from sseg_jax import baselines, evaluate
 from sseg_jax.baselines import b1, groupvit, maskclip
 from sseg_jax.baselines.options import Options
 from sseg_jax.errors import InputError
+from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.models import hf_files
 
 
@@ -254,3 +256,21 @@ def test_b1_shows_clip_one_region_at_a_time():
     found[0, 4, 2], 0.25 * image[1, 0] + 0.75 * image[1, 1]
   )
   assert found[1, :, 9:].all()
+
+
+def test_b1_pads_windows_to_whole_patches_of_the_generator():
+  system = object.__new__(b1.MasksThenClip)
+  system._masks = types.SimpleNamespace(stride=14, frozen={})
+  system._words = types.SimpleNamespace(of=lambda names: names)
+  system._state, sizes = {}, []
+
+  def see(state, frozen, window, classes):
+    sizes.append(window.shape[1:3])
+    return np.zeros((*window.shape[:3], 2))
+
+  system._see = see
+  window, names = np.zeros((1, 512, 224, 3), np.float32), ClassSet(("a", "b"))
+  assert system.score_windows(window, names).shape == (1, 512, 224, 2)
+  system._masks.stride = 8
+  system.score_windows(window, names)
+  assert sizes == [(518, 224), (512, 224)]

@@ -16,7 +16,7 @@ from sseg_jax.baselines.options import Options
 from sseg_jax.benchmarks import table1_rows
 from sseg_jax.errors import InputError
 from sseg_jax.inference.class_set import ClassSet
-from sseg_jax.inference.sliding_window import PAD
+from sseg_jax.inference.sliding_window import multiple_for
 from sseg_jax.models import clip
 from sseg_jax.models.layers import resize_bilinear, resize_labels
 from sseg_jax.pseudo_masks import generator
@@ -68,7 +68,7 @@ class MasksThenClip:
     def one(window: np.ndarray) -> np.ndarray:
       return towers.by_patches(
         window[None],
-        PAD,
+        multiple_for(self._masks.stride),
         lambda x: self._see(self._state, self._masks.frozen, x, classes),
       )
 

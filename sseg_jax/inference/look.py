@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import backbones, teacher, vit_pyramid
+from sseg_jax.inference.sliding_window import PAD, multiple_for
+from sseg_jax.models import teacher, vit_pyramid
 from sseg_jax.pseudo_masks import eye, generator
 
 
@@ -26,7 +27,7 @@ class Look:
 
   snaps: generator.PseudoMasks | None = None
   sees: eye.Eye | None = None
-  multiple: int = backbones.LARGEST_STRIDE
+  multiple: int = PAD
 
   @classmethod
   def build(cls, config: Any, refine: str) -> "Look":
@@ -41,9 +42,9 @@ class Look:
           " are clusters already; use 'none'"
         )
       sees = eye.for_pictures(config)
-      return cls(sees=sees, multiple=_largest(_cell(config, sees)))
-    patch = vit_pyramid.TOKEN_SIZES.get(config.model.backbone, {}).get("patch")
-    multiple = _largest(patch or 1)
+      return cls(sees=sees, multiple=multiple_for(_cell(config, sees)))
+    alone = vit_pyramid.TOKEN_SIZES.get(config.model.backbone, {})
+    multiple = multiple_for(alone.get("patch", 1))
     if refine == "pseudo_masks":
       snaps = generator.build(config)
       return cls(snaps, multiple=math.lcm(multiple, _cell(config, snaps)))
@@ -86,9 +87,3 @@ def _cell(config: Any, masks: generator.PseudoMasks | eye.Eye) -> int:
   """Returns what a maker of regions needs sides to be multiples of."""
   # At another scale it rounds sides itself.
   return masks.stride if config.pseudo_masks.scale == 1 else 1
-
-
-def _largest(patch: int) -> int:
-  """Returns the largest stride of all networks, or a patch that needs more."""
-  stride = backbones.LARGEST_STRIDE
-  return patch if stride % patch else stride

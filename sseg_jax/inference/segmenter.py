@@ -18,7 +18,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.inference import look, padding, scoring
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.encoded import Encoded
-from sseg_jax.inference.sliding_window import LARGEST_SIZE, PAD, Layout
+from sseg_jax.inference.sliding_window import LARGEST_SIZE, Layout
 from sseg_jax.models import sseg
 from sseg_jax.models.outputs import ImageOutputs
 from sseg_jax.tokenizer import Tokenizer, check_distinct
@@ -112,11 +112,6 @@ class SSegSegmenter:
     self.image_size = int(image_size or config.evaluate.image_size)
     stride = config.evaluate.stride * self.image_size
     self.stride = max(1, round(stride / config.evaluate.image_size))
-    if self.image_size < PAD or self.image_size % PAD:
-      raise InputError(
-        f"image_size={self.image_size} is not a multiple of {PAD}; use"
-        f" {max(1, round(self.image_size / PAD)) * PAD}"
-      )
     if self.image_size > LARGEST_SIZE:
       raise InputError(
         f"image_size={self.image_size} is more than {LARGEST_SIZE}; give less"
@@ -130,6 +125,12 @@ class SSegSegmenter:
         f" {', '.join(REFINEMENTS)}"
       )
     self._look = look.Look.build(config, refine)
+    of = self._look.multiple
+    if self.image_size < of or self.image_size % of:
+      raise InputError(
+        f"image_size={self.image_size} is not a multiple of {of}; use"
+        f" {max(1, round(self.image_size / of)) * of}"
+      )
 
     # Compiled once for each segmenter: a graphdef need not be hashable.
     def apply(*args):

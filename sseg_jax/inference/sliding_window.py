@@ -24,6 +24,14 @@ PAD = 32
 LARGEST_SIZE = 4096  # of `image_size`: a window of it takes some hundred MB
 
 
+def multiple_for(stride: int) -> int:
+  """Returns what sides are padded to a multiple of, for a network's stride.
+
+  PAD, so that few sizes are compiled, unless the stride does not divide it.
+  """
+  return stride if PAD % stride else PAD
+
+
 def evaluation_size(
   h: int, w: int, short_side: int, long_side: int = LONG_SIDE_CAP
 ) -> tuple[int, int]:
