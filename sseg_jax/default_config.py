@@ -209,14 +209,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss.contrastive = 1.0  # §3.6
   c.loss.dice = 1.0  # §3.6
   c.loss.focal = 20.0  # §3.6
-  # Stride, in pixels of the picture, at which masks are compared: 1, 2 or 4. 1
-  # is the picture's size (§3.4). 4 is the size of the logits, with a sixteenth
-  # of the work.
+  # Stride, in pixels, at which masks are compared: 1, 2 or 4. 1 is the size of
+  # the picture (§3.4), 4 that of the logits, with a sixteenth of the work.
   c.loss.mask_stride = 1
-  # With n, the mask loss uses every n-th picture of a batch, so each picture
-  # once in n epochs. The contrastive loss uses all pictures. It needs a "stem"
-  # pooled under pseudo-masks, where the contrastive loss does not use the
-  # backbone.
+  # With n, the mask loss uses every n-th picture of a batch, the contrastive
+  # loss all. It needs a "stem" pooled under pseudo-masks, where the contrastive
+  # loss does not use the backbone.
   c.loss.mask_every = 1
   # What the contrastive loss compares. "global": one embedding of a picture and
   # one of a caption, as in the paper. Two are not the paper's, and need
@@ -225,12 +223,10 @@ def get_config() -> ml_collections.ConfigDict:
   # word best (contrastive.py).
   c.loss.contrastive_form = "global"
   # "caption_attends" and "words": factor of the cosines in the softmax over the
-  # regions. A large one sees the best region alone, 0 their mean.
+  # regions. A large one sees the best alone, 0 their mean.
   c.loss.sharpness = 10.0
   c.loss.max_words = 16  # "words": of a caption at most
-  # "words" with text.layers=0: weight of a loss that asks each region for a
-  # word of its caption, among all words of the batch. It is not the
-  # paper's (region_words.py).
+  # "words": weight of asking each region for a word (region_words.py).
   c.loss.region_words = 0.0
   # The three weights of model.head "classes" and "upernet": of classes, of "no
   # object" (MaskFormer), and of UperNet's auxiliary head (mmsegmentation).

@@ -90,13 +90,15 @@ def _words_of_regions(pictures, words, often, scale, block, mesh):
   if not 0 < block < len(pictures[0]):
     return find(pictures, words, often, scale)
 
+  size = block
+  if mesh is not None and mesh.size > 1:
+    size = block // mesh.size
+
   def in_blocks(pictures, *others):
     parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pictures)
     return lax.map(lambda part: find(part, *others), parts).ravel()
 
-  size = block
-  if mesh is not None and mesh.size > 1:
-    size = block // mesh.size
+  if size < block:
     split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     in_blocks = jax.shard_map(
       in_blocks,

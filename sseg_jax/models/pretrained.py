@@ -32,12 +32,12 @@ from sseg_jax.models import (
   published,
   teacher,
   tensors,
+  vit_sizes,
   vit_weights,
   weights,
 )
 from sseg_jax.models.resnet import ResNet
 from sseg_jax.models.swin import Swin
-from sseg_jax.models.vit import VIT_SIZES
 from sseg_jax.models.vit_pyramid import TokenMap, ViTPyramid
 
 Arrays = Mapping[str, np.ndarray]
@@ -220,8 +220,7 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
     )
   networks = {name, f"maskformer/{name}"}
   if convert is vit:  # those that differ by how they were trained alone
-    own = _without_rule(sizes)
-    networks = {n for n, s in VIT_SIZES.items() if _without_rule(s) == own}
+    networks = vit_sizes.published(sizes)
   path = weights.locate(config.model.weights, networks, field="model.weights")
   place = f"{path} (model.weights, for model.backbone={name!r})"
   arrays = weights.read_arrays(path)
@@ -241,10 +240,6 @@ def _image(config: Any, leaves: Leaves) -> dict[str, np.ndarray]:
   what = "backbone and mask decoders start" if decoders else "backbone starts"
   logging.info("%s from %s", what, path)
   return found
-
-
-def _without_rule(sizes: dict[str, Any]) -> dict[str, Any]:
-  return {k: v for k, v in sizes.items() if k != "position_rule"}
 
 
 def _check_heads(fields: Any, part: str, usual: int) -> None:

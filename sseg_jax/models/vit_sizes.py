@@ -37,6 +37,16 @@ VIT_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def published(sizes: dict[str, Any]) -> set[str]:
+  """Returns the published networks of these sizes, whatever their positions."""
+
+  def without_rule(x):
+    return {k: v for k, v in x.items() if k != "position_rule"}
+
+  wanted = without_rule(sizes)
+  return {n for n, x in VIT_SIZES.items() if without_rule(x) == wanted}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
   """What distinguishes one vision transformer from another.

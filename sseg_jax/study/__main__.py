@@ -19,8 +19,13 @@ from sseg_jax import command_line, config_files, files
 from sseg_jax.errors import InputError, reported
 
 _PHOTOS = (150, 300, 600, 1200, 2384)
-_FORMS = ("global", "caption_attends", "words")
-_ASKED = "words and region_words"  # with `loss.region_words` of the config
+# Form of the contrastive loss, and whether `loss.region_words` is kept.
+_FORMS = (
+  ("global", False),
+  ("caption_attends", False),
+  ("words", False),
+  ("words", True),
+)
 TABLES = ("curve", "probe", "forms")
 
 
@@ -197,14 +202,12 @@ def _rows(
     ],
     "forms": [
       (
-        f"{form}, {each}",
+        f"{form}{' and region_words' * asked}, {each}",
         study.trained,
         {
           "features": each,
-          "loss__contrastive_form": "words" if form == _ASKED else form,
-          "loss__region_words": (
-            config.loss.region_words if form == _ASKED else 0.0
-          ),
+          "loss__contrastive_form": form,
+          "loss__region_words": asked * config.loss.region_words,
           # All with one head: "global" has no more.
           "model__proj_heads": 1,
           "model__embed_dim": config.model.embed_dim // config.model.proj_heads,
@@ -213,13 +216,12 @@ def _rows(
           ),
           # The others embed a caption as a whole, at its last token: a layer
           # must bring the words there.
-          "text__layers": (
-            config.text.layers if form in ("words", _ASKED) else 1
-          ),
+          "text__layers": config.text.layers if form == "words" else 1,
         },
       )
       for each in features
-      for form in (*_FORMS, *[_ASKED] * bool(config.loss.region_words))
+      for form, asked in _FORMS
+      if config.loss.region_words or not asked
     ],
   }
   for kind in tables:
