@@ -216,11 +216,10 @@ def get_config() -> ml_collections.ConfigDict:
   # loss all. It needs a "stem" pooled under pseudo-masks, where the contrastive
   # loss does not use the backbone.
   c.loss.mask_every = 1
-  # What the contrastive loss compares. "global": one embedding of a picture and
-  # one of a caption, as in the paper. Two are not the paper's, and need
-  # model.mean="after": "caption_attends" compares a caption with the regions
-  # that it attends to, "words" each of its words with the regions that fit the
-  # word best (contrastive.py).
+  # What the contrastive loss compares. "global": a picture and a caption, as in
+  # the paper. Not the paper's, with model.mean="after": "caption_attends", a
+  # caption and the regions that it attends to; "words", each of its words and
+  # the regions that fit it best (contrastive.py).
   c.loss.contrastive_form = "global"
   # "caption_attends" and "words": factor of the cosines in the softmax over the
   # regions. A large one sees the best alone, 0 their mean.
@@ -228,17 +227,18 @@ def get_config() -> ml_collections.ConfigDict:
   c.loss.max_words = 16  # "words": of a caption at most
   # "words": weight of asking each region for a word (region_words.py).
   c.loss.region_words = 0.0
-  # The three weights of model.head "classes" and "upernet": of classes, of "no
-  # object" (MaskFormer), and of UperNet's auxiliary head (mmsegmentation).
+  # 0 to 1; more asks less of regions that no word of their caption fits.
+  c.loss.region_words_q = 0.0
+  # model.head "classes" and "upernet": weights of classes, of "no object"
+  # (MaskFormer), and of UperNet's auxiliary head (mmsegmentation).
   c.loss.classes = 1.0
   c.loss.no_object = 0.1
   c.loss.auxiliary = 0.4
   c.loss.init_temperature = 0.07  # CLIP; the paper only says "learnable"
   c.loss.max_logit_scale = 100.0  # clamped where it is used, as GroupViT does
   # Number of rows of the image-caption logits that exist at once, over all
-  # devices; 0 means all. The loss is the same and needs less memory, which
-  # matters for a large batch on few devices: for 32,768 pairs on 4 chips it is
-  # 4.5 GB of each chip, and 0.25 GB in blocks of 4096 (compiled for v5e).
+  # devices; 0 means all. The loss is the same and needs less memory: for 32,768
+  # pairs on 4 v5e chips 0.25 GB of each in blocks of 4096, else 4.5 (compiled).
   c.loss.contrastive_block = 0
 
   c.optim = ml_collections.ConfigDict()

@@ -22,6 +22,7 @@ def regions_to_words(
   valid: Bool[Array, "b"],
   *,
   max_logit_scale: float,
+  q: float = 0.0,
   heads: int = 1,
   block: int = 0,
   mesh: Mesh | AbstractMesh | None = None,
@@ -29,17 +30,23 @@ def regions_to_words(
   """Returns how badly each region finds the words of its caption.
 
   A region is compared with all words of the batch. With the logit s_w (cosine
-  times scale) of word w, and n_w the number of captions that have it, the loss
-  of a region is
+  times scale) of word w, and n_w the number of captions that have it, a region
+  finds a word of its caption with probability
 
-    -log(sum_own exp(s_w) / (sum_own exp(s_w) + sum_other n_w exp(s_w)))
+    p = sum_own exp(s_w) / (sum_own exp(s_w) + sum_other n_w exp(s_w))
 
   where "own" are the different words of the region's caption. One word is
   enough, whichever it is. A word of many captions counts as often among the
-  others, so that regions do not learn how frequent it is. The result is the
-  mean over the regions that exist, of valid pairs whose caption has a word, and
-  over heads. Source of the sum over several right answers: MIL-NCE (Miech et
-  al. 2020, Eq. 1).
+  others, so that regions do not learn how frequent it is. Source of the sum
+  over several right answers: MIL-NCE (Miech et al. 2020, Eq. 1).
+
+  The loss of a region is -log(p), or with q > 0 the generalized cross entropy
+  (1 - p^q) / q (Zhang and Sabuncu 2018, Eq. 6). That asks less of regions for
+  which no word of the caption is likely: captions do not name everything, and
+  -log(p) would teach the sky of such a picture any word that is there.
+
+  The result is the mean over the regions that exist, of valid pairs whose
+  caption has a word, and over heads.
 
   Args:
     pictures: the parts of the pictures.
@@ -47,6 +54,7 @@ def regions_to_words(
     logit_scale: see `contrastive`.
     valid: see `contrastive`.
     max_logit_scale: see `contrastive`.
+    q: 0 to 1; see above. 1 is the mean absolute error.
     heads: see `of_regions`.
     block: number of pictures whose logits exist at once; see `contrastive`.
     mesh: see `contrastive`.
@@ -64,7 +72,7 @@ def regions_to_words(
 
   def one(part):
     total = _words_of_regions(
-      (unit(part[0]), asked, own.T), unit(part[1]), often, scale, block, mesh
+      (unit(part[0]), asked, own.T), unit(part[1]), often, scale, q, block, mesh
     ).sum()
     return total / jnp.maximum(1.0, asked.sum(dtype=jnp.float32))
 
@@ -72,7 +80,7 @@ def regions_to_words(
   return lax.map(one, parts).mean()
 
 
-def _words_of_regions(pictures, words, often, scale, block, mesh):
+def _words_of_regions(pictures, words, often, scale, q, block, mesh):
   """Returns [b]: the sum of the losses of each picture's regions."""
 
   @jax.checkpoint
@@ -85,7 +93,10 @@ def _words_of_regions(pictures, words, often, scale, block, mesh):
     right = jnp.where(own, logits, EXCLUDED)
     wrong = jnp.where(own, EXCLUDED, logits + often[None, None])
     right, wrong = (jax.nn.logsumexp(x, -1) for x in (right, wrong))
-    return jnp.where(asked, jax.nn.softplus(wrong - right), 0).sum(-1)
+    loss = jax.nn.softplus(wrong - right)  # -log(p)
+    if q:
+      loss = -jnp.expm1(-q * loss) / q
+    return jnp.where(asked, loss, 0).sum(-1)
 
   if not 0 < block < len(pictures[0]):
     return find(pictures, words, often, scale)

@@ -142,17 +142,19 @@ def asked(b=6, words=9, e=10):
 
 
 to_words = jax.jit(
-  region_words.regions_to_words, static_argnames=("max_logit_scale", "heads")
+  region_words.regions_to_words,
+  static_argnames=("max_logit_scale", "heads", "q"),
 )
 
 
-@pytest.mark.parametrize("heads", [1, 2])
-def test_regions_are_asked_for_a_word_of_their_caption(heads):
+@pytest.mark.parametrize(("heads", "q"), [(1, 0.0), (2, 0.0), (2, 0.5)])
+def test_regions_are_asked_for_a_word_of_their_caption(heads, q):
   pictures, captions, valid = asked()
   found = to_words(
     *(pictures, captions, np.float32(np.log(7)), valid),
     max_logit_scale=100.0,
     heads=heads,
+    q=q,
   )
   has = np.asarray(captions.shares).T > 0  # [b, u]
   assert (has[valid].sum(0) > 1).any()  # a word of several captions
@@ -167,7 +169,8 @@ def test_regions_are_asked_for_a_word_of_their_caption(heads):
           each[has[j] & ~has[i]].sum() for j in np.flatnonzero(valid)
         )
         own = each[has[i]].sum()
-        wanted.append(-np.log(own / (own + others)))
+        p = own / (own + others)
+        wanted.append((1 - p**q) / q if q else -np.log(p))
   np.testing.assert_allclose(found, np.mean(wanted), rtol=1e-5)
 
 

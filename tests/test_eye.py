@@ -10,7 +10,7 @@ import small_vit
 from flax import nnx
 from test_train_step import BATCH, CLASSES
 
-from sseg_jax import train_step, word_bags
+from sseg_jax import region_words, train_step, word_bags
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.data import pipeline, records
 from sseg_jax.errors import InputError
@@ -121,13 +121,30 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   assert len(np.unique(scores.round(4).reshape(-1, 5), axis=0)) >= 2
 
 
+def test_the_exponent_of_the_config_reaches_the_loss(config, monkeypatch):
+  config.loss.region_words, config.loss.region_words_q = 1.0, 0.25
+  seen = []
+  loss = region_words.regions_to_words
+
+  def noted(*arguments, q, **others):
+    seen.append(q)
+    return loss(*arguments, q=q, **others)
+
+  monkeypatch.setattr(region_words, "regions_to_words", noted)
+  setup = train_step.make_setup(config, CLASSES)
+  state = train_step.init_state(setup)
+  step = functools.partial(train_step.train_step, setup)
+  jax.eval_shape(step, state, setup.frozen, dict(BATCH))
+  assert set(seen) == {0.25}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "asked"), [(0, 0.0), (2, 0.0), (2, 1.0)])
 def test_words_are_embedded_once_where_few_are_different(
   config, monkeypatch, block, asked
 ):
   config.loss.contrastive_block = block
-  config.loss.region_words = asked
+  config.loss.region_words, config.loss.region_words_q = asked, 0.5
   setup = train_step.make_setup(config, CLASSES)
   state = train_step.init_state(setup)
   batch = dict(BATCH)

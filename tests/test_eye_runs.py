@@ -69,7 +69,7 @@ def config(make_tiny_config, tmp_path, monkeypatch):
   c.batch_size = c.data.lanes = 2
   c.total_steps, c.log_every_steps = 6, 2
   c.optim.warmup_steps = 1
-  c.loss.region_words = 1.0
+  c.loss.region_words, c.loss.region_words_q = 1.0, 0.5
   c.checkpoint.every_steps = c.evaluate.every_steps = 0
   source, out = str(tmp_path / "source"), str(tmp_path / "regions")
   rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from sseg_jax import contrastive
 from sseg_jax.field_rules import (
   NOT_NEGATIVE,
   POSITIVE,
+  SHARE,
   SWITCH,
   Between,
   Rule,
@@ -36,6 +37,7 @@ RULES: dict[str, Rule] = {
   "loss.sharpness": NOT_NEGATIVE,
   "loss.max_words": at_least(1),
   "loss.region_words": NOT_NEGATIVE,
+  "loss.region_words_q": SHARE,
   "text.frozen": SWITCH,
 }
 

@@ -197,7 +197,10 @@ def compare(
       )
       if weights.region_words:
         metrics["loss/region_words"] = region_words.regions_to_words(
-          pictures, vocabulary, scale, valid, heads=heads, **how
+          *(pictures, vocabulary, scale, valid),
+          q=weights.region_words_q,
+          heads=heads,
+          **how,
         )
       return loss, metrics
 
