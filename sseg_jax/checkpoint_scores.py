@@ -64,46 +64,35 @@ def run(
   }
   # What an evaluation depends on beside weights, as evaluate.refine.
   text = json.dumps(config.to_dict(), sort_keys=True, default=str)
-  own = {"config": hashlib.sha256(text.encode()).hexdigest()}
+  more = {"config": hashlib.sha256(text.encode()).hexdigest()}
   if config.model.weights:  # tells the linear probes of two networks apart
     fields["backbone_weights"] = config.model.weights
-  if settings.protocol:
+  templates = settings.templates or config.evaluate.templates
+  protocol = (
+    protocols.find(settings.protocol)
+    if settings.protocol
+    else protocols.own(
+      network.image_size, network.stride, templates, **settings.options()
+    )
+  )
+  own = protocol.name == protocols.OWN
+  named = bool(settings.protocol)
+  segmenter: Any = network
+  if not own:
+    synonyms = "none" if named else network.synonyms
+    segmenter = ByProtocol(network, protocol, synonyms)
+  origin = Origin(
+    protocol.templates,
+    fields,
+    threshold=None if named else config.evaluate.background_threshold,
     # Thresholds that were chosen under another protocol mean nothing here.
-    protocol = protocols.find(settings.protocol)
-    segmenter: Any = ByProtocol(network, protocol)
-    origin = Origin(
-      protocol.templates,
-      fields,
-      threshold_images=config.evaluate.threshold_images,
-      settings=own,
-    )
-  else:
-    templates = settings.templates or config.evaluate.templates
-    protocol = protocols.own(
-      network.image_size,
-      network.stride,
-      templates,
-      pamr=bool(settings.pamr),
-    )
-    segmenter = (
-      ByProtocol(network, protocol, network.synonyms)
-      if settings.pamr
-      else network
-    )
-    origin = Origin(
-      templates,
-      fields,
-      threshold=config.evaluate.background_threshold,
-      # Stored thresholds were chosen on scores that PAMR had not smoothed.
-      metadata={} if settings.pamr else loaded.metadata,
-      threshold_images=config.evaluate.threshold_images,
-      settings=own,
-    )
+    metadata=loaded.metadata if own else {},
+    threshold_images=config.evaluate.threshold_images,
+    settings=more,
+  )
   results = score_all(segmenter, opened, settings, origin, protocol)
   others = (settings.combiner, settings.image_size, settings.templates)
-  if settings.store and not any(
-    (*others, settings.synonyms, settings.protocol, settings.pamr)
-  ):
+  if settings.store and own and not any((*others, settings.synonyms)):
     chosen = {
       name: result["threshold_choice"]["threshold"]
       for name, result in results.items()

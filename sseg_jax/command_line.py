@@ -57,3 +57,13 @@ def add_templates_and_combiner(parser: argparse._ActionsContainer) -> None:
     help="how masks and words give the score of a pixel; default: the"
     " checkpoint's",
   )
+
+
+def numbers(text: str) -> tuple[float, ...]:
+  """Returns comma-separated numbers, as a flag's `type`."""
+  try:
+    return tuple(float(part) for part in text.split(","))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text!r}: give numbers with commas between them, e.g. 0.75,1,1.25"
+    ) from None

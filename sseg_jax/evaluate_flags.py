@@ -77,6 +77,21 @@ def parser() -> argparse.ArgumentParser:
     " it",
   )
   add(
+    "--flip",
+    action="store_true",
+    default=None,
+    help="without --protocol: average the scores with those of the mirrored"
+    f" picture, reported as '{protocols.OWN_VIEWS}'",
+  )
+  add(
+    "--scales",
+    type=command_line.numbers,
+    metavar="S,S",
+    help="without --protocol: average the scores over these factors of the size"
+    f" at which a picture is seen, e.g. 0.75,1,1.25; as --flip reported as"
+    f" '{protocols.OWN_VIEWS}'",
+  )
+  add(
     "--report",
     type=files.path,
     metavar="DIR",
@@ -223,6 +238,7 @@ _OF_A_CHECKPOINT = (
   *("threshold_images", "templates", "combiner", "per_class", "synonyms"),
   "words_report",
 )
+_OF_SCORES = ("protocol", "pamr", "flip", "scales")  # of any system
 _OF_ORACLE = (
   *("generators", "weights", "position_rule", "k", "keep_ratio", "seeds"),
   *("batch_size", "time_size", "time_batch", "dtype"),
@@ -243,7 +259,7 @@ def check(flags: argparse.Namespace) -> None:
   where = "belongs to --oracle; add that, or leave this out"
   if flags.oracle:
     where = "belongs to scores of a checkpoint, not to --oracle"
-    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, "protocol", "pamr"]
+    wrong += [*_OF_A_CHECKPOINT, *_OF_SYSTEMS, *_OF_SCORES]
   elif other:
     where = f"means nothing for --system={flags.system}; leave it out"
     wrong += ["checkpoint", "words_report", *_OF_ORACLE]
@@ -261,9 +277,7 @@ def check(flags: argparse.Namespace) -> None:
   if flags.oracle:
     return
   if flags.words_report:
-    others = [
-      n for n in ("benchmarks", "protocol", "report", "pamr") if given(n)
-    ]
+    others = [n for n in ("benchmarks", "report", *_OF_SCORES) if given(n)]
     if others:
       raise InputError(
         f"--words_report scores no benchmark; leave --{', --'.join(others)}"

@@ -66,6 +66,14 @@ SHARE = Rule(lambda x: 0 <= x <= 1, "from 0 to 1")
 RATE = Rule(lambda x: 0 <= x < 1, "from 0 to below 1")
 
 
+def _are_scales(x: Sequence[Any]) -> bool:
+  numbers = all(type(v) in (int, float) and 0.25 <= v <= 4 for v in x)
+  return numbers and 0 < len({*x}) == len(x)
+
+
+SCALES = Rule(_are_scales, "different numbers from 0.25 to 4")
+
+
 def whole_numbers(x: Sequence[Any], low: int) -> bool:
   """Returns whether these are one to four whole numbers from `low` on."""
   return 1 <= len(x) <= 4 and all(type(v) is int and v >= low for v in x)

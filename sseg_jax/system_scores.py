@@ -42,7 +42,7 @@ def run(
     templates = settings.templates or _TEMPLATES.get(name, "simple")
     prompts.templates(templates)  # which raises for an unknown one
     protocol = protocols.own(
-      size, max(1, size // 2), templates, pamr=bool(settings.pamr)
+      size, max(1, size // 2), templates, **settings.options()
     )
   opened = open_all(specs, settings)
   system = build(options)
@@ -66,7 +66,7 @@ def _check(settings: Settings, name: str) -> None:
   wrong = [f for f in ("combiner", "synonyms") if getattr(settings, f)]
   if name == "predictions":
     names = (
-      *("protocol", "pamr", "templates", "image_size"),
+      *("protocol", "pamr", "flip", "scales", "templates", "image_size"),
       "background_threshold",
     )
     wrong += [f for f in names if getattr(settings, f) is not None]

@@ -252,6 +252,14 @@ def test_command(tmp_path, folder, tiny_config, capsys):
   for name in ("checkpoint", "seconds", "images_per_second"):
     del same[name], fewer[name]
   assert same == fewer
+  # Its threshold is of scores of one view, so it does not count for several.
+  views = ["--flip", "--scales=1,1.5"]
+  assert evaluate.main([*argv, "--json", "--max_images=2", *views]) == 0
+  several = json.loads(capsys.readouterr().out)["pets"]
+  assert several["protocol"] == "own_views"
+  settings = several["protocol_settings"]
+  assert settings["flip"] and settings["scales"] == [1.0, 1.5]
+  assert "checkpoint" not in several["threshold_source"]
 
 
 def test_bad_flags(tmp_path, folder, capsys):

@@ -39,7 +39,7 @@ ORDER = (
     *("checkpoint_scores", "system_scores"),
     *("figures", "learned", "paper_report"),
   },
-  {"scores", "score_thresholds"},
+  {"scores", "score_settings", "score_thresholds"},
   {"evaluation"},
   {
     "config_check",

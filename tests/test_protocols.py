@@ -13,6 +13,7 @@ from sseg_jax.benchmarks.sample import Sample
 from sseg_jax.errors import InputError
 from sseg_jax.inference import protocols
 from sseg_jax.inference.by_protocol import ByProtocol, Windows
+from sseg_jax.inference.class_set import ClassSet
 
 CLASSES = 5
 
@@ -63,11 +64,11 @@ def pictures():
     yield Sample(str(i), image, labels.astype(np.int32))
 
 
-def reference(sample, protocol, threshold, has_background):
-  """PROTOCOL: resize, windows, background, average, resize, argmax."""
+def reference_maps(image, protocol, threshold=None):
+  """PROTOCOL: resize, windows, background, average, resize."""
   torch = pytest.importorskip("torch")
   resize = torch.nn.functional.interpolate
-  h, w = sample.labels.shape
+  h, w, _ = image.shape
   side = protocol.short_side
   if protocol.keeps_ratio:
     factor = min(protocol.long_side / max(h, w), side / min(h, w))
@@ -75,9 +76,9 @@ def reference(sample, protocol, threshold, has_background):
     crop, stride = protocol.window, protocol.stride
   else:
     size, crop, stride = (side, side), side, side
-  image = torch.from_numpy(sample.image.copy()).permute(2, 0, 1)[None].float()
+  image = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
   image = resize(image, size=size, mode="bilinear", align_corners=False)
-  extra = has_background and protocol.rule != "picture"
+  extra = threshold is not None
   total = torch.zeros((1, CLASSES + extra, *size))
   visits = torch.zeros((1, 1, *size))
   rows = max(size[0] - crop + stride - 1, 0) // stride + 1
@@ -101,7 +102,14 @@ def reference(sample, protocol, threshold, has_background):
         score = torch.cat([torch.full_like(score[:1], threshold), score])
       total[0, :, y1:y2, x1:x2] += score
       visits[0, :, y1:y2, x1:x2] += 1
-  maps = resize(total / visits, size=(h, w), mode="bilinear")[0]
+  return resize(total / visits, size=(h, w), mode="bilinear")[0]
+
+
+def reference(sample, protocol, threshold, has_background):
+  """Returns the labels: the highest map wins."""
+  torch = pytest.importorskip("torch")
+  extra = has_background and protocol.rule != "picture"
+  maps = reference_maps(sample.image, protocol, threshold if extra else None)
   labels = maps.argmax(0)
   if has_background and not extra:
     best = maps.max(0)[0]
@@ -181,6 +189,41 @@ def test_windows_of_the_named_protocols():
   assert found.resized == found.size == (448, 448)
 
 
+@pytest.mark.parametrize("pamr", [False, True])
+def test_views_are_averaged_as_a_second_computation_says(pamr):
+  scales = (0.75, 1.0, 1.5)
+  several = protocols.own(48, 24, "simple", pamr=pamr, flip=True, scales=scales)
+  assert several.name == ("own_pamr_views" if pamr else "own_views")
+  assert "scales 0.75, 1, 1.5, each also mirrored" in several.line()
+  # As it comes back from result.json.
+  stored = protocols.Protocol(**json.loads(json.dumps(several.settings())))
+  assert stored.line() == several.line()
+  segmenter = ByProtocol(Waves(), several)
+  class_set = ClassSet(tuple("abcde"), ("{}",))
+  # PAMR divides by the colours' deviation, which one pixel does not have.
+  for sample in list(pictures())[: 2 if pamr else None]:
+    wanted = 0
+    for scale in scales:
+      one = protocols.own(48, 24, "simple", pamr=pamr)
+      one = dataclasses.replace(
+        one, short_side=round(48 * scale), long_side=round(2048 * scale)
+      )
+      for mirrored in (False, True):
+        image = sample.image[:, ::-1] if mirrored else sample.image
+        maps = reference_maps(image, one).permute(1, 2, 0).numpy()
+        wanted = wanted + (maps[:, ::-1] if mirrored else maps)
+    found = segmenter.scores(sample.image, class_set)
+    np.testing.assert_allclose(found, wanted / 6, atol=2e-5)
+    alone = ByProtocol(Waves(), protocols.own(48, 24, "simple", pamr=pamr))
+    assert np.abs(found - alone.scores(sample.image, class_set)).max() > 0.01
+
+
+def test_background_that_windows_decide_has_one_view():
+  several = dataclasses.replace(protocols.find("tcl"), flip=True)
+  with pytest.raises(ValueError, match="the rule constant has one view"):
+    ByProtocol(Waves(), several)
+
+
 def test_names_templates_and_thresholds():
   groupvit, tcl = protocols.find("groupvit"), protocols.find("tcl")
   assert groupvit.threshold("context") == 0.35
@@ -235,6 +278,13 @@ def test_scores_of_two_protocols_never_share_a_table():
     ),
     (["--protocol=tcl", "--background_threshold=0.4"], "has 0.5 for pets"),
     (["--protocol=tcl", "--pamr"], "--pamr: protocol=tcl fixes this"),
+    (
+      ["--protocol=tcl", "--flip", "--scales=1,2"],
+      "--flip, --scales: protocol=tcl fixes this",
+    ),
+    (["--scales=0.5,1,9"], "scales=0.5,1,9: give different numbers from 0.25"),
+    (["--scales=1,1"], "scales=1,1: give different numbers"),
+    (["--words_report", "--flip"], "leave --benchmarks, --flip out"),
     (["--oracle", "--pamr"], "--checkpoint, --pamr: belongs to scores of"),
     (["--protocol=groupvit"], "no background threshold for pets; add"),
   ],

@@ -59,7 +59,7 @@ def run(data, capsys, *flags):
   [
     ("clip", "clip", ["--image_size=64"]),
     ("clip", "clip/model.safetensors", ["--protocol=tcl"]),
-    ("clip", "clip", ["--image_size=64", "--pamr"]),
+    ("clip", "clip", ["--image_size=64", "--pamr", "--flip"]),
     (
       "maskclip",
       "clip",
@@ -86,7 +86,7 @@ def test_systems_run(system, weights, flags, data, saved, capsys):
   assert result["images"] == 2 and 0 <= result["mIoU"] <= 100
   assert result["system"] == system and result["curve"]
   wanted = [f.split("=")[1] for f in flags if f.startswith("--protocol")]
-  own = "own_pamr" if "--pamr" in flags else "own"
+  own = "own_pamr_views" if "--pamr" in flags else "own"
   assert result["protocol"] == (wanted or [own])[0]
   # MaskCLIP has sentences of its own.
   if system == "maskclip":

@@ -101,7 +101,12 @@ class ByProtocol:
       system: what scores windows.
       protocol: how pictures are evaluated.
       synonyms: a key of `synonyms.SYNONYMS`; named protocols have none.
+
+    Raises:
+      ValueError: if background is decided in windows, and there are views.
     """
+    if protocol.has_views and protocol.rule != "picture":
+      raise ValueError(f"the rule {protocol.rule} has one view of a picture")
     self._system = system
     self.protocol = protocol
     by_maps = protocol.rule == "picture" and not protocol.pamr
@@ -113,8 +118,17 @@ class ByProtocol:
   def scores(
     self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
   ) -> Float[np.ndarray, "h w c"]:
-    """Scores of the classes, averaged over windows, at the picture's size."""
-    return self._seen(image, class_set)[0]
+    """Scores of the classes, averaged over windows, at the picture's size.
+
+    They are averaged over the views of the protocol, if it has several.
+    """
+    views = self.protocol.views()
+    total: Any = 0
+    for protocol, mirrored in views:
+      view = image[:, ::-1] if mirrored else image
+      found = self._seen(view, class_set, protocol)[0]
+      total = total + (found[:, ::-1] if mirrored else found)
+    return total / len(views)
 
   def winners_many(
     self, images: UInt8[np.ndarray, "b h w 3"], class_set: ClassSet
@@ -138,7 +152,7 @@ class ByProtocol:
     return np.stack(found, axis=1)
 
   def _labels(self, image, class_set, thresholds) -> np.ndarray:
-    scores, windows, bests = self._seen(image, class_set)
+    scores, windows, bests = self._seen(image, class_set, self.protocol)
     best, index = scores.max(-1), scores.argmax(-1)
     labels = []
     for threshold in thresholds:
@@ -158,11 +172,14 @@ class ByProtocol:
     return np.stack(labels)
 
   def _seen(
-    self, image: UInt8[np.ndarray, "h w 3"], class_set: ClassSet
+    self,
+    image: UInt8[np.ndarray, "h w 3"],
+    class_set: ClassSet,
+    protocol: Protocol,
   ) -> tuple[np.ndarray, Windows, list[np.ndarray]]:
     """Returns scores, windows and the best score in each window's pixels."""
     h, w, _ = image.shape
-    windows = Windows.of(h, w, self.protocol)
+    windows = Windows.of(h, w, protocol)
     bests: list[np.ndarray] = []
 
     def parts() -> Iterator[np.ndarray]:

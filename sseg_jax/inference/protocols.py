@@ -8,7 +8,7 @@ This module needs only NumPy.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sseg_jax.errors import InputError
@@ -46,6 +46,9 @@ class Protocol:
     thresholds: of the background by benchmark, or one for all; {} where they
       are chosen on the training split.
     pamr: whether the scores of each window are refined; see `pamr.refined`.
+    flip: whether scores are averaged with those of the mirrored picture.
+    scales: factors of the size at which a picture is seen; scores are averaged
+      over them. Windows keep their size.
   """
 
   name: str
@@ -62,6 +65,30 @@ class Protocol:
     default_factory=dict
   )
   pamr: bool = False
+  flip: bool = False
+  scales: Sequence[float] = (1.0,)
+
+  @property
+  def has_views(self) -> bool:
+    """Whether a picture is seen more than once, or not at its size."""
+    return self.flip or tuple(self.scales) != (1.0,)
+
+  def views(self) -> list[tuple["Protocol", bool]]:
+    """Returns the protocol of each view, and whether the view is mirrored.
+
+    As mmsegmentation's test-time augmentation, `img_ratios` and `flip`.
+    """
+    found = []
+    for scale in self.scales:
+      one = dataclasses.replace(
+        self,
+        short_side=max(1, round(scale * self.short_side)),
+        long_side=max(1, round(scale * self.long_side)),
+        flip=False,
+        scales=(1.0,),
+      )
+      found += [(one, False)] + [(one, True)] * self.flip
+    return found
 
   @property
   def has_thresholds(self) -> bool:
@@ -99,6 +126,10 @@ class Protocol:
     else:
       seen = f"pictures resized to {self.short_side}x{self.short_side}"
     seen += "; scores refined by PAMR" * self.pamr
+    if self.has_views:
+      sizes = ", ".join(f"{scale:g}" for scale in self.scales)
+      seen += f"; averaged over views at scales {sizes}"
+      seen += ", each also mirrored" * self.flip
     rules = {
       "window": "background where a window's best score is below",
       "constant": "background is a class of constant score",
@@ -197,7 +228,8 @@ PROTOCOLS = {
 }
 # Without a protocol: a checkpoint is seen as its config says, with GroupViT's
 # resize, and the background is decided once for the whole picture.
-OWN, OWN_PAMR = "own", "own_pamr"
+OWN, OWN_PAMR, OWN_VIEWS = "own", "own_pamr", "own_views"
+OWN_PAMR_VIEWS = "own_pamr_views"
 
 
 # Of label maps that somebody gives: only they know what was done.
@@ -216,10 +248,16 @@ def find(name: str) -> Protocol:
 
 
 def own(
-  image_size: int, stride: int, templates: str, *, pamr: bool = False
+  image_size: int,
+  stride: int,
+  templates: str,
+  *,
+  pamr: bool = False,
+  flip: bool = False,
+  scales: tuple[float, ...] = (1.0,),
 ) -> Protocol:
-  """Returns what is done without a protocol, as `OWN` or `OWN_PAMR`."""
-  return Protocol(
+  """Returns what is done without a protocol; its name says which options."""
+  one = Protocol(
     OWN_PAMR if pamr else OWN,
     "the benchmark",
     keeps_ratio=True,
@@ -228,4 +266,10 @@ def own(
     stride=stride,
     templates=templates,
     pamr=pamr,
+    flip=flip,
+    scales=scales,
   )
+  if not one.has_views:
+    return one
+  name = OWN_PAMR_VIEWS if pamr else OWN_VIEWS
+  return dataclasses.replace(one, name=name)
