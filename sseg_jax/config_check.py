@@ -5,8 +5,7 @@ compiled. What depends on them is checked where they are known: the mesh
 (`sharding`), the number of processes and the records (`data.pipeline`), the
 layers of a frozen network (`pseudo_masks`).
 
-A network and a step can be made without this file, so their rules are in
-`models/fields.py` and `tasks/fields.py`; all others are here.
+The rules of networks and steps are in `models/fields.py` and `tasks/fields.py`.
 """
 
 import math
@@ -26,6 +25,7 @@ from sseg_jax.field_rules import (
   NOT_NEGATIVE,
   POSITIVE,
   RATE,
+  SCALES,
   SHARE,
   SWITCH,
   TEXT,
@@ -149,6 +149,8 @@ RULES: dict[str, Rule] = {
   "self_training.background": SWITCH,
   "self_training.threshold": NOT_NEGATIVE,
   "self_training.labels": one_of("hard", "soft"),
+  "self_training.flip": SWITCH,
+  "self_training.scales": SCALES,
   "self_training.min_score": NOT_NEGATIVE,
   "self_training.keep_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),
   "self_training.class_share": Rule(lambda x: 0 < x <= 1, "over 0, at most 1"),

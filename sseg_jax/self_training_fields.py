@@ -29,6 +29,12 @@ def defaults() -> ml_collections.ConfigDict:
   # probabilities of the likeliest labels of each pixel (data/soft_labels.py). A
   # run that trains on such records needs "soft" too, else it takes the one.
   c.labels = "hard"
+  # Whether the teacher's scores are averaged with those of the mirrored
+  # picture, and over which factors of its size; the paper does not say so.
+  # Labels take as many times as long as there are views, or longer. The
+  # background threshold stays that of one view.
+  c.flip = False
+  c.scales = (1.0,)
   # Pixels whose best score is below it are ignored; 0 keeps all labels, as the
   # paper does as far as is known.
   c.min_score = 0.0

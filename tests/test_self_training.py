@@ -17,6 +17,7 @@ from sseg_jax import self_training_fields
 from sseg_jax.checkpoints import checkpoint
 from sseg_jax.data import label_classes, manifest, records, soft_labels
 from sseg_jax.errors import InputError
+from sseg_jax.inference import by_protocol, protocols
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.runtime import preemption
@@ -216,6 +217,36 @@ def test_hard_and_soft_labels_are_told_apart_and_a_killed_job_goes_on(
     _label(_soft(red()), folder, tmp_path / "out", check=dies)
   _label(_soft(red()), folder, tmp_path / "out")
   assert _files(tmp_path / "out") == _files(tmp_path / "soft")
+
+
+def test_labels_are_those_of_the_mean_of_views(red, tmp_path, monkeypatch):
+  """Of a teacher that errs on the left: the mirrored view puts it right."""
+  one = red()
+  right = one.segmenter.score_windows
+
+  def errs(windows, class_set):
+    scores = right(windows, class_set)
+    half = scores.shape[2] // 2
+    scores[:, :, :half] = scores[:, :, :half] * 0.3 + [0.4, 0.0, 0.3]
+    return scores
+
+  monkeypatch.setattr(one.segmenter, "score_windows", errs)
+  image, wanted = stripes(*SIZES[1])
+
+  def views(flip):
+    protocol = protocols.own(32, 16, "simple", flip=flip)
+    return by_protocol.ByProtocol(one.segmenter, protocol)
+
+  alone = views(False).scores(image, one.class_set).argmax(-1)
+  assert np.mean(alone == wanted) < 0.9
+  made_with = one.made_with | {"flip": True, "scales": [1.0]}
+  two = dataclasses.replace(one, made_with=made_with, views=views(True))
+  folder, out = _records(tmp_path / "in"), tmp_path / "labels"
+  _label(two, folder, out)
+  assert np.mean(_maps(out)["1"] == wanted) > 0.9
+  message = r"another self_training.flip \(true, not false\)"
+  with pytest.raises(InputError, match=message):
+    _label(one, folder, out)
 
 
 def test_the_surest_share_of_each_label_is_kept(rng):

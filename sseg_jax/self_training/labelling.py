@@ -45,6 +45,8 @@ _CALLED = {
   "threshold": "another background threshold",
   "labels": "another self_training.labels",
   "soft_classes": "another number of classes a pixel",
+  "flip": "another self_training.flip",
+  "scales": "other self_training.scales",
   "min_score": "another min_score",
   "keep_share": "another keep_share",
   "class_share": "another class_share",
@@ -154,6 +156,7 @@ def _check_folder(out: str, made_with: dict[str, Any]) -> None:
     raise InputError(f"{place} is damaged; {remedy}")
   stored.setdefault("keep_share", 1.0)  # labels of earlier versions
   defaults = {"class_share": 1.0, "labels": "hard"}
+  defaults |= {"flip": False, "scales": [1.0]}
   made_with, stored = defaults | made_with, defaults | stored
   for name, value in json.loads(json.dumps(made_with)).items():
     if stored.get(name) != value:

@@ -12,7 +12,13 @@ from sseg_jax import benchmarks, prompts, synonyms
 from sseg_jax.data import label_classes, records, soft_labels
 from sseg_jax.errors import InputError
 from sseg_jax.images.label_maps import IGNORED
-from sseg_jax.inference import background, fixed_classes, sources
+from sseg_jax.inference import (
+  background,
+  fixed_classes,
+  protocols,
+  sources,
+)
+from sseg_jax.inference.by_protocol import ByProtocol
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter, winners
 from sseg_jax.pseudo_masks import region_features
@@ -55,6 +61,8 @@ class Teacher:
     least: how sure a pixel must be of each label to keep it, [n]; None
       keeps all. See `class_share`.
     soft: whether labels are soft.
+    views: the segmenter under a protocol of several views, whose scores are
+      averaged; None if each picture is seen once.
   """
 
   segmenter: SSegSegmenter
@@ -65,6 +73,7 @@ class Teacher:
   keep_share: float = 1.0
   least: Float[np.ndarray, "n"] | None = None
   soft: bool = False
+  views: ByProtocol | None = None
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -100,6 +109,10 @@ class Teacher:
     self, images: UInt8[np.ndarray, "b h w 3"]
   ) -> Iterator[Float[np.ndarray, "h w c"]]:
     """Yields the scores of each picture, a few pictures at once."""
+    if self.views is not None:
+      for image in images:
+        yield self.views.scores(image, self.class_set)
+      return
     h, w = images.shape[1:3]
     most = max(1, _SCORES // (h * w * len(self.class_set.names)))
     most = 1 << (most.bit_length() - 1)
@@ -139,6 +152,10 @@ class Teacher:
     That is the best score. Background is the surer, the lower that is, so there
     it is the best score times -1.
     """
+    if self.views is not None:
+      for scores in self._scores(images):
+        yield self._named(scores.max(-1), scores.argmax(-1))
+      return
     filled = _filled(images)
     bests, indices = winners(self.segmenter, filled, self.class_set)
     for best, index in itertools.islice(
@@ -221,7 +238,7 @@ def load(fields: Any) -> Teacher:
   threshold = None
   if fields.background:
     threshold = _threshold(fields, loaded, names, segmenter.combiner)
-  made_with = {
+  made_with: dict[str, Any] = {
     "teacher_sha256": region_features.digest(
       (loaded.params, loaded.model_state)
     ),
@@ -240,6 +257,10 @@ def load(fields: Any) -> Teacher:
   soft = fields.labels == "soft"
   if soft:  # what hard labels were made with stays as it was
     made_with |= {"labels": "soft", "soft_classes": soft_labels.KEPT}
+  views = _views(fields, segmenter)
+  if views is not None:
+    shown = views.protocol
+    made_with |= {"flip": shown.flip, "scales": list(shown.scales)}
   return Teacher(
     segmenter,
     class_set,
@@ -248,7 +269,20 @@ def load(fields: Any) -> Teacher:
     made_with,
     float(fields.keep_share),
     soft=soft,
+    views=views,
   )
+
+
+def _views(fields: Any, segmenter: SSegSegmenter) -> ByProtocol | None:
+  """Returns what averages scores as `evaluate --flip --scales` does."""
+  protocol = protocols.own(
+    segmenter.image_size,
+    segmenter.stride,
+    segmenter.config.evaluate.templates,
+    flip=bool(fields.flip),
+    scales=tuple(float(scale) for scale in fields.scales),
+  )
+  return ByProtocol(segmenter, protocol) if protocol.has_views else None
 
 
 def _threshold(
