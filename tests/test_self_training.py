@@ -249,6 +249,21 @@ def test_labels_are_those_of_the_mean_of_views(red, tmp_path, monkeypatch):
     _label(one, folder, out)
 
 
+def test_the_fields_say_how_the_teacher_sees_pictures(stored_network, tmp_path):
+  fields = self_training_fields.defaults()
+  fields.teacher = str(stored_network / "export")
+  fields.classes = str(tmp_path / "classes.txt")
+  (tmp_path / "classes.txt").write_text("cat\ndog\n")
+  once = teacher.load(fields)
+  assert once.views is None and not {"flip", "scales"} & set(once.made_with)
+  fields.flip, fields.scales = True, (0.5, 1.0)
+  several = teacher.load(fields)
+  protocol = several.views.protocol
+  assert protocol.flip and protocol.scales == (0.5, 1.0)
+  assert protocol.short_side == several.segmenter.image_size
+  assert several.made_with["flip"] and several.made_with["scales"] == [0.5, 1.0]
+
+
 def test_the_surest_share_of_each_label_is_kept(rng):
   labels = np.repeat([[0, 1]], 10, 0)
   sureness = np.stack([np.arange(10), 100 + np.arange(10)], -1).astype(float)

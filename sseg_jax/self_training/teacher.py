@@ -152,12 +152,10 @@ class Teacher:
     That is the best score. Background is the surer, the lower that is, so there
     it is the best score times -1.
     """
-    if self.views is not None:
-      for scores in self._scores(images):
-        yield self._named(scores.max(-1), scores.argmax(-1))
-      return
-    filled = _filled(images)
-    bests, indices = winners(self.segmenter, filled, self.class_set)
+    # Views are scored one picture at a time, so there is nothing to fill.
+    filled = images if self.views else _filled(images)
+    segmenter = self.views or self.segmenter
+    bests, indices = winners(segmenter, filled, self.class_set)
     for best, index in itertools.islice(
       zip(bests, indices, strict=True), len(images)
     ):
