@@ -217,9 +217,9 @@ def get_config() -> ml_collections.ConfigDict:
   # loss does not use the backbone.
   c.loss.mask_every = 1
   # What the contrastive loss compares. "global": a picture and a caption, as in
-  # the paper. Not the paper's, with model.mean="after": "caption_attends", a
-  # caption and the regions that it attends to; "words", each of its words and
-  # the regions that fit it best (contrastive.py).
+  # the paper. Two more, not of the paper, need model.mean="after":
+  # "caption_attends", a caption and the regions that it attends to; "words",
+  # each of its words and the regions that fit it best (contrastive.py).
   c.loss.contrastive_form = "global"
   # "caption_attends" and "words": factor of the cosines in the softmax over the
   # regions. A large one sees the best alone, 0 their mean.
