@@ -42,6 +42,15 @@ def get_config():
   c.model.proj_norm = "none"
   c.model.proj_heads = 4
 
+  # Of model.teacher_masks=True alone.
+  c.model.hidden_dim = 128
+  c.model.mask_dim = 128
+  c.model.num_queries = 16
+  c.model.num_heads = 4
+  c.model.ffn_dim = 512
+  c.model.decoder_layers = 3
+  c.loss.mask_stride = 4
+
   c.text.layers = 0
   c.text.width = 256
   c.text.context_length = 32

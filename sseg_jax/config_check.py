@@ -35,7 +35,7 @@ from sseg_jax.field_rules import (
   one_of,
   registered,
 )
-from sseg_jax.inference import scoring, segmenter, sliding_window
+from sseg_jax.inference import scoring, sliding_window
 from sseg_jax.models import backbones, positions
 from sseg_jax.models import fields as models_fields
 from sseg_jax.pseudo_masks import generator, kmeans, tokens
@@ -183,7 +183,7 @@ RULES: dict[str, Rule] = {
     lambda x: x == 0 or 2 <= x <= 256, "0, or from 2 to 256"
   ),
   "evaluate.combiner": one_of(*scoring.COMBINERS),
-  "evaluate.refine": one_of(*segmenter.REFINEMENTS),
+  "evaluate.refine": one_of(*field_rules.REFINEMENTS),
   "evaluate.background_threshold": NOT_NEGATIVE,
   "evaluate.threshold_images": at_least(0),
   "evaluate.templates": one_of(*prompts.TEMPLATES),

@@ -52,8 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
   # "teacher" is no part of the paper: a frozen vision transformer gives regions
-  # and their features, and there is no MaskFormer. The next four fields are for
-  # it alone (models/teacher.py).
+  # and their features (models/teacher.py). The next five fields are for it.
   # The transformer: a name in models/vit_sizes.py. Its weights are
   # pseudo_masks.weights, or if that is empty, the published ones of this name.
   c.model.teacher = "dino_vits8"
@@ -63,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Besides pseudo_masks.k regions, a picture has those of clusterings with so
   # many clusters. Scores of a pixel are averaged over its regions.
   c.model.teacher_more_k = ()
+  c.model.teacher_masks = False  # a MaskFormer learns its clusters (loss.mask)
   c.model.region_dropout = 0.0  # share of a region's features, while training
   # "": random weights, as in the paper. Otherwise a file's path, or a name in
   # models/published.py. It initialises the backbone, and both decoders if the
@@ -213,8 +213,8 @@ def get_config() -> ml_collections.ConfigDict:
   # the picture (§3.4), 4 that of the logits, with a sixteenth of the work.
   c.loss.mask_stride = 1
   # With n, the mask loss uses every n-th picture of a batch, the contrastive
-  # loss all. It needs a "stem" pooled under pseudo-masks, where the contrastive
-  # loss does not use the backbone.
+  # loss all. It needs model.teacher_masks, or a "stem" pooled under
+  # pseudo-masks, where the contrastive loss does not use the backbone.
   c.loss.mask_every = 1
   # What the contrastive loss compares. "global": a picture and a caption, as in
   # the paper. Two more, not of the paper, need model.mean="after":
@@ -331,7 +331,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.regions = 0
   # "pseudo_masks": the generator clusters the test picture as well, and masks
   # are aligned with the clusters; not in the paper. "none" does not change
-  # masks.
+  # masks. "clusters", for model.teacher_masks: clusters are the masks.
   c.evaluate.refine = "none"
   # A pixel whose best score is below this threshold is background. None: the
   # threshold is chosen for each benchmark on pictures of its training split, or

@@ -71,6 +71,7 @@ def _are_scales(x: Sequence[Any]) -> bool:
   return numbers and 0 < len({*x}) == len(x)
 
 
+REFINEMENTS = ("none", "pseudo_masks", "clusters")  # of evaluate.refine
 SCALES = Rule(_are_scales, "different numbers from 0.25 to 4")
 
 

@@ -213,12 +213,14 @@ def test_what_cannot_work_is_refused(config, fields, message):
 def test_regions_at_test_have_a_number_of_their_own(config):
   config.model.teacher_more_k = (5,)
   config.evaluate.regions = 2
-  seer = eye.for_pictures(config)
+  seer = eye.for_pictures(config, "none")
   frozen = teacher.load(config)
   seen = jax.eval_shape(seer.see, frozen, images(), keys())
   assert seen.features.shape == (4, 2, 128)
   config.evaluate.regions = 0
-  seen = jax.eval_shape(eye.for_pictures(config).see, frozen, images(), keys())
+  seen = jax.eval_shape(
+    eye.for_pictures(config, "none").see, frozen, images(), keys()
+  )
   assert seen.features.shape == (4, 8, 128)
 
 

@@ -24,6 +24,14 @@ Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # batches made while the step runs
 _IGNORED = 255
+# Fields of a record that are decoded.
+_BYTES = (
+  "image",
+  "labels",
+  "soft_labels",
+  "pseudo_labels",
+  "region_features",
+)
 
 
 class Examples:
@@ -70,6 +78,7 @@ class Examples:
     if fields.stored_regions(config):
       made = table.manifests[0].info["pseudo_masks"]["region_features"]
       self._regions = made["regions"], made["width"]
+    self._pictures = self._regions is None or fields.learns_masks(config)
     self._tokenizer = Tokenizer(config.text.context_length)
     self._tokenize_lock = threading.Lock()
 
@@ -87,7 +96,7 @@ class Examples:
       ds,
       self._decode,
       self._blank(),
-      fields=("image", "labels", "soft", "pseudo", "seed"),
+      fields=(*_BYTES, "seed", "learns"),
       batch_size=self._batch_size,
       threads=threads,
     )
@@ -102,13 +111,14 @@ class Examples:
   def _read_op(self, step):
     tf = import_tensorflow()
     b = self._batch_size
-    names = ("id", "image", "labels", "soft", "pseudo", "text", "seed")
-    types = (tf.int32, *4 * (tf.string,), tf.int32, tf.int32)
-    shapes = ([b], [b], [b], [b], [b], [b, None], [b, 4])
+    names = ("id", *_BYTES, "text", "seed")
+    types = (tf.int32, *len(_BYTES) * (tf.string,), tf.int32, tf.int32)
+    shapes = ([b], *len(_BYTES) * ([b],), [b, None], [b, 4])
     values = tf.numpy_function(self._read, [step], types, stateful=False)
     for value, shape in zip(values, shapes, strict=True):
       value.set_shape(shape)
-    return dict(zip(names, values, strict=True))
+    learns = tf.range(b) % self._config.loss.mask_every == 0
+    return dict(zip(names, values, strict=True), learns=learns)
 
   def _read(self, step: np.int64):
     """Reads the records of one step; unreadable ones get an empty image."""
@@ -117,29 +127,22 @@ class Examples:
       keys = functools.partial(order.mix, self._config.seed, ids, epochs)
       choice, word_seed = keys(order.CAPTION), keys(order.CAPTION, 1)
       dropout = self._config.data.word_dropout
-      images, labels, soft, pseudo, texts = [], [], [], [], []
+      columns: list[list[bytes]] = [[] for _ in _BYTES]
+      texts = []
       for i, index in enumerate(ids.tolist()):
         try:
           record = self.table[index]
           caption = caption_of(record, int(choice[i]), self._needs_text)
           if dropout:
             caption = drop_words(caption, dropout, int(word_seed[i]))
-          found = (
-            record.image,
-            record.labels,
-            record.soft_labels,
-            record.region_features if self._regions else record.pseudo_labels,
-            caption,
-          )
+          found = [getattr(record, name) or b"" for name in _BYTES]
         except ValueError as error:
           if isinstance(error, InputError):
             raise
-          found = (b"", b"", b"", b"", "")
-        images.append(found[0])
-        labels.append(found[1] or b"")
-        soft.append(found[2] or b"")
-        pseudo.append(found[3] or b"")
-        texts.append(found[4])
+          found, caption = [b""] * len(_BYTES), ""
+        for column, value in zip(columns, found, strict=True):
+          column.append(value)
+        texts.append(caption)
       with self._tokenize_lock:  # it may keep a cache
         text = self._tokenizer(texts)
       # Two seeds of two words for each picture: crop and flip, colours.
@@ -148,10 +151,7 @@ class Examples:
       ).view(np.int32)
       return (
         ids.astype(np.uint32).view(np.int32),
-        np.array(images, object),
-        np.array(labels, object),
-        np.array(soft, object),
-        np.array(pseudo, object),
+        *(np.array(column, object) for column in columns),
         np.asarray(text, np.int32),
         seed,
       )
@@ -161,11 +161,20 @@ class Examples:
 
   def _decode(self, raw):
     """Turns one record's bytes into its part of the batch."""
+    tf = import_tensorflow()
+    if not self._regions:
+      return self._picture(raw)
+    features = tf.io.decode_raw(raw["region_features"], tf.float16)
+    out = {"region_features": tf.reshape(features, self._regions)}
+    if self._pictures:
+      nothing = {k: tf.constant(v) for k, v in self._blank_picture().items()}
+      out |= tf.cond(raw["learns"], lambda: self._picture(raw), lambda: nothing)
+    return out
+
+  def _picture(self, raw):
+    """Returns the picture, and the maps that are cut as it is."""
     c = self._config
     tf = import_tensorflow()
-    if self._regions:
-      features = tf.io.decode_raw(raw["pseudo"], tf.float16)
-      return {"region_features": tf.reshape(features, self._regions)}
     image, crop = decode.box(
       raw["image"],
       lambda size: augment.random_crop(
@@ -187,20 +196,24 @@ class Examples:
       labels = decode.labels(raw["labels"])
       out["labels"] = augment.crop_labels(labels, crop, c.image_size)
     if self._soft:
-      planes = soft_labels.decode(raw["soft"])
+      planes = soft_labels.decode(raw["soft_labels"])
       planes = augment.crop_labels(planes, crop, c.image_size)
       out["soft_labels"] = tf.cast(planes, tf.uint8)
     if self._cached:
-      labels = decode.labels(raw["pseudo"])
+      labels = decode.labels(raw["pseudo_labels"])
       size = c.image_size // c.pseudo_masks.stride
       out["pseudo_labels"] = augment.crop_labels(labels, crop, size)
     return out
 
   def _blank(self) -> Batch:
     """Returns what replaces a record that cannot be read."""
-    c = self._config
+    out: Batch = {}
     if self._regions:
-      return {"region_features": np.zeros(self._regions, np.float16)}
+      out["region_features"] = np.zeros(self._regions, np.float16)
+    return out | (self._blank_picture() if self._pictures else {})
+
+  def _blank_picture(self) -> Batch:
+    c = self._config
     black = np.zeros((c.image_size, c.image_size, 3), np.uint8)
     out = {"image": black}
     if c.data.photometric > 0:

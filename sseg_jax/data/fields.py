@@ -25,6 +25,14 @@ def stored_regions(config: Any) -> bool:
   return cached and config.model.backbone == "teacher"
 
 
+def learns_masks(config: Any) -> bool:
+  """Whether a batch with features of regions has some of the pictures as well.
+
+  They are every `loss.mask_every`-th; the others are black.
+  """
+  return stored_regions(config) and config.model.teacher_masks
+
+
 def weights(text: str) -> list[float] | None:
   """Returns the numbers of `data.weights`; None unless all are over 0."""
   try:

@@ -57,7 +57,8 @@ def train_batches(
     `pseudo_labels` int32 [b,h/s,w/s] with cached pseudo-masks;
     `teacher_image` if the student's picture is changed. Features of regions,
     `region_features` float16 [b,n,d], take the place of `image` where a frozen
-    eye has seen the pictures (`fields.stored_regions`). An unreadable record
+    eye has seen the pictures (`fields.stored_regions`), or stand beside it
+    where masks are learned too (`fields.learns_masks`). An unreadable record
     becomes a black picture with empty text and `valid` False.
 
   Raises:
@@ -339,7 +340,7 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
   if (
     config.pseudo_masks.mode == "cached"
     and config.image_size % stride
-    and not fields.stored_regions(config)
+    and (not fields.stored_regions(config) or fields.learns_masks(config))
   ):
     raise InputError(
       f"config.image_size={config.image_size} is not a multiple of"

@@ -157,6 +157,8 @@ def _values(fields: dict[str, Any], side: int) -> str:
 def _refinement(source: Source, fields: dict[str, Any]) -> str:
   if source.config.evaluate.refine == "none":
     return "Masks are not refined, as in the run."
+  if fields["preprocessing"]["refine"] == "clusters":
+    return "Masks are clusters of the picture, as in the run."
   if fields["preprocessing"]["refine"] != "none":
     return (
       "Masks are snapped to regions found by clustering the picture"

@@ -40,6 +40,7 @@ class Towers:
     image_size: side of the square pictures that `segment` takes.
     weights: arrays by name: `params/…`, `model_state/…`, and `frozen/…` of the
       network that makes regions, if there is one.
+    refine: one of `field_rules.REFINEMENTS`.
   """
 
   graphdef: Any
@@ -48,6 +49,7 @@ class Towers:
   combiner: str
   image_size: int
   weights: Weights
+  refine: str = "none"
 
   # Of `segment`.
   outputs: ClassVar[tuple[str, ...]] = ("scores", "labels")
@@ -71,7 +73,7 @@ class Towers:
   @property
   def refined(self) -> bool:
     """Whether masks are snapped to regions."""
-    return self.regions is not None and not isinstance(self.regions, eye.Eye)
+    return self.refine == "pseudo_masks"
 
   def embed_classes(
     self, weights: Weights, tokens: Int[Array, "c t l"]
@@ -190,11 +192,12 @@ def build(
   The other arguments are as `SSegSegmenter`'s.
   """
   config = as_float32(config)
+  refine = refine or config.evaluate.refine
   regions: Any = None
   tree = {"params": params, "model_state": model_state}
   if teacher.is_eye(config):
-    regions = eye.for_pictures(config)
-  elif (refine or config.evaluate.refine) == "pseudo_masks":
+    regions = eye.for_pictures(config, refine)
+  elif refine == "pseudo_masks":
     regions = generator.build(config)
     if isinstance(regions, pixels.Pixels):
       regions = dataclasses.replace(regions, cluster=unrolled.kmeans)
@@ -207,6 +210,7 @@ def build(
     combiner or config.evaluate.combiner,
     int(image_size or config.evaluate.image_size),
     weights,
+    refine,
   )
 
 

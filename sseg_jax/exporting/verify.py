@@ -112,12 +112,11 @@ def check(
   embed, segment = run.load(folder)
   words = list(source.words)
   classes = np.asarray(embed(run.token_ids(fields, words)))
-  refine = "pseudo_masks" if towers.refined else "none"
   choosing = source.segmenter.combiner in _CHOOSING
   compared = [
     compare(
       *_found(run, fields, segment, classes, image),
-      *source.wanted(refine, image),
+      *source.wanted(towers.refine, image),
       choosing=choosing,
     )
     for image in images

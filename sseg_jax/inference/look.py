@@ -31,18 +31,18 @@ class Look:
 
   @classmethod
   def build(cls, config: Any, refine: str) -> "Look":
-    """Builds it for a config and one of `segmenter.REFINEMENTS`.
+    """Builds it for a config and one of `field_rules.REFINEMENTS`.
 
     Raises InputError for a refinement that the network cannot have.
     """
     if teacher.is_eye(config):
-      if refine != "none":
-        raise InputError(
-          f"evaluate.refine={refine!r}: the masks of model.backbone='teacher'"
-          " are clusters already; use 'none'"
-        )
-      sees = eye.for_pictures(config)
+      sees = eye.for_pictures(config, refine)
       return cls(sees=sees, multiple=multiple_for(_cell(config, sees)))
+    if refine == "clusters":
+      raise InputError(
+        "evaluate.refine='clusters': only model.backbone='teacher' has features"
+        " of clusters; use 'pseudo_masks' or 'none'"
+      )
     alone = vit_pyramid.TOKEN_SIZES.get(config.model.backbone, {})
     multiple = multiple_for(alone.get("patch", 1))
     if refine == "pseudo_masks":

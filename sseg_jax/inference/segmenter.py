@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax import contrastive
 from sseg_jax.errors import InputError
+from sseg_jax.field_rules import REFINEMENTS
 from sseg_jax.inference import look, padding, scoring
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.encoded import Encoded
@@ -30,7 +31,6 @@ __all__ = [
   "winners",
 ]
 
-REFINEMENTS = ("none", "pseudo_masks")
 _CLASS_SETS = 16  # of which the embeddings are kept
 _CLASS_CHUNK = 64  # classes scored at once
 _WINDOW_PIXELS = 8 * 448 * 448  # of all windows encoded at once
@@ -118,13 +118,13 @@ class SSegSegmenter:
       )
     self.config = config
     graphdef = sseg.build(config)[0]
-    refine = refine or config.evaluate.refine
-    if refine not in REFINEMENTS:
+    self.refine = refine or config.evaluate.refine
+    if self.refine not in REFINEMENTS:
       raise InputError(
-        f"evaluate.refine={refine!r} is unknown; use one of"
+        f"evaluate.refine={self.refine!r} is unknown; use one of"
         f" {', '.join(REFINEMENTS)}"
       )
-    self._look = look.Look.build(config, refine)
+    self._look = look.Look.build(config, self.refine)
     of = self._look.multiple
     if self.image_size < of or self.image_size % of:
       raise InputError(

@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     lambda x: not len(x) or whole_numbers(x, 2),
     "up to four whole numbers, at least 2",
   ),
+  "model.teacher_masks": SWITCH,
   "model.region_dropout": RATE,
   "model.weights": TEXT,
   "model.head": one_of(*HEADS),
@@ -150,6 +151,15 @@ def _eye(c: Any) -> str | None:
   return None
 
 
+def _teacher_masks(c: Any) -> str | None:
+  if not c.model.teacher_masks or teacher.is_eye(c):
+    return None
+  return (
+    f"model.teacher_masks=True: model.backbone={c.model.backbone!r} has a"
+    " MaskFormer already; use False, or model.backbone='teacher'"
+  )
+
+
 def _head(c: Any) -> str | None:
   head, backbone = c.model.head, c.model.backbone
   if head == "upernet" and backbone not in vit_pyramid.PYRAMID_SIZES:
@@ -205,6 +215,7 @@ BETWEEN: tuple[Between, ...] = (
   ),
   Between(("model.stem_widths", "model.stem_depths"), _stem),
   Between(("model.head", "model.backbone"), _head),
+  Between(("model.teacher_masks", "model.backbone"), _teacher_masks),
   Between(
     (
       "model.backbone",

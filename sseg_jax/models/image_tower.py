@@ -8,6 +8,7 @@ from flax import nnx
 from sseg_jax.models import backbones, maskformer, query_embedding, teacher
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.layers import RegionLayer
+from sseg_jax.models.teacher_masks import TeacherMasks
 
 
 class Tower(NamedTuple):
@@ -24,6 +25,7 @@ class Tower(NamedTuple):
     region: a layer that pooled features pass, or None.
     eye: the parameters of the eye.
     region_input: scales what the eye sees.
+    teacher_masks: learns masks from what the eye sees, or None.
   """
 
   width: int
@@ -33,6 +35,7 @@ class Tower(NamedTuple):
   region: RegionLayer | None = None
   eye: teacher.FrozenArrays | None = None
   region_input: teacher.RegionInput | None = None
+  teacher_masks: TeacherMasks | None = None
 
 
 def build(
@@ -46,6 +49,9 @@ def build(
       width,
       eye=teacher.holder(config),
       region_input=teacher.RegionInput(width, c.region_dropout, rngs=rngs),
+      teacher_masks=TeacherMasks(config, rngs=rngs)
+      if c.teacher_masks
+      else None,
     )
   dtype = jnp.dtype(config.dtype)
   how: dict[str, Any] = dict(

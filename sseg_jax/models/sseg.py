@@ -60,6 +60,7 @@ class SSeg(nnx.Module):
     self.backbone, self.maskformer = tower.backbone, tower.maskformer
     self.stem, self.region = tower.stem, tower.region
     self.teacher, self.region_input = tower.eye, tower.region_input
+    self.teacher_masks = tower.teacher_masks
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,
@@ -165,20 +166,20 @@ class SSeg(nnx.Module):
   ) -> ImageFeatures:
     """Returns the same as `image_features` of what an eye saw.
 
-    Args:
-      seen: from `pseudo_masks.eye`; every region is a query.
-      train: drops features, and takes the batch's statistics.
-      rngs: of the pictures; needed if `train`.
-      valid: the pictures that count for batch statistics; None for all.
+    Regions are the parts of a picture, and its queries too, unless `seen`, from
+    `pseudo_masks.eye`, has tokens for `teacher_masks` to decode at test.
     """
     assert self.region_input is not None, "a model without an eye"
-    exist = seen.exist
-    counted = exist if valid is None else exist & valid[:, None]
+    counted = seen.exist if valid is None else seen.exist & valid[:, None]
     features = self.region_input(
       seen.features, counted, train=train, rngs=rngs
     ).astype(self.dtype)
-    counts = exist.astype(jnp.float32)
-    return ImageFeatures(seen.mask_logits[None], features, features, counts)
+    counts = seen.exist.astype(jnp.float32)
+    if self.teacher_masks is None or seen.tokens is None or train:
+      return ImageFeatures(seen.mask_logits[None], features, features, counts)
+    own = self.teacher_masks.regions_of(seen)
+    queries = self.region_input(own.features, own.exist).astype(self.dtype)
+    return ImageFeatures(own.mask_logits[None], queries, features, counts)
 
   def embed_image(
     self,
@@ -192,9 +193,8 @@ class SSeg(nnx.Module):
     of_parts, pooled = self.embed_parts(
       features.part_features, features.counts, train=train, valid=valid
     )
-    each = of_parts
-    if features.part_features is not queries:
-      each = self._project(queries)
+    same = features.part_features is queries
+    each = of_parts if same else self._project(queries)
     return ImageOutputs(
       features.mask_logits, queries, each, of_parts, pooled, features.counts
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
@@ -35,11 +35,19 @@ class Regions(NamedTuple):
       clustering do not overlap.
     features: float32 [b, n, d], of each region; zeros where it does not exist.
     exist: bool [b, n].
+    tokens: float32 [b, y, x, c], what is clustered. None if nothing learns
+      masks from it (`model.teacher_masks`), or if clusters shall be the masks.
+    cells: float32 [b, y, x, d], of which a region has the mean; or None.
+    labels: int32 [b, h, w], the first clustering, if masks shall be snapped to
+      it; else None.
   """
 
   mask_logits: Float[Array, "b n y x"]
   features: Float[Array, "b n d"]
   exist: Bool[Array, "b n"]
+  tokens: Float[Array, "b y x c"] | None = None
+  cells: Float[Array, "b y x d"] | None = None
+  labels: Int[Array, "b h w"] | None = None
 
 
 class Frozen(nnx.Variable):

@@ -96,12 +96,49 @@ class TokenMap(nnx.Module):
     return {TOKENS: _token_map(self.vit, image, train, rngs)}
 
 
-class ViTPyramid(nnx.Module):
-  """Levels at strides 4, 8, 16 and 32 over a ViT of patch 16.
+class Pyramid(nnx.Module):
+  """Four levels made from a map of tokens: 4, 2, 1 and 1/2 cells a token.
 
   Args:
     width: features of a token, and of the two coarser levels; the finer ones
       have a half and a quarter.
+    dtype: of the products.
+    rngs: source of the initial values.
+  """
+
+  def __init__(self, *, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    self.width = width
+    up = functools.partial(Upsample, dtype=dtype, rngs=rngs)
+    self.twice = up(width, width // 2)
+    self.norm = nnx.LayerNorm(width // 2, epsilon=1e-6, dtype=dtype, rngs=rngs)
+    self.twice_more = up(width // 2, width // 4)
+    self.once = up(width, width // 2)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Features of each level, by name, the finest first."""
+    d = self.width
+    return {"res2": d // 4, "res3": d // 2, "res4": d, "res5": d}
+
+  def levels(self, x: Float[Array, "b y x d"]) -> dict[str, Array]:
+    """Returns the levels; the coarsest rounds odd sides up."""
+    fine = gelu(self.norm(self.twice(x)))
+    pooled = nnx.max_pool(
+      x, window_shape=(2, 2), strides=(2, 2), padding="SAME"
+    )
+    return {
+      "res2": self.twice_more(fine),
+      "res3": self.once(x),
+      "res4": x,
+      "res5": pooled,
+    }
+
+
+class ViTPyramid(Pyramid):
+  """Levels at strides 4, 8, 16 and 32 over a ViT of patch 16.
+
+  Args:
+    width: see `Pyramid`.
     drop_path: rate at the last block; it grows linearly from 0 at the first.
     dtype: of the products.
     rngs: source of the initial values.
@@ -117,21 +154,10 @@ class ViTPyramid(nnx.Module):
     rngs: nnx.Rngs,
     **sizes: Any,
   ):
-    self.width = width
     self.vit = ViT(
       width=width, drop_path=drop_path, dtype=dtype, rngs=rngs, **sizes
     )
-    up = functools.partial(Upsample, dtype=dtype, rngs=rngs)
-    self.twice = up(width, width // 2)
-    self.norm = nnx.LayerNorm(width // 2, epsilon=1e-6, dtype=dtype, rngs=rngs)
-    self.twice_more = up(width // 2, width // 4)
-    self.once = up(width, width // 2)
-
-  @property
-  def channels(self) -> dict[str, int]:
-    """Features of each output, by name."""
-    d = self.width
-    return {"res2": d // 4, "res3": d // 2, "res4": d, "res5": d}
+    super().__init__(width=width, dtype=dtype, rngs=rngs)
 
   @property
   def strides(self) -> dict[str, int]:
@@ -152,14 +178,7 @@ class ViTPyramid(nnx.Module):
     backbones, changes nothing here.
     """
     del unused
-    x = _token_map(self.vit, image, train, rngs)
-    fine = gelu(self.norm(self.twice(x)))
-    return {
-      "res2": self.twice_more(fine),
-      "res3": self.once(x),
-      "res4": x,
-      "res5": nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2)),
-    }
+    return self.levels(_token_map(self.vit, image, train, rngs))
 
 
 def _token_map(

@@ -131,13 +131,15 @@ def abstract_batch(
     planes = soft_labels.PLANES
     batch["soft_labels"] = array(np.uint8, planes, side, side)
   if fields.stored_regions(config):
-    del batch["image"]
     size = teacher.regions(config), teacher.width(config)
     batch["region_features"] = array(np.float16, *size)
-  elif config.pseudo_masks.mode == "cached":
+    if not fields.learns_masks(config):
+      del batch["image"]
+      return batch
+  if config.pseudo_masks.mode == "cached":
     cells = side // config.pseudo_masks.stride
     batch["pseudo_labels"] = array(np.int32, cells, cells)
-  elif config.data.photometric:
+  if config.data.photometric:
     batch["teacher_image"] = batch["image"]
   return batch
 

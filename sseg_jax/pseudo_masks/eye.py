@@ -12,11 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from sseg_jax.errors import InputError
 from sseg_jax.models import teacher, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.pseudo_masks import kmeans
 from sseg_jax.pseudo_masks.tokens import Tokens
 
+# `evaluate.refine` -> `Eye.masks`, of a network that learned masks.
+_MASKS = {"none": "own", "pseudo_masks": "snapped", "clusters": "clusters"}
 # Mask logit of cells inside a region; outside it is negative. So large that
 # the share of a pixel between two regions depends on its place alone.
 _INSIDE = 10.0
@@ -30,6 +33,8 @@ class Eye:
     tokens: clusters the tokens.
     parts: kind and layer of each feature.
     more_k: how many clusters other clusterings of the same picture have.
+    masks: what the network's masks shall be: "clusters"; "own", those of
+      `models/teacher_masks.py`; or "snapped", the same snapped to clusters.
     frozen: the transformer's parameters as `teacher.load` gives them; {} where
       the caller has them, for example from a checkpoint.
   """
@@ -38,6 +43,7 @@ class Eye:
   parts: tuple[tuple[str, int], ...]
   more_k: tuple[int, ...]
   frozen: dict[str, Any]
+  masks: str = "clusters"
 
   @property
   def k(self) -> int:
@@ -104,7 +110,18 @@ class Eye:
       )
       / jnp.maximum(area, 1e-6)[..., None]
     )
-    return labels, teacher.Regions(logits, means, area > 0)
+    seen = teacher.Regions(logits, means, area > 0)
+    if self.masks != "clusters":
+      seen = seen._replace(tokens=of_clusters, cells=of_features)
+    if self.masks == "snapped":
+      seen = seen._replace(labels=labels)
+    return labels, seen
+
+  def tokens_of(
+    self, frozen: Any, image: Num[Array, "b h w 3"]
+  ) -> Float[Array, "b y x d"]:
+    """Returns `teacher.Regions.tokens` alone; image values 0..255."""
+    return self._cells(frozen, image)[0]
 
   def _cells(
     self, frozen: Any, image: Num[Array, "b h w 3"]
@@ -156,19 +173,34 @@ def build(config: Any, *, load: bool = False) -> Eye:
     teacher.features(config),
     tuple(config.model.teacher_more_k),
     teacher.load(config) if load else {},
+    "own" if config.model.teacher_masks else "clusters",
   )
 
 
-def for_pictures(config: Any) -> Eye:
+def for_pictures(config: Any, refine: str) -> Eye:
   """Returns the eye at test: with `evaluate.regions` regions, if that is set.
 
   The weights are not read; see `build`.
+
+  Args:
+    config: a whole config.
+    refine: one of `field_rules.REFINEMENTS`.
+
+  Raises:
+    InputError: for a refinement that needs `model.teacher_masks`.
   """
   built = build(config)
-  if not config.evaluate.regions:
-    return built
-  tokens = dataclasses.replace(built.tokens, k=config.evaluate.regions)
-  return dataclasses.replace(built, tokens=tokens, more_k=())
+  if config.evaluate.regions:
+    tokens = dataclasses.replace(built.tokens, k=config.evaluate.regions)
+    built = dataclasses.replace(built, tokens=tokens, more_k=())
+  if not config.model.teacher_masks:
+    if refine == "none":
+      return built
+    raise InputError(
+      f"evaluate.refine={refine!r}: the masks of model.backbone='teacher' are"
+      " clusters already; use 'none', or train with model.teacher_masks=True"
+    )
+  return dataclasses.replace(built, masks=_MASKS[refine])
 
 
 def _masks(labels: Int[Array, "b y x"], k: int) -> Float[Array, "b k y x"]:

@@ -201,7 +201,7 @@ def for_training(
   """
   fields = config.pseudo_masks
   _check("mode", fields.mode, ("online", "cached"))
-  if fields.mode == "cached":
+  if fields.mode == "cached" and not config.model.teacher_masks:
     return Stored(fields.k, fields.stride)
   # The weights of an eye are in the model's state.
   made = build(config, abstract=abstract, load=False)

@@ -156,11 +156,13 @@ class Study:
     """Reads the records.
 
     Args:
-      config: that rows change.
+      config: that rows change. Clusters are the masks in all rows.
       records: a folder, with the features that the config names.
       opened: benchmarks without background.
       out: folder; what the eye sees is kept below it.
     """
+    clusters = {"model.teacher_masks": False, "loss.mask_every": 1}
+    config = config_files.overridden(config, clusters)
     self.config, self._opened = config, opened
     self._photos = read(records)
     self._seen = Seen(config, out / "seen")

@@ -98,8 +98,8 @@ class Probe:
       stride=self._stride,
       multiple=self._seen.multiple,
     )
-    logits, features, exist = self._seen(layout.cut(image))
-    return layout, teacher.Regions(logits, features[..., self._columns], exist)
+    seen = self._seen(layout.cut(image))
+    return layout, seen._replace(features=seen.features[..., self._columns])
 
   def _labelled(
     self, sample: Sample, classes: int

@@ -34,7 +34,7 @@ class Seen:
     """Loads the eye's weights.
 
     Args:
-      config: with `model.backbone="teacher"`.
+      config: with `model.backbone="teacher"`, without `model.teacher_masks`.
       folder: for one file a window; made if it does not exist. It must not hold
         windows that another eye saw.
     """
@@ -63,7 +63,8 @@ class Seen:
       found = jax.device_get(self._see(self._frozen, batch, keys))
       for row, (name, _) in enumerate(some):
         one = jax.tree.map(operator.itemgetter(row), found)
-        np.savez(self._folder / f"{name}.npz", *one)
+        # Its other fields are None: nothing here decodes masks.
+        np.savez(self._folder / f"{name}.npz", *one[:3])
         self._kept[name] = one
     kept = [self._kept[name] for name in names]
     return jax.tree.map(lambda *x: np.stack(x), *kept)
@@ -109,8 +110,8 @@ class SeenSegmenter(SSegSegmenter):
     self._of_regions = jax.jit(of_regions)
 
   def _encode(self, windows):
-    logits, features, exist = self._seen(windows)
-    regions = teacher.Regions(logits, features[..., self._columns], exist)
+    seen = self._seen(windows)
+    regions = seen._replace(features=seen.features[..., self._columns])
     return self._of_regions(self._params, self.model_state, regions)
 
 

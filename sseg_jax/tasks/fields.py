@@ -49,6 +49,8 @@ def _mask_every(c: Any) -> str | None:
   by_regions = query_embedding.by_regions(c.model)
   if every == 1 or (by_regions and c.model.pool_feature == "stem"):
     return None
+  if c.model.teacher_masks:
+    return None  # words are learned from the clusters of every picture
   if c.task == "supervised" and not by_regions:
     return None  # every picture learns masks
   return (
@@ -202,8 +204,8 @@ def _eye(c: Any) -> str | None:
     )
   if not c.loss.contrastive:
     return (
-      "loss.contrastive=0.0: model.backbone='teacher' learns nothing else; use"
-      " a number over 0"
+      "loss.contrastive=0.0: the words of model.backbone='teacher' are learned"
+      " from it alone; use a number over 0"
     )
   return None
 
@@ -217,6 +219,7 @@ BETWEEN: tuple[Between, ...] = (
       "model.query_embedding",
       "model.pool_masks",
       "model.pool_feature",
+      "model.teacher_masks",
     ),
     _mask_every,
   ),

@@ -90,32 +90,67 @@ def towers(
   features = Features(image.part_features, image.counts, text, words)
   if config.model.query_embedding == "segments":  # learns no masks
     return (features, jnp.zeros(())), {}
-  mask, metrics = losses.mask_loss(
-    image.mask_logits,
-    labels[::every],
-    (present & valid[:, None])[::every],
-    dice_weight=weights.dice,
-    focal_weight=weights.focal,
-    k=config.pseudo_masks.k,
-    size=(h // weights.mask_stride, w // weights.mask_stride),
-    count=count,
+  counted = (present & valid[:, None])[::every]
+  mask, metrics = _mask_loss(
+    setup, image.mask_logits, labels[::every], counted, (h, w), count
   )
-  return (features, weights.mask * mask), metrics | {"loss/mask": mask}
+  return (features, weights.mask * mask), metrics
 
 
 def _with_eye(
   setup: Setup, model: sseg.SSeg, batch: dict[str, Array], key: Array
-) -> Features:
+) -> tuple[tuple[Features, Array], Metrics]:
   """Returns what `towers` does, of regions that a frozen eye sees."""
   image_key, text_key = jax.random.split(key)
+  rngs = ExampleRngs.from_ids(image_key, batch["id"])
+  seen, labels = regions_seen(setup, model, batch)
   image = model.region_features(
-    regions_seen(setup, model, batch),
-    train=True,
-    rngs=ExampleRngs.from_ids(image_key, batch["id"]),
-    valid=batch["valid"],
+    seen, train=True, rngs=rngs, valid=batch["valid"]
   )
   text, words = _texts(model, batch, text_key)
-  return Features(image.part_features, image.counts, text, words)
+  features = Features(image.part_features, image.counts, text, words)
+  if model.teacher_masks is None:
+    return (features, jnp.zeros(())), {}
+  assert labels is not None, "batches have labels where masks are learned"
+  some = slice(None, None, setup.config.loss.mask_every)
+  labels, tokens = labels[some], seen.tokens
+  if tokens is None:  # the features of all pictures are stored
+    assert model.teacher is not None and isinstance(setup.generator, eye.Eye)
+    pictures = batch.get("teacher_image", batch["image"])[some]
+    tokens = setup.generator.tokens_of(model.teacher.arrays(), pictures)
+    tokens = jax.lax.stop_gradient(tokens)
+  else:
+    tokens = tokens[some]
+  logits = model.teacher_masks(tokens, train=True, rngs=rngs.fork(some))
+  k = setup.config.pseudo_masks.k
+  present = (labels[:, None] == jnp.arange(k)[None, :, None, None]).any((2, 3))
+  counted = present & batch["valid"][some, None]
+  size = setup.config.image_size
+  mask, metrics = _mask_loss(setup, logits, labels, counted, (size, size))
+  return (features, setup.config.loss.mask * mask), metrics
+
+
+def _mask_loss(
+  setup: Setup,
+  logits: Array,
+  labels: Array,
+  counted: Array,
+  size: tuple[int, int],
+  count: Array | None = None,
+) -> tuple[Array, Metrics]:
+  """Returns `losses.mask_loss` of pictures of a `size`, and metrics."""
+  weights = setup.config.loss
+  mask, metrics = losses.mask_loss(
+    logits,
+    labels,
+    counted,
+    dice_weight=weights.dice,
+    focal_weight=weights.focal,
+    k=setup.config.pseudo_masks.k,
+    size=(size[0] // weights.mask_stride, size[1] // weights.mask_stride),
+    count=count,
+  )
+  return mask, metrics | {"loss/mask": mask}
 
 
 def _texts(
@@ -140,21 +175,26 @@ def _is_bag(model: sseg.SSeg) -> bool:
 
 def regions_seen(
   setup: Setup, model: sseg.SSeg, batch: dict[str, Array]
-) -> teacher.Regions:
-  """Returns the regions of a batch: from the records, or seen now."""
+) -> tuple[teacher.Regions, Array | None]:
+  """Returns the regions of a batch, and the labels of the first clustering.
+
+  They are from the records, or seen now. Labels in records are None where
+  nothing learns masks.
+  """
   if setup.config.pseudo_masks.mode == "cached":
     features = batch["region_features"].astype(jnp.float32)
     # The features of a region that does not exist are stored as zeros.
     exist = (features != 0).any(-1)
     nothing = jnp.zeros((*features.shape[:2], 1, 1))
-    return teacher.Regions(nothing, features, exist)
+    labels = batch.get("pseudo_labels")
+    return teacher.Regions(nothing, features, exist), labels
   assert model.teacher is not None and isinstance(setup.generator, eye.Eye)
-  seen = setup.generator.see(
+  labels, seen = setup.generator.look(
     model.teacher.arrays(),
     batch.get("teacher_image", batch["image"]),
     keys_of(setup, batch),
   )
-  return jax.tree.map(jax.lax.stop_gradient, seen)
+  return jax.tree.map(jax.lax.stop_gradient, seen), labels
 
 
 def keys_of(setup: Setup, batch: dict[str, Array]) -> Array:
@@ -272,12 +312,14 @@ def loss(
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns Eq. 4: weighted mask loss plus weighted contrastive loss.
 
-  A model with a frozen eye learns no masks and has the contrastive loss alone.
+  A model with a frozen eye has a mask loss with `model.teacher_masks` alone.
   """
   if teacher.is_eye(setup.config):
-    features = _with_eye(setup, model, batch, key)
-    return compare(setup, model, features, batch["valid"])
-  labels, present = pseudo_mask_labels(setup, frozen, batch)
-  (features, mask), metrics = towers(setup, model, batch, labels, present, key)
+    (features, mask), metrics = _with_eye(setup, model, batch, key)
+  else:
+    labels, present = pseudo_mask_labels(setup, frozen, batch)
+    (features, mask), metrics = towers(
+      setup, model, batch, labels, present, key
+    )
   contrastive, more = compare(setup, model, features, batch["valid"])
   return mask + contrastive, metrics | more
