@@ -55,6 +55,7 @@ def run(
     combiner=settings.combiner,
     image_size=settings.image_size,
     synonyms=settings.synonyms,
+    refine=settings.refine,
   )
   fields = {
     "system": system,
@@ -62,9 +63,10 @@ def run(
     "step": int(loaded.step),
     "weights_sha256": _sha256(loaded.params, loaded.model_state),
   }
-  # What an evaluation depends on beside weights, as evaluate.refine.
+  # What an evaluation depends on beside weights, as evaluate.regions.
   text = json.dumps(config.to_dict(), sort_keys=True, default=str)
   more = {"config": hashlib.sha256(text.encode()).hexdigest()}
+  fields["refine"] = more["refine"] = network.refine
   if config.model.weights:  # tells the linear probes of two networks apart
     fields["backbone_weights"] = config.model.weights
   templates = settings.templates or config.evaluate.templates
@@ -85,14 +87,15 @@ def run(
     protocol.templates,
     fields,
     threshold=None if named else config.evaluate.background_threshold,
-    # Thresholds that were chosen under another protocol mean nothing here.
-    metadata=loaded.metadata if own else {},
+    # Thresholds that were chosen in another way mean nothing here.
+    metadata=loaded.metadata if own and not settings.refine else {},
     threshold_images=config.evaluate.threshold_images,
     settings=more,
   )
   results = score_all(segmenter, opened, settings, origin, protocol)
   others = (settings.combiner, settings.image_size, settings.templates)
-  if settings.store and own and not any((*others, settings.synonyms)):
+  more_others = (settings.synonyms, settings.refine)
+  if settings.store and own and not any((*others, *more_others)):
     chosen = {
       name: result["threshold_choice"]["threshold"]
       for name, result in results.items()

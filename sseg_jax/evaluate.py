@@ -64,7 +64,7 @@ def _scores(flags: argparse.Namespace) -> int:
       *("data_root", "split", "background_threshold", "max_images", "out"),
       *("choose_threshold_split", "threshold_images", "templates"),
       *("combiner", "image_size", "pictures", "synonyms", "protocol", "pamr"),
-      *("flip", "scales"),
+      *("flip", "scales", "refine"),
     ),
   )
   specs = benchmarks.parse_specs(flags.benchmarks)

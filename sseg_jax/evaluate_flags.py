@@ -5,6 +5,7 @@ import argparse
 from sseg_jax import baselines, command_line, files, prompts, synonyms
 from sseg_jax.baselines import trained
 from sseg_jax.errors import InputError
+from sseg_jax.field_rules import REFINEMENTS
 from sseg_jax.inference import protocols
 
 _EXAMPLES = (
@@ -143,6 +144,12 @@ def _add_flags_of_scores(group: argparse._ArgumentGroup) -> None:
     help="words that stand for the classes besides their names; default: the"
     " checkpoint's",
   )
+  add(
+    "--refine",
+    choices=REFINEMENTS,
+    help="masks as the network has them, snapped to clusters of the picture, or"
+    " clusters alone; default: the checkpoint's",
+  )
   add("--per_class", action="store_true", help="print IoU of each class")
   add(
     "--words_report",
@@ -236,7 +243,7 @@ def _add_flags_of_oracle(group: argparse._ArgumentGroup) -> None:
 _OF_A_CHECKPOINT = (
   *("checkpoint", "classes", "background_threshold", "choose_threshold_split"),
   *("threshold_images", "templates", "combiner", "per_class", "synonyms"),
-  "words_report",
+  *("refine", "words_report"),
 )
 _OF_SCORES = ("protocol", "pamr", "flip", "scales")  # of any system
 _OF_ORACLE = (

@@ -27,6 +27,7 @@ class Settings:
     templates: a key of `prompts.TEMPLATES`.
     combiner: one of `default_config.COMBINERS`.
     synonyms: a key of `synonyms.SYNONYMS`.
+    refine: one of `field_rules.REFINEMENTS`.
     image_size: short side and window.
     max_images: of each benchmark; 0 for all.
     out: folder for result.json, pictures and curves.
@@ -55,6 +56,7 @@ class Settings:
   templates: str | None = None
   combiner: str | None = None
   synonyms: str | None = None
+  refine: str | None = None
   image_size: int | None = None
   max_images: int = 0
   out: Path | None = None

@@ -63,7 +63,9 @@ def run(
 
 def _check(settings: Settings, name: str) -> None:
   """Raises InputError for settings that a system does not have."""
-  wrong = [f for f in ("combiner", "synonyms") if getattr(settings, f)]
+  wrong = [
+    f for f in ("combiner", "synonyms", "refine") if getattr(settings, f)
+  ]
   if name == "predictions":
     names = (
       *("protocol", "pamr", "flip", "scales", "templates", "image_size"),

@@ -260,6 +260,13 @@ def test_command(tmp_path, folder, tiny_config, capsys):
   settings = several["protocol_settings"]
   assert settings["flip"] and settings["scales"] == [1.0, 1.5]
   assert "checkpoint" not in several["threshold_source"]
+  # Nor for masks of another kind.
+  assert fewer["refine"] == "none"
+  argv[0] = f"--checkpoint={tmp_path}"
+  assert evaluate.main([*argv, "--json", "--refine=pseudo_masks"]) == 0
+  snapped = json.loads(capsys.readouterr().out)["pets"]
+  assert snapped["refine"] == "pseudo_masks"
+  assert "checkpoint" not in snapped["threshold_source"]
 
 
 def test_bad_flags(tmp_path, folder, capsys):

@@ -139,6 +139,10 @@ def test_predictions(data, tmp_path, capsys):
     (["--system=groupvit", "--weights=x"], "weights=x: no such file"),
     (["--system=clip", "--checkpoint=x"], "--checkpoint: means nothing"),
     (["--checkpoint=x", "--key_smoothing=1"], "--key_smoothing: belongs"),
+    (
+      ["--system=clip", "--weights=x", "--refine=none"],
+      "--refine: means nothing for --system=clip",
+    ),
   ],
 )
 def test_wrong_flags_are_one_line(flags, message, data, capsys):
