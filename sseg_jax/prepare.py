@@ -71,7 +71,7 @@ _NOT_FOR_BENCHMARK = (
 )  # fmt: skip
 _FOR_PSEUDO_MASKS = (
   "records", "config", "set", "first_id", "batch_size", "process_index",
-  "process_count", "features",
+  "process_count", "features", "region_views",
 )  # fmt: skip
 
 
@@ -185,6 +185,14 @@ def _parser() -> argparse.ArgumentParser:
     action="store_true",
     help="store features of regions too, for a config whose model.backbone is"
     " teacher: training then runs no vision transformer",
+  )
+  add(
+    "--region_views",
+    type=int,
+    metavar="N",
+    help="store features of N views, of which a step takes one: 1 (default) the"
+    " whole picture, 2 the same mirrored too, more also crops. The pass takes N"
+    " times as long",
   )
   add("--records", help="finished folder of records")
   add("--config", help="config file of the training run")

@@ -15,8 +15,8 @@ from sseg_jax import prepare, train_step
 from sseg_jax.data import (
   import_tensorflow,
   pipeline,
-  pseudo_labels,
   records,
+  region_views,
 )
 from sseg_jax.errors import InputError, Unavailable
 from sseg_jax.pseudo_masks import caching, generator
@@ -118,20 +118,20 @@ def test_a_killed_job_goes_on_without_gap_or_duplicate(
   folder, tmp_path, config, monkeypatch
 ):
   _add(folder, tmp_path / "whole", config)
-  real, calls = pseudo_labels.whole_picture, []
+  real, calls = region_views.pictures, []
 
-  def dies(data, size):
+  def dies(*arguments):
     calls.append(1)
     if len(calls) == 13:  # in the middle of the third shard
       raise KeyboardInterrupt
-    return real(data, size)
+    return real(*arguments)
 
-  monkeypatch.setattr(pseudo_labels, "whole_picture", dies)
+  monkeypatch.setattr(region_views, "pictures", dies)
   with pytest.raises(KeyboardInterrupt):
     _add(folder, tmp_path / "out", config, batch_size=2)
   with pytest.raises(InputError, match="interrupted"):
     records.read_manifest(str(tmp_path / "out"))
-  monkeypatch.setattr(pseudo_labels, "whole_picture", real)
+  monkeypatch.setattr(region_views, "pictures", real)
   report = _add(folder, tmp_path / "out", config)
   assert (report.kept, report.written, report.records) == (2, 4, COUNT - 10)
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")

@@ -14,6 +14,7 @@ from sseg_jax.data import (
   import_tensorflow,
   order,
   records,
+  region_views,
   soft_labels,
 )
 from sseg_jax.data.shards import RecordTable
@@ -30,7 +31,7 @@ _BYTES = (
   "labels",
   "soft_labels",
   "pseudo_labels",
-  "region_features",
+  "region_features",  # of all views; the last here
 )
 
 
@@ -75,9 +76,11 @@ class Examples:
     self._cached = config.pseudo_masks.mode == "cached"
     # Shape of a picture's features, where these take the picture's place.
     self._regions: tuple[int, int] | None = None
+    self._views = 1
     if fields.stored_regions(config):
       made = table.manifests[0].info["pseudo_masks"]["region_features"]
-      self._regions = made["regions"], made["width"]
+      self._views, *shape = region_views.stored(made)
+      self._regions = shape[0], shape[1]
     self._pictures = self._regions is None or fields.learns_masks(config)
     self._tokenizer = Tokenizer(config.text.context_length)
     self._tokenize_lock = threading.Lock()
@@ -127,6 +130,7 @@ class Examples:
       keys = functools.partial(order.mix, self._config.seed, ids, epochs)
       choice, word_seed = keys(order.CAPTION), keys(order.CAPTION, 1)
       dropout = self._config.data.word_dropout
+      views = region_views.drawn(self._config.seed, ids, epochs, self._views)
       columns: list[list[bytes]] = [[] for _ in _BYTES]
       texts = []
       for i, index in enumerate(ids.tolist()):
@@ -136,6 +140,8 @@ class Examples:
           if dropout:
             caption = drop_words(caption, dropout, int(word_seed[i]))
           found = [getattr(record, name) or b"" for name in _BYTES]
+          part = len(found[-1]) // self._views  # the features of a view
+          found[-1] = found[-1][part * views[i] : part * (views[i] + 1)]
         except ValueError as error:
           if isinstance(error, InputError):
             raise

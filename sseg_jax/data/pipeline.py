@@ -337,6 +337,8 @@ def _check(config, table: RecordTable, index: int, count: int) -> None:
         ' config.task="supervised" needs'
       )
     soft_labels.check(config, manifest)
+  if fields.stored_regions(config):
+    stored_masks.check_views(table.manifests)
   if (
     config.pseudo_masks.mode == "cached"
     and config.image_size % stride

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from sseg_jax.data import augment, decode, import_tensorflow, manifest, records
+from sseg_jax.data import import_tensorflow, manifest, records
 from sseg_jax.errors import InputError
 
 
@@ -33,24 +32,6 @@ def read_shard(
     ) from error
 
 
-def whole_picture(
-  data: bytes, size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"] | None:
-  """Decodes a picture as training sees it without a crop; None if it cannot.
-
-  Both sides become `size`, by the pipeline's own resizing and rounding.
-  """
-  tf = import_tensorflow()
-  try:
-    image = decode.image(data)
-  except tf.errors.OpError:
-    return None
-  sides = tf.cast(tf.shape(image)[:2], tf.float32)
-  box = tf.concat([tf.zeros(2), sides], 0)
-  crop = augment.Crop(box, sides, tf.constant(False))
-  return augment.to_uint8(augment.crop_image(image, crop, size)).numpy()
-
-
 def write_shard(
   folder: str,
   number: int,
@@ -61,8 +42,8 @@ def write_shard(
 ) -> None:
   """Writes one shard: records, each with what it gets.
 
-  That is a label map uint8 [h, w], and features float16 [n, d] of regions or
-  None. The other arguments are as for `write_records`.
+  That is a label map uint8 [h, w], and features float16 [views, n, d] of
+  regions or None. The other arguments are as for `write_records`.
   """
 
   def whole() -> Iterator[records.Record]:

@@ -1,10 +1,11 @@
 """Whether pseudo-masks and features in records fit a config."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import logging
 
+from sseg_jax.data import manifest, region_views
 from sseg_jax.errors import InputError
 
 # Settings that the manifest does not store, or that are checked separately.
@@ -24,6 +25,20 @@ def tell_of_others(config, stored: Mapping[str, Any], folder: str) -> None:
       "%s: its pseudo-masks are used, made with pseudo_masks.%s",
       folder,
       ", ".join(found),
+    )
+
+
+def check_views(manifests: Iterable[manifest.Manifest]) -> None:
+  """Raises InputError unless the features of all folders have as many views."""
+  views = {
+    m.folder: region_views.stored(m.info["pseudo_masks"]["region_features"])[0]
+    for m in manifests
+  }
+  if len(set(views.values())) > 1:
+    told = ", ".join(f"{folder} has {count}" for folder, count in views.items())
+    raise InputError(
+      f"config.data.train: the views of regions differ ({told}); make them"
+      " again with the same --region_views"
     )
 
 

@@ -88,6 +88,7 @@ def add_pseudo_masks(
   process_index: int = 0,
   process_count: int = 1,
   features: bool = False,
+  region_views: int = 1,
   progress: bool = False,
 ) -> Report:
   """Copies the records of `source` to `out` with pseudo-masks of `config`.
@@ -104,6 +105,9 @@ def add_pseudo_masks(
     process_count: processes that share the work.
     features: whether to store features of the regions too, for a config with
       model.backbone="teacher". Training then runs no vision transformer.
+    region_views: how many views of each picture have features: 1 the whole
+      picture, 2 the same mirrored too, more also crops
+      (`data/region_views.py`). A step takes one of them.
     progress: whether a terminal shows a progress bar.
 
   Raises:
@@ -121,6 +125,11 @@ def add_pseudo_masks(
     raise InputError(f"out={out} is the source; give another folder")
   read = manifest.read_manifest(source)
   image_size = image_size or config.image_size
+  if region_views != 1 and not features:
+    raise InputError(
+      f"region_views={region_views}: needs --add_region_features; add it, or"
+      " leave this out"
+    )
   if features and not teacher.is_eye(config):
     raise InputError(
       f'model.backbone={config.model.backbone!r}: only "teacher" has features'
@@ -131,7 +140,7 @@ def add_pseudo_masks(
   _check_generator(made, image_size)
   info = _info(config, made, image_size, first_id)
   if features:
-    info["region_features"] = region_features.info(config)
+    info["region_features"] = region_features.info(config, region_views)
   if made.frozen and jnp.dtype(config.dtype) != jnp.float32:
     info["batch_size"] = batch_size  # on which the rounding of tokens depends
   if manifest.is_finished(out):
@@ -142,9 +151,8 @@ def add_pseudo_masks(
       " choose another folder"
     )
   _make_folder(out)
-  label = labelling.Labeller(
-    made, image_size, config.seed, batch_size, features
-  )
+  views = region_views if features else 0
+  label = labelling.Labeller(made, image_size, config, batch_size, views)
   marks = [_fingerprint(info, shard) for shard in read.shards]
   mine = range(process_index, len(read.shards), process_count)
   # Each process has its own lease, because others may write other shards.
@@ -289,7 +297,8 @@ def run(
     check: `config_check.check`, which stands above this module.
     **options: the keyword arguments of `add_pseudo_masks`.
   """
-  for name, low in (("image_size", 0), ("first_id", 0), ("batch_size", 1)):
+  lowest = {"image_size": 0, "first_id": 0, "batch_size": 1, "region_views": 1}
+  for name, low in lowest.items():
     if name in options and options[name] < low:
       raise InputError(f"--{name}={options[name]}: must be at least {low}")
   whole = config_files.overridden(

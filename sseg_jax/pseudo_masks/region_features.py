@@ -6,19 +6,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from sseg_jax.data import fields, manifest
+from sseg_jax.data import fields, manifest, region_views
 from sseg_jax.errors import InputError
 from sseg_jax.models import teacher
 
 
-def info(config: Any) -> dict[str, Any]:
-  """Returns what the features of regions depend on besides the labels."""
+def info(config: Any, views: int = 1) -> dict[str, Any]:
+  """Returns what the features of regions depend on besides the labels.
+
+  `views` are those of each picture that have features (`region_views.py`).
+  """
   return {
     "regions": teacher.regions(config),
     "width": teacher.width(config),
     "teacher": config.model.teacher,
     "teacher_features": config.model.teacher_features,
     "teacher_more_k": list(config.model.teacher_more_k),
+    **region_views.fields(config, views),
   }
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from sseg_jax import config_check, config_files, evaluation, train_step
 from sseg_jax.benchmarks import Benchmark
-from sseg_jax.data import manifest, order
+from sseg_jax.data import manifest, order, region_views
 from sseg_jax.data.shards import RecordTable
 from sseg_jax.errors import InputError
 from sseg_jax.inference.segmenter import Segmenter
@@ -31,11 +31,11 @@ class Photos(NamedTuple):
   """Photos as a network with an eye learns from them.
 
   Attributes:
-    features: float16 [n, k, d], of the regions.
+    features: float16 [n, v, k, d], of the regions of each view.
     captions: the texts of each photo.
   """
 
-  features: Float[np.ndarray, "n k d"]
+  features: Float[np.ndarray, "n v k d"]
   captions: Sequence[Sequence[str]]
 
   def part(self, photos: np.ndarray, columns: Sequence[int]) -> "Photos":
@@ -58,7 +58,7 @@ def read(folder: str) -> Photos:
       " --add_pseudo_masks --add_region_features"
     )
   made = info["region_features"]
-  shape = made["regions"], made["width"]
+  shape = region_views.stored(made)
   table = RecordTable([folder])
   features, captions = [], []
   for index in range(len(table)):
@@ -121,6 +121,8 @@ def batches(config: Any, photos: Photos) -> Iterator[dict[str, np.ndarray]]:
   for number in itertools.count():
     ids, epochs = lane_order.batch(number, 0, lanes)
     choice = order.mix(config.seed, ids, epochs, order.CAPTION).tolist()
+    count = photos.features.shape[1]
+    views = region_views.drawn(config.seed, ids, epochs, count)
     yield {
       "id": ids.astype(np.uint32),
       "valid": np.ones(len(ids), bool),
@@ -130,7 +132,7 @@ def batches(config: Any, photos: Photos) -> Iterator[dict[str, np.ndarray]]:
           for i, c in zip(ids, choice, strict=True)
         ]
       ),
-      "region_features": photos.features[ids],
+      "region_features": photos.features[ids, views],
     }
 
 
