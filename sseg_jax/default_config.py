@@ -31,9 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
   # fetch, at batch 4096. The paper's configs call `follow_batch`.
   c.total_steps = 81_690
   c.batch_size = 4096
-  # Number of parts in which the towers take the batch, one after the other. Use
-  # it if the batch does not fit into memory. The loss is still that of the
-  # whole batch.
+  # Number of parts in which the towers take the batch, one after the other, if
+  # it does not fit into memory. The loss is still that of the whole batch.
   c.accumulate_steps = 1
   c.image_size = 224  # training crop; a multiple of the backbone's stride
   # Type of the matrix products, "bfloat16" or "float32" (float16 would need
@@ -52,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.model = ml_collections.ConfigDict()
   c.model.backbone = "swin_s"  # see models/backbones.py for the registry
   # "teacher" is no part of the paper: a frozen vision transformer gives regions
-  # and their features (models/teacher.py). The next five fields are for it.
+  # and their features (models/teacher.py). The next six fields are for it.
   # The transformer: a name in models/vit_sizes.py. Its weights are
   # pseudo_masks.weights, or if that is empty, the published ones of this name.
   c.model.teacher = "dino_vits8"
@@ -63,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
   # many clusters. Scores of a pixel are averaged over its regions.
   c.model.teacher_more_k = ()
   c.model.teacher_masks = False  # a MaskFormer learns its clusters (loss.mask)
+  # Last blocks whose copies are trained, for regions' features: "online" only;
+  c.model.teacher_trained = 0  # optim.layer_decay lowers their rate.
   c.model.region_dropout = 0.0  # share of a region's features, while training
   # "": random weights, as in the paper. Otherwise a file's path, or a name in
   # models/published.py. It initialises the backbone, and both decoders if the
@@ -113,11 +114,10 @@ def get_config() -> ml_collections.ConfigDict:
   # overlaps; in training, the picture's embedding comes from the pseudo-masks
   # instead, which are right from the first step.
   c.model.pool_masks = "soft"
-  # "mask_pooled" only: the projection takes the outline of the mask as well.
+  # "mask_pooled" only: whether the projection takes the mask's outline too.
   c.model.pool_outline = False
   c.model.pool_place = False  # likewise, the mask's position and size
-  # "mask_pooled" only: width of a layer before the projection that takes
-  # feature and outline together; 0 leaves the layer out.
+  # "mask_pooled" only: width of a layer before the projection; 0 for none.
   c.model.region_hidden = 0
   c.model.pool_stride = 4  # "pseudo": pixels along a side of a mask's cell
   # Which queries the mean over queries includes: "all" (the paper) or "owners",
@@ -142,12 +142,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.text.dropout = 0.0
   # With n, a token's embedding is a vector of its own plus the sum of vectors
   # of the letter groups in it, divided by the root of their number. These are
-  # shared: n vectors, picked by a hash.
-  # Few captions then teach "dog" by "dogs". Not of the paper; 0 leaves it out.
+  # shared: n vectors, picked by a hash, so that few captions teach "dog" by
+  # "dogs". Not of the paper; 0 leaves it out.
   c.text.letter_groups = 0
   c.text.weights = ""  # as model.weights, for the text tower
-  # "supervised" only: text tower and its projection stay as they started, so
-  # that words which no label map has keep their meaning.
+  # "supervised" only: text tower and its projection stay as they started: words
+  # which no label map has keep their meaning.
   c.text.frozen = False
 
   c.pseudo_masks = ml_collections.ConfigDict()

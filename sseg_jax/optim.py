@@ -60,12 +60,14 @@ def layer_factors(params: Any, decay: float) -> Any:
 
   It is 1 outside of the backbone's ViT, `decay` for its last block, and is
   multiplied by `decay` from a block to the one before it; tokens, positions and
-  the patch embedding are before the first. Source: BEiT,
+  the patch embedding are before the first. The blocks of `teacher_tail` count
+  as the last of such a ViT. Source: BEiT,
   semantic_segmentation/mmcv_custom/layer_decay_optimizer_constructor.py.
   """
 
   def names(path: Any) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+    found = jax.tree_util.keystr(path, simple=True, separator=".")
+    return found.replace("teacher_tail.", "backbone.vit.", 1).split(".")
 
   paths = [names(path) for path, _ in jax.tree.leaves_with_path(params)]
   inside = ["backbone", "vit", "blocks"]

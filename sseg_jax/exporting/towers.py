@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from sseg_jax.checkpoints import named_arrays
 from sseg_jax.inference import scoring
-from sseg_jax.models import sseg, teacher
+from sseg_jax.models import sseg, teacher, teacher_tail
 from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.models.pooling import in_front
 from sseg_jax.pseudo_masks import eye, generator, pixels, unrolled
@@ -133,7 +133,10 @@ class Towers:
     """As `look.Look`."""
     params, state = tree["params"], tree.get("model_state", {})
     if isinstance(self.regions, eye.Eye):
-      seen = self._one_by_one(self.regions.see, state[teacher.NAME], images)
+      see = functools.partial(
+        self.regions.see, trained=params.get(teacher_tail.NAME)
+      )
+      seen = self._one_by_one(see, state[teacher.NAME], images)
       return sseg.apply_image(self.graphdef, params, state, images, seen=seen)
     snap: tuple[Array, ...] = ()
     if self.regions is not None:

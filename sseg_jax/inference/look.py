@@ -11,7 +11,7 @@ from jaxtyping import Array, Num
 
 from sseg_jax.errors import InputError
 from sseg_jax.inference.sliding_window import PAD, multiple_for
-from sseg_jax.models import teacher, vit_pyramid
+from sseg_jax.models import teacher, teacher_tail, vit_pyramid
 from sseg_jax.pseudo_masks import eye, generator
 
 
@@ -75,7 +75,8 @@ class Look:
     # One key for all, so that a picture's masks are always the same.
     keys = jnp.broadcast_to(jax.random.key(0), (len(images),))
     if self.sees is not None:
-      seen = self.sees.see(model_state[teacher.NAME], images, keys)
+      trained = params.get(teacher_tail.NAME)
+      seen = self.sees.see(model_state[teacher.NAME], images, keys, trained)
       return apply_image(params, model_state, images, seen=seen)
     snap: tuple[Array, ...] = ()
     if self.snaps is not None:

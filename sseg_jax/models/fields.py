@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "up to four whole numbers, at least 2",
   ),
   "model.teacher_masks": SWITCH,
+  "model.teacher_trained": at_least(0),
   "model.region_dropout": RATE,
   "model.weights": TEXT,
   "model.head": one_of(*HEADS),
@@ -151,6 +152,26 @@ def _eye(c: Any) -> str | None:
   return None
 
 
+def _teacher_trained(c: Any) -> str | None:
+  count = c.model.teacher_trained
+  if not count:
+    return None
+  start = f"model.teacher_trained={count}: "
+  if not teacher.is_eye(c):
+    return f"{start}only model.backbone='teacher' has such blocks; use 0"
+  depth = teacher.sizes(c)["depth"]
+  if count >= depth:
+    return (
+      f"{start}model.teacher={c.model.teacher!r} has {depth} blocks; use fewer"
+    )
+  if c.pseudo_masks.mode == "cached":
+    return (
+      f"{start}stored features of regions cannot be trained; use"
+      " pseudo_masks.mode='online', or 0"
+    )
+  return None
+
+
 def _teacher_masks(c: Any) -> str | None:
   if not c.model.teacher_masks or teacher.is_eye(c):
     return None
@@ -216,6 +237,15 @@ BETWEEN: tuple[Between, ...] = (
   Between(("model.stem_widths", "model.stem_depths"), _stem),
   Between(("model.head", "model.backbone"), _head),
   Between(("model.teacher_masks", "model.backbone"), _teacher_masks),
+  Between(
+    (
+      "model.teacher_trained",
+      "model.backbone",
+      "model.teacher",
+      "pseudo_masks.mode",
+    ),
+    _teacher_trained,
+  ),
   Between(
     (
       "model.backbone",

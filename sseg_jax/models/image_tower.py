@@ -9,6 +9,7 @@ from sseg_jax.models import backbones, maskformer, query_embedding, teacher
 from sseg_jax.models.conv import ConvNet
 from sseg_jax.models.layers import RegionLayer
 from sseg_jax.models.teacher_masks import TeacherMasks
+from sseg_jax.models.teacher_tail import Tail
 
 
 class Tower(NamedTuple):
@@ -26,6 +27,7 @@ class Tower(NamedTuple):
     eye: the parameters of the eye.
     region_input: scales what the eye sees.
     teacher_masks: learns masks from what the eye sees, or None.
+    tail: blocks of the eye that are trained, or None.
   """
 
   width: int
@@ -36,6 +38,7 @@ class Tower(NamedTuple):
   eye: teacher.FrozenArrays | None = None
   region_input: teacher.RegionInput | None = None
   teacher_masks: TeacherMasks | None = None
+  tail: Tail | None = None
 
 
 def build(
@@ -52,6 +55,7 @@ def build(
       teacher_masks=TeacherMasks(config, rngs=rngs)
       if c.teacher_masks
       else None,
+      tail=Tail(config, rngs=rngs) if c.teacher_trained else None,
     )
   dtype = jnp.dtype(config.dtype)
   how: dict[str, Any] = dict(

@@ -31,6 +31,7 @@ from sseg_jax.models import (
   backbones,
   published,
   teacher,
+  teacher_tail,
   tensors,
   vit_sizes,
   vit_weights,
@@ -198,6 +199,7 @@ def load(
   if teacher.is_eye(config):
     frozen = named_arrays.flat(teacher.load(config))
     new |= {f"{teacher.NAME}/{name}": array for name, array in frozen.items()}
+    new |= teacher_tail.initial(config, frozen)
 
   def filled(tree):
     flat = named_arrays.flat(tree)

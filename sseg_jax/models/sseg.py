@@ -60,7 +60,7 @@ class SSeg(nnx.Module):
     self.backbone, self.maskformer = tower.backbone, tower.maskformer
     self.stem, self.region = tower.stem, tower.region
     self.teacher, self.region_input = tower.eye, tower.region_input
-    self.teacher_masks = tower.teacher_masks
+    self.teacher_masks, self.teacher_tail = tower.teacher_masks, tower.tail
     projection = functools.partial(
       Projection,
       hidden=c.proj_hidden,

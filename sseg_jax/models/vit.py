@@ -141,6 +141,46 @@ def _scaled(x: Array, scale: nnx.Param | None) -> Array:
   return x * scale[...].astype(x.dtype)[None, None]
 
 
+def read_blocks(
+  x: Float[Array, "b t d"],
+  blocks: Sequence[Block],
+  norm: nnx.LayerNorm,
+  wanted: Sequence[tuple[str, int]],
+  first: int = 0,
+  *,
+  to_end: bool = False,
+) -> tuple[Float[Array, "b t d"], dict[tuple[str, int], Array]]:
+  """Passes tokens through blocks, and reads features on the way.
+
+  Of the last block that is needed, only what is asked for is computed.
+
+  Args:
+    x: tokens that enter the first block.
+    blocks: some that follow each other.
+    norm: of the features "tokens".
+    wanted: kind and layer of features, as `ViT.features` has them; those of
+      other layers are left out.
+    first: number of the first block.
+    to_end: whether all blocks are needed, for the tokens after the last.
+
+  Returns:
+    The tokens after the last block that was computed, and what is wanted.
+  """
+  found = {}
+  needed = [layer + (kind == "tokens") for kind, layer in wanted]
+  last = first + len(blocks) if to_end else max(needed)
+  for i, block in enumerate(blocks, first):
+    for kind in FEATURES[1:]:
+      if (kind, i) in wanted:
+        found[kind, i] = block.attention_input(x, kind)
+    if i == last:
+      break
+    x = block(x)
+    if ("tokens", i) in wanted:
+      found["tokens", i] = norm(x)
+  return x, found
+
+
 class ViT(nnx.Module):
   """A plain vision transformer; see `VIT_SIZES` for the published ones.
 
@@ -267,19 +307,7 @@ class ViT(nnx.Module):
           " negative ones count from the end"
         )
     wanted = [(kind, layer % self.depth) for kind, layer in parts]
-    # Of the last block, only what is asked for is computed.
-    last = max(layer + (kind == "tokens") for kind, layer in wanted)
-    found = {}
-    x = self.embed(image)
-    for i, block in enumerate(self.blocks):
-      for kind in FEATURES[1:]:
-        if (kind, i) in wanted:
-          found[kind, i] = block.attention_input(x, kind)
-      if i == last:
-        break
-      x = block(x)
-      if ("tokens", i) in wanted:
-        found["tokens", i] = self.norm(x)
+    _, found = read_blocks(self.embed(image), self.blocks, self.norm, wanted)
     return [found[part] for part in wanted]
 
   def use_flash_attention(self) -> None:

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from sseg_jax.errors import InputError
-from sseg_jax.models import teacher, vit_weights
+from sseg_jax.models import teacher, teacher_tail, vit, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
 from sseg_jax.pseudo_masks import kmeans
 from sseg_jax.pseudo_masks.tokens import Tokens
@@ -35,6 +35,7 @@ class Eye:
     more_k: how many clusters other clusterings of the same picture have.
     masks: what the network's masks shall be: "clusters"; "own", those of
       `models/teacher_masks.py`; or "snapped", the same snapped to clusters.
+    tail: the structure of `teacher_tail.Tail`, if there is one.
     frozen: the transformer's parameters as `teacher.load` gives them; {} where
       the caller has them, for example from a checkpoint.
   """
@@ -44,6 +45,7 @@ class Eye:
   more_k: tuple[int, ...]
   frozen: dict[str, Any]
   masks: str = "clusters"
+  tail: nnx.GraphDef | None = None
 
   @property
   def k(self) -> int:
@@ -64,13 +66,21 @@ class Eye:
     return labels, present.any((2, 3))
 
   def see(
-    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+    self,
+    frozen: Any,
+    image: Num[Array, "b h w 3"],
+    keys: Key[Array, "b"],
+    trained: Any = None,
   ) -> teacher.Regions:
     """Returns the regions of all clusterings; see `look`."""
-    return self.look(frozen, image, keys)[1]
+    return self.look(frozen, image, keys, trained)[1]
 
   def look(
-    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+    self,
+    frozen: Any,
+    image: Num[Array, "b h w 3"],
+    keys: Key[Array, "b"],
+    trained: Any = None,
   ) -> tuple[Int[Array, "b cells_y cells_x"], teacher.Regions]:
     """Returns the labels of the first clustering, and the regions of all.
 
@@ -79,8 +89,9 @@ class Eye:
       image: RGB in 0..255; sides are multiples of the patch, unless
         `pseudo_masks.scale` is other than 1.
       keys: one for each picture, of the start of K-means.
+      trained: parameters of the `tail`; without it None.
     """
-    of_clusters, of_features = self._cells(frozen, image)
+    of_clusters, of_features = self._cells(frozen, image, trained)
     labels, _ = self.tokens.cluster(of_clusters, image, keys)
     maps = [_masks(labels, self.k)]
     b, y, x, d = of_clusters.shape
@@ -124,25 +135,31 @@ class Eye:
     return self._cells(frozen, image)[0]
 
   def _cells(
-    self, frozen: Any, image: Num[Array, "b h w 3"]
+    self, frozen: Any, image: Num[Array, "b h w 3"], trained: Any = None
   ) -> tuple[Float[Array, "b y x d"], Float[Array, "b y x e"]]:
     """Returns what is clustered, and what regions have the mean of."""
     dtype = self.tokens.dtype
     model = nnx.merge(self.tokens.graphdef, teacher.parameters(frozen, dtype))
     image = self.tokens.scaled(image)
+    pixels = normalize_pixels(image, dtype)
     wanted = list(dict.fromkeys((*self.tokens.parts, *self.parts)))
-    found = dict(
-      zip(
-        wanted,
-        model.features(normalize_pixels(image, dtype), wanted),
-        strict=True,
+    of_regions: dict[tuple[str, int], Array] = {}
+    if self.tail is None or trained is None:
+      found = dict(zip(wanted, model.features(pixels, wanted), strict=True))
+    else:
+      tail, blocks = nnx.merge(self.tail, trained), list(model.blocks)
+      x, found = vit.read_blocks(
+        *(model.embed(pixels), blocks[: tail.first], model.norm, wanted),
+        to_end=True,
       )
-    )
+      of_regions = tail.features(x, [p for p in wanted if p[1] >= tail.first])
+      later = (blocks[tail.first :], model.norm, self.tokens.parts, tail.first)
+      found |= vit.read_blocks(x, *later)[1]
     b, height, width, _ = image.shape
     patch = self.tokens.patch
     size = (b, height // patch, width // patch, -1)
 
-    def joined(parts, keep):
+    def joined(parts, keep, found=found):
       values = [found[part][:, model.prefix :] for part in parts]
       values = [value.astype(jnp.float32) for value in values]
       if not keep:
@@ -151,7 +168,8 @@ class Eye:
 
     # As `tokens.read_features`: a single part keeps its length.
     alone = len(self.tokens.parts) == 1
-    return joined(self.tokens.parts, alone), joined(self.parts, False)
+    clustered = joined(self.tokens.parts, alone)
+    return clustered, joined(self.parts, False, found | of_regions)
 
 
 def build(config: Any, *, load: bool = False) -> Eye:
@@ -174,6 +192,7 @@ def build(config: Any, *, load: bool = False) -> Eye:
     tuple(config.model.teacher_more_k),
     teacher.load(config) if load else {},
     "own" if config.model.teacher_masks else "clusters",
+    teacher_tail.build(config),
   )
 
 

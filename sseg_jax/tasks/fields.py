@@ -186,6 +186,8 @@ def _segments(c: Any) -> str | None:
 def _layer_decay(c: Any) -> str | None:
   if c.optim.layer_decay == 1 or c.model.backbone in vit_pyramid.PYRAMID_SIZES:
     return None
+  if c.model.teacher_trained:
+    return None
   return (
     f"optim.layer_decay={c.optim.layer_decay}: needs the blocks of a ViT, and"
     f" model.backbone={c.model.backbone!r} is none; use 1"
@@ -274,5 +276,8 @@ BETWEEN: tuple[Between, ...] = (
     ),
     _segments,
   ),
-  Between(("optim.layer_decay", "model.backbone"), _layer_decay),
+  Between(
+    ("optim.layer_decay", "model.backbone", "model.teacher_trained"),
+    _layer_decay,
+  ),
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from sseg_jax import contrastive, losses, region_words, word_bags
@@ -189,12 +190,16 @@ def regions_seen(
     labels = batch.get("pseudo_labels")
     return teacher.Regions(nothing, features, exist), labels
   assert model.teacher is not None and isinstance(setup.generator, eye.Eye)
+  trained = None
+  if model.teacher_tail is not None:
+    trained = nnx.to_pure_dict(nnx.state(model.teacher_tail))
   labels, seen = setup.generator.look(
     model.teacher.arrays(),
     batch.get("teacher_image", batch["image"]),
     keys_of(setup, batch),
+    trained,
   )
-  return jax.tree.map(jax.lax.stop_gradient, seen), labels
+  return seen, labels
 
 
 def keys_of(setup: Setup, batch: dict[str, Array]) -> Array:
