@@ -16,6 +16,9 @@ _NO_DECAY = re.compile(
 # Parts of the model that `text.frozen` and `model.frozen` keep as they are.
 TEXT_PARTS = ("text", "text_projection")
 IMAGE_PARTS = ("backbone",)
+# Parts that learn from a loss of their own: their gradients are clipped apart,
+# because a large gradient there would leave the others next to nothing.
+APART = ("teacher_masks",)
 
 
 def schedule(optim_config: Any, total_steps: int) -> optax.Schedule:
@@ -106,7 +109,8 @@ def decay_mask(params: Any) -> Any:
 def build(config: Any) -> optax.GradientTransformation:
   """Returns the optimizer: AdamW, after clipping of the gradients.
 
-  Gradients are clipped by their global norm, unless `clip_norm` is 0.
+  Gradients are clipped by their global norm, those of the parts `APART` by a
+  norm of their own, unless `clip_norm` is 0.
 
   Args:
     config: the whole config; `optim`, `total_steps`, `text.frozen` and
@@ -126,7 +130,10 @@ def build(config: Any) -> optax.GradientTransformation:
     # The update is in proportion to the rate, that of weight decay as well.
     learns = optax.chain(adamw, _by_layer(c.layer_decay))
   if c.clip_norm:
-    learns = optax.chain(optax.clip_by_global_norm(c.clip_norm), learns)
+    clip = optax.clip_by_global_norm(c.clip_norm)
+    if config.model.teacher_masks:
+      clip = _apart(clip)
+    learns = optax.chain(clip, learns)
   stay: tuple[str, ...] = TEXT_PARTS if config.text.frozen else ()
   stay += IMAGE_PARTS if config.model.frozen else ()
   if not stay:
@@ -136,6 +143,19 @@ def build(config: Any) -> optax.GradientTransformation:
     {"learns": learns, "stays": optax.set_to_zero()},
     functools.partial(_parts, stay),
   )
+
+
+def _apart(clip: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Clips the gradients of `APART` by themselves, and so all others."""
+
+  def clipped(updates: Any, params: Any = None) -> Any:
+    del params
+    apart = {name: x for name, x in updates.items() if name in APART}
+    others = {name: x for name, x in updates.items() if name not in APART}
+    found = [clip.update(x, optax.EmptyState())[0] for x in (apart, others)]
+    return {**found[0], **found[1]}
+
+  return optax.stateless(clipped)
 
 
 def _by_layer(decay: float) -> optax.GradientTransformation:

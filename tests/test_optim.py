@@ -29,12 +29,12 @@ def _optim(**changes):
   return types.SimpleNamespace(**{**fields, **changes})
 
 
-def _config(total_steps=100, **changes):
+def _config(total_steps=100, teacher_masks=False, **changes):
   return types.SimpleNamespace(
     optim=_optim(**changes),
     total_steps=total_steps,
     text=types.SimpleNamespace(frozen=False),
-    model=types.SimpleNamespace(frozen=False),
+    model=types.SimpleNamespace(frozen=False, teacher_masks=teacher_masks),
   )
 
 
@@ -123,3 +123,24 @@ def test_gradients_are_clipped_by_global_norm(clip_norm, expected):
   # Adam's first moment is (1 - b1) times the gradient it was given.
   moment = optax.tree.get(state, "mu")
   np.testing.assert_allclose(optax.tree.norm(moment), 0.1 * expected, rtol=1e-5)
+
+
+def test_masks_of_an_eye_are_clipped_apart():
+  """A large gradient of theirs leaves the other parts what they have alone."""
+  config = _config(teacher_masks=True, clip_norm=1.0, weight_decay=0.0)
+  params = {"teacher_masks": {"w": jnp.zeros(3)}, "text": {"w": jnp.zeros(2)}}
+  grads = {
+    "teacher_masks": {"w": jnp.array([300.0, 0.0, 400.0])},
+    "text": {"w": jnp.array([0.3, 0.4])},
+  }
+  built = optim.build(config)
+  updates, _ = built.update(grads, built.init(params), params)
+  # The update of Adam does not show the norm; what enters it does.
+  clip = optim._apart(optax.clip_by_global_norm(1.0))
+  clipped, _ = clip.update(grads, clip.init(params))
+  np.testing.assert_allclose(clipped["teacher_masks"]["w"], [0.6, 0, 0.8])
+  np.testing.assert_array_equal(clipped["text"]["w"], grads["text"]["w"])
+  alone = optim.build(_config(clip_norm=1.0, weight_decay=0.0))
+  one = {"text": params["text"]}
+  wanted, _ = alone.update({"text": grads["text"]}, alone.init(one), one)
+  np.testing.assert_array_equal(updates["text"]["w"], wanted["text"]["w"])

@@ -316,6 +316,18 @@ def test_a_plan_knows_what_such_batches_hold(stored):
   [
     ({"model.backbone": "conv_tiny"}, "has a MaskFormer already"),
     ({"loss.mask_every": 3}, "loss.mask_every=3: must divide"),
+    (
+      {"model.teacher_masks": False, "evaluate.refine": "clusters"},
+      "are clusters already; use 'none', or model.teacher_masks=True",
+    ),
+    (
+      {
+        "model.teacher_masks": False,
+        "model.backbone": "conv_tiny",
+        "evaluate.refine": "clusters",
+      },
+      "evaluate.refine='clusters': only model.backbone='teacher'",
+    ),
   ],
 )
 def test_what_cannot_work_is_refused(learning, fields, message):

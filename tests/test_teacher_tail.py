@@ -150,6 +150,7 @@ def test_rates_fall_from_the_last_block(config):
   ("fields", "message"),
   [
     ({"model.teacher_trained": 3}, "'tiny' has 3 blocks; use fewer"),
+    ({"model.teacher_features": "keys:1"}, "nothing of the blocks from 2 on"),
     ({"pseudo_masks.mode": "cached"}, "cannot be trained; use pseudo_masks"),
     ({"model.backbone": "conv_tiny"}, "only model.backbone='teacher' has"),
   ],

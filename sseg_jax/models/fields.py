@@ -164,6 +164,16 @@ def _teacher_trained(c: Any) -> str | None:
     return (
       f"{start}model.teacher={c.model.teacher!r} has {depth} blocks; use fewer"
     )
+  first = depth - count
+  try:
+    found = teacher.features(c)
+  except InputError:
+    return None  # which `_eye` tells
+  if not any(layer >= first for _, layer in found):
+    return (
+      f"{start}model.teacher_features={c.model.teacher_features!r} has nothing"
+      f" of the blocks from {first} on; add 'tokens', or use 0"
+    )
   if c.pseudo_masks.mode == "cached":
     return (
       f"{start}stored features of regions cannot be trained; use"
@@ -242,6 +252,7 @@ BETWEEN: tuple[Between, ...] = (
       "model.teacher_trained",
       "model.backbone",
       "model.teacher",
+      "model.teacher_features",
       "pseudo_masks.mode",
     ),
     _teacher_trained,

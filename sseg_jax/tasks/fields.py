@@ -212,6 +212,22 @@ def _eye(c: Any) -> str | None:
   return None
 
 
+def _refine(c: Any) -> str | None:
+  refine, own = c.evaluate.refine, c.model.teacher_masks
+  start = f"evaluate.refine={refine!r}: "
+  if teacher.is_eye(c) and refine != "none" and not own:
+    return (
+      f"{start}the masks of model.backbone='teacher' are clusters already; use"
+      " 'none', or model.teacher_masks=True"
+    )
+  if refine == "clusters" and not teacher.is_eye(c):
+    return (
+      f"{start}only model.backbone='teacher' has features of clusters; use"
+      " 'pseudo_masks' or 'none'"
+    )
+  return None
+
+
 BETWEEN: tuple[Between, ...] = (
   Between(
     (
@@ -230,6 +246,9 @@ BETWEEN: tuple[Between, ...] = (
     _accumulation,
   ),
   Between(("loss.contrastive_block", "batch_size"), _block),
+  Between(
+    ("evaluate.refine", "model.teacher_masks", "model.backbone"), _refine
+  ),
   Between(
     ("model.backbone", "task", "accumulate_steps", "loss.contrastive"), _eye
   ),
