@@ -3,8 +3,9 @@
 It is not of the paper. With `model.backbone="teacher"` the network that makes
 pseudo-masks also gives the features: masks are clusters of its tokens, and a
 mask is embedded from the mean of the features under it. Nothing of it is
-trained. Its parameters are part of the model's state, so that a checkpoint
-needs no other file.
+trained; `teacher_masks.py` and `teacher_tail.py` train what comes after it. Its
+parameters are part of the model's state, so that a checkpoint needs no other
+file.
 
 `pseudo_masks/eye.py` runs it; this module holds its parameters.
 """

@@ -15,6 +15,8 @@ from sseg_jax.models import maskformer, pooling, teacher
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.vit_pyramid import Pyramid
 
+_OUTSIDE = -30.0  # mask logit of a mask that has no pixel
+
 
 class TeacherMasks(nnx.Module):
   """A light pyramid, a pixel decoder and a transformer decoder.
@@ -55,7 +57,9 @@ class TeacherMasks(nnx.Module):
   def regions_of(self, seen: teacher.Regions) -> teacher.Regions:
     """Returns the queries' masks as regions, with the features under them.
 
-    With `seen.labels`, masks are first snapped to these clusters.
+    With `seen.labels`, masks are first snapped to these clusters. A mask that
+    shows nowhere, because others lie in front of it, has no features that could
+    name it: it does not exist, and has no pixel.
     """
     assert seen.tokens is not None and seen.cells is not None
     logits = self(seen.tokens)[-1]
@@ -66,4 +70,6 @@ class TeacherMasks(nnx.Module):
     features = pooling.pool_under_masks(
       seen.cells.astype(jnp.float32), jax.lax.stop_gradient(shares)
     )
-    return teacher.Regions(logits, features, shares.any((2, 3)))
+    exist = shares.any((2, 3))
+    logits = jnp.where(exist[..., None, None], logits, _OUTSIDE)
+    return teacher.Regions(logits, features, exist)
