@@ -40,4 +40,7 @@ def get_config():
   c.model.counted_queries = "owners"
   c.model.mean = "after"
   c.model.normalize_queries = True
+  # Features of a mask are pooled where no smaller one lies in front of it, so
+  # that a pixel has the name of the smallest.
+  c.evaluate.combiner = "smallest"
   return c

@@ -325,7 +325,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluate.max_images = 0
   c.evaluate.image_size = 448  # short side at test (§4.1)
   c.evaluate.stride = 224  # of the sliding window; its size is image_size
-  c.evaluate.combiner = "mean"  # one of COMBINERS
+  c.evaluate.combiner = "mean"  # of COMBINERS; "smallest" fits "pseudo" masks
   # model.backbone="teacher" only: regions of a window at test. Larger ones than
   # in training may be named more surely. 0: those of training.
   c.evaluate.regions = 0

@@ -9,7 +9,7 @@ baseline B2, has `of` in place of `features`.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from sseg_jax.errors import InputError
 from sseg_jax.models import pooling
 from sseg_jax.models.conv import ConvNet
+from sseg_jax.models.described import Described, Seen
 from sseg_jax.models.layers import RegionLayer, unit
-from sseg_jax.models.maskformer import MaskFormerOutputs
 from sseg_jax.models.outputs import ImageFeatures
 from sseg_jax.models.vit_pyramid import TOKENS
 
@@ -38,46 +38,6 @@ def by_regions(model: Any) -> bool:
   if model.query_embedding == "mask_pooled":
     return model.pool_masks == "pseudo"
   return model.query_embedding == "segments"
-
-
-class Seen(NamedTuple):
-  """What both forms may read: pictures, and what the networks computed of them.
-
-  `pixels` and `labels` are of all pictures. All other fields are of the
-  pictures that get masks: every `masks_every`-th one.
-
-  Attributes:
-    pixels: normalised images, [b, H, W, 3].
-    labels: regions of these, -1 or less for none, [b, y, x]; or None.
-    levels: the backbone's maps by name, [b, h, w, c] each.
-    masks: what MaskFormer gives.
-    logits: mask logits of its last layer, without gradient, [b, n, h, w].
-    snapped: the same after `pooling.snap`, if there are `labels`.
-    masks_every: see `SSeg.image_features`.
-  """
-
-  pixels: Array
-  labels: Array | None
-  levels: dict[str, Array]
-  masks: MaskFormerOutputs
-  logits: Array
-  snapped: Array
-  masks_every: int
-
-
-class Described(NamedTuple):
-  """What is embedded, before the projection.
-
-  Attributes:
-    query_features: [b, n, d], of each query.
-    part_features: [b, k, d], of the parts whose mean embeds the picture. The
-      parts are the queries (then it is the same array), or given regions.
-    counts: float32 [b, k], 1 for parts that the mean counts, else 0.
-  """
-
-  query_features: Array
-  part_features: Array
-  counts: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,15 +176,17 @@ class MaskPooled(QueryEmbedding):
     """Pools under the queries' masks and, if they are given, the regions."""
     owned = pooling.owned_pixels(seen.logits)
     maps, of_all = self._maps(seen, stem)
-    queries = self._describe(maps, self._shares(seen, owned), region)
+    shares = self._shares(seen, owned)
+    queries = self._describe(maps, shares, region)
+    shown = shares.any((2, 3))
     counts = self._counts(owned)
     if self.by_regions and regions is None and seen.labels is not None:
       regions = self._region_shares(seen.pixels, seen.labels)
     if not self.by_regions or regions is None:
-      return Described(queries, queries, counts)
+      return Described(queries, queries, counts, shown)
     parts = self._describe(maps | of_all, regions, region)
     counts = regions.any((2, 3)).astype(jnp.float32)
-    return Described(queries, parts, counts)
+    return Described(queries, parts, counts, shown)
 
   def _maps(self, seen: Seen, stem: ConvNet | None) -> tuple[Maps, Maps]:
     """Returns maps of the pictures that get masks, and some of all pictures."""

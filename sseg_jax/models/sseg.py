@@ -26,6 +26,7 @@ from sseg_jax.models import (
   teacher,
   text,
 )
+from sseg_jax.models.described import Seen
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.keys import parameter_keys
 from sseg_jax.models.layers import Projection, normalize_pixels, unit
@@ -150,11 +151,10 @@ class SSeg(nnx.Module):
     if labels is not None:
       snapped = pooling.snap(logits, labels, self.regions)
       mask_logits = snapped[None]
-    seen = query_embedding.Seen(
-      pixels, labels, levels, masks, logits, snapped, masks_every
-    )
-    described = self.embedding.features(seen, regions, self.stem, self.region)
-    return ImageFeatures(mask_logits, *described)
+    seen = Seen(pixels, labels, levels, masks, logits, snapped, masks_every)
+    found = self.embedding.features(seen, regions, self.stem, self.region)
+    mask_logits = mask_logits if train else found.masks(mask_logits)
+    return ImageFeatures(mask_logits, *found[:3])
 
   def region_features(
     self,

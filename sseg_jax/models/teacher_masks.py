@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sseg_jax.models import maskformer, pooling, teacher
+from sseg_jax.models import described, maskformer, pooling, teacher
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.models.vit_pyramid import Pyramid
-
-_OUTSIDE = -30.0  # mask logit of a mask that has no pixel
 
 
 class TeacherMasks(nnx.Module):
@@ -71,5 +69,5 @@ class TeacherMasks(nnx.Module):
       seen.cells.astype(jnp.float32), jax.lax.stop_gradient(shares)
     )
     exist = shares.any((2, 3))
-    logits = jnp.where(exist[..., None, None], logits, _OUTSIDE)
+    logits = jnp.where(exist[..., None, None], logits, described.HIDDEN)
     return teacher.Regions(logits, features, exist)
