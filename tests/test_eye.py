@@ -275,6 +275,20 @@ def test_a_panorama_is_padded_to_whole_patches(config, monkeypatch, tmp_path):
   )
 
 
+def write_pictures(folder):
+  """Writes six records with two captions; the last has no picture."""
+  with records.RecordWriter(folder, shard_size=4) as writer:
+    for i in range(6):
+      picture = records.encode_png(BATCH["image"][i])
+      writer.write(
+        records.Record(
+          key=b"%d" % i,
+          image=b"no picture" if i == 5 else picture,
+          captions=(b"a cat", b"a dog"),
+        )
+      )
+
+
 @pytest.fixture
 def stored(config, tmp_path):
   """A config that reads the features of six pictures from records."""
@@ -282,16 +296,7 @@ def stored(config, tmp_path):
   config.batch_size = config.data.lanes = 2
   config.model.teacher_more_k = (2,)
   source, out = str(tmp_path / "source"), str(tmp_path / "out")
-  with records.RecordWriter(source, shard_size=4) as writer:
-    for i in range(6):
-      picture = records.encode_png(BATCH["image"][i])
-      writer.write(
-        records.Record(
-          key=b"%d" % i,
-          image=b"no picture" if i == 5 else picture,
-          captions=(b"a cat",),
-        )
-      )
+  write_pictures(source)
   report = caching.add_pseudo_masks(source, out, config, features=True)
   assert (report.records, report.unreadable) == (6, 1)
   config.data.train = out

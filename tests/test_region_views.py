@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_eye import config, weights
+from test_eye import config, weights, write_pictures
 from test_train_step import BATCH
 
 from sseg_jax import prepare
@@ -73,16 +73,7 @@ def source(config, tmp_path):
   config.image_size = 32
   config.batch_size = config.data.lanes = 2
   folder = str(tmp_path / "source")
-  with records.RecordWriter(folder, shard_size=4) as writer:
-    for i in range(6):
-      picture = records.encode_png(BATCH["image"][i])
-      writer.write(
-        records.Record(
-          key=b"%d" % i,
-          image=b"no picture" if i == 5 else picture,
-          captions=(b"a cat", b"a dog"),
-        )
-      )
+  write_pictures(folder)
   return folder
 
 

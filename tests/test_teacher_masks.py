@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import small_vit
 from flax import nnx
-from test_eye import config, images, keys, weights
+from test_eye import config, images, keys, weights, write_pictures
 from test_train_step import BATCH, CLASSES
 
 from sseg_jax import train_step
 from sseg_jax.checkpoints import named_arrays
-from sseg_jax.data import pipeline, records
+from sseg_jax.data import pipeline
 from sseg_jax.errors import InputError
 from sseg_jax.exporting import towers
 from sseg_jax.inference.class_set import ClassSet
@@ -250,16 +250,7 @@ def stored(learning, tmp_path):
   learning.loss.mask_every = 2
   learning.pseudo_masks.stride = 4
   source, out = str(tmp_path / "source"), str(tmp_path / "out")
-  with records.RecordWriter(source, shard_size=4) as writer:
-    for i in range(6):
-      picture = records.encode_png(BATCH["image"][i])
-      writer.write(
-        records.Record(
-          key=b"%d" % i,
-          image=b"no picture" if i == 5 else picture,
-          captions=(b"a cat",),
-        )
-      )
+  write_pictures(source)
   caching.add_pseudo_masks(source, out, learning, features=True)
   learning.data.train = out
   learning.pseudo_masks.mode = "cached"
