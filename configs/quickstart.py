@@ -3,7 +3,7 @@
 python -m sseg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Hardware: two CPU cores.
-Hours: 0.1 (six to seven minutes), measured; drawing the pictures included.
+Hours: 0.15 (seven to ten minutes), measured; drawing the pictures included.
 Score: mIoU 80.7 on `plain`, 70.2 on `hard` and 75.2 on `held_out` pictures,
   measured, mean of three seeds. See configs/README.md.
 """

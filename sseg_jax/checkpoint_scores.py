@@ -93,9 +93,9 @@ def run(
     settings=more,
   )
   results = score_all(segmenter, opened, settings, origin, protocol)
-  others = (settings.combiner, settings.image_size, settings.templates)
-  more_others = (settings.synonyms, settings.refine)
-  if settings.store and own and not any((*others, *more_others)):
+  changes = ("combiner", "image_size", "templates", "synonyms", "refine")
+  as_config = not any(getattr(settings, name) for name in changes)
+  if settings.store and own and as_config:
     chosen = {
       name: result["threshold_choice"]["threshold"]
       for name, result in results.items()

@@ -16,8 +16,8 @@ _NO_DECAY = re.compile(
 # Parts of the model that `text.frozen` and `model.frozen` keep as they are.
 TEXT_PARTS = ("text", "text_projection")
 IMAGE_PARTS = ("backbone",)
-# Parts that learn from a loss of their own: their gradients are clipped apart,
-# because a large gradient there would leave the others next to nothing.
+# Parts that learn from a loss of their own. Their gradients are clipped apart,
+# so that the other parts have the updates that they have without them.
 APART = ("teacher_masks",)
 
 

@@ -34,7 +34,8 @@ def run(""",
   )
   .replace(
     "config.batch_size,",
-    "test_eye.eye_config(config, weights)\n  config.batch_size,",
+    "test_eye.eye_config(config, weights)\n  config.model.teacher_masks = True"
+    "\n  config.batch_size,",
   )
   .replace("config.model.decoder_layers = config.text.layers = 1", "pass")
 )
@@ -82,7 +83,9 @@ def config(make_tiny_config, tmp_path, monkeypatch):
           key=b"%d" % i, image=records.encode_png(picture), captions=captions
         )
       )
-  caching.add_pseudo_masks(source, out, c, features=True)
+  c.model.teacher_masks, c.loss.mask_every = True, 2
+  c.pseudo_masks.stride = 4
+  caching.add_pseudo_masks(source, out, c, features=True, region_views=2)
   c.data.train, c.data.val = out, source
   c.pseudo_masks.mode = "cached"
   return c.lock()

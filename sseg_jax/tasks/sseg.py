@@ -28,14 +28,18 @@ def pseudo_mask_labels(
   config = setup.config
   if config.pseudo_masks.mode == "cached":
     labels = batch["pseudo_labels"]
-    k = config.pseudo_masks.k
-    present = labels[:, None] == jnp.arange(k)[None, :, None, None]
-    return labels, present.any((2, 3))
+    return labels, _present(labels, config.pseudo_masks.k)
   image = batch.get("teacher_image", batch["image"])
   labels, present = setup.generator.generate(
     frozen["pseudo_masks"], image, keys_of(setup, batch)
   )
   return jax.lax.stop_gradient(labels), present
+
+
+def _present(labels: Array, k: int) -> Array:
+  """Returns which of k masks occur in label maps, bool [b, k]."""
+  masks = labels[:, None] == jnp.arange(k)[None, :, None, None]
+  return masks.any((2, 3))
 
 
 class Features(NamedTuple):
@@ -123,9 +127,8 @@ def _with_eye(
   else:
     tokens = tokens[some]
   logits = model.teacher_masks(tokens, train=True, rngs=rngs.fork(some))
-  k = setup.config.pseudo_masks.k
-  present = (labels[:, None] == jnp.arange(k)[None, :, None, None]).any((2, 3))
-  counted = present & batch["valid"][some, None]
+  counted = _present(labels, setup.config.pseudo_masks.k)
+  counted &= batch["valid"][some, None]
   size = setup.config.image_size
   mask, metrics = _mask_loss(setup, logits, labels, counted, (size, size))
   return (features, setup.config.loss.mask * mask), metrics
