@@ -1,6 +1,7 @@
 """Exports: the same pixels in every format, by files that need no package."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import small_vit
 from PIL import Image
 
 import sseg_jax
@@ -29,7 +31,7 @@ from sseg_jax.exporting import (
 )
 from sseg_jax.images import reader
 from sseg_jax.inference import background, scoring
-from sseg_jax.models import sseg
+from sseg_jax.models import sseg, vit_sizes
 from sseg_jax.pseudo_masks import kmeans, unrolled
 
 WORDS = ("cat", "café crème", "sky & sea")
@@ -67,6 +69,23 @@ def _like_the_quickstart(c):
   )
   c.model.pool_stride = 1
   c.evaluate.update(combiner="mean", refine="pseudo_masks")
+
+
+def _like_the_photos(c, weights):
+  c.model.backbone = "teacher"
+  c.model.teacher = "tiny"
+  c.model.teacher_features = "tokens+keys:1"
+  c.model.teacher_more_k = (2,)
+  c.model.mean = "after"
+  c.model.proj_norm = "none"
+  c.model.proj_heads = 2
+  c.text.layers = 0  # a bag of words
+  c.text.letter_groups = 50
+  c.loss.contrastive_form = "words"
+  c.pseudo_masks.generator = "dino"
+  c.pseudo_masks.weights = weights
+  c.pseudo_masks.k = 3
+  c.pseudo_masks.restarts = 2
 
 
 def _source(config) -> source.Source:
@@ -117,6 +136,24 @@ def _need(name):
 def test_a_format_gives_the_same_pixels_without_this_package(
   name, made, tmp_path, no_unknown_sizes_checked
 ):
+  _same_pixels(name, made, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of converters
+def test_onnx_holds_an_eye_and_a_bag_of_words(
+  tmp_path, tiny_config, monkeypatch, no_unknown_sizes_checked
+):
+  # It knows neither loops over a batch nor a choice between booleans.
+  monkeypatch.setitem(vit_sizes.VIT_SIZES, "tiny", small_vit.SIZES)
+  weights = small_vit.write(tmp_path / "vit.npz")
+  _like_the_photos(tiny_config, weights)
+  (tmp_path / "out").mkdir()
+  _same_pixels("onnx", _source(tiny_config), tmp_path / "out")
+
+
+def _same_pixels(name, made, tmp_path):
+  """Writes a format, runs its own program, and compares its pixels."""
   _need(name)
   pictures = verify.pictures(made.segmenter.image_size)
   functions = [dict(vars(module)) for module in (jax.numpy, jax.lax, jax.nn)]
@@ -204,20 +241,28 @@ def test_a_runner_makes_the_same_tokens(plain, tmp_path):
   np.testing.assert_array_equal(found.reshape(8, -1), wanted)
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("init", kmeans.INITS)
 @pytest.mark.parametrize("metric", kmeans.METRICS)
-def test_unrolled_kmeans_equals_the_loops(init, metric, rng):
+def test_unrolled_kmeans_equals_the_loops(init, metric, restarts, rng):
   points = rng.normal(size=(3, 40, 4)).astype(np.float32)
   # Few distinct points, but not fewer than clusters: between equal centers
   # rounding would choose.
   points[1, 6:] = points[1, 0]
-  how = dict(k=5, iterations=4, metric=metric, init=init)
-  keys = jax.numpy.broadcast_to(jax.random.key(0), (3,))
-  wanted = kmeans.kmeans(points, keys, **how)
-  found = jax.jit(lambda x: unrolled.kmeans(x, None, **how))(points)
-  np.testing.assert_array_equal(found.labels, wanted.labels)
-  np.testing.assert_array_equal(found.valid, wanted.valid)
-  np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-5)
+  how = dict(k=5, iterations=4, metric=metric, init=init, restarts=restarts)
+  for folded, key in (
+    (None, jax.random.key(0)),
+    (7, jax.random.fold_in(jax.random.key(0), 7)),
+  ):
+    keys = jax.numpy.broadcast_to(key, (3,))
+    wanted = kmeans.kmeans(points, keys, **how)
+    found = jax.jit(functools.partial(unrolled.kmeans, **how, folded=folded))(
+      points, None
+    )
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_array_equal(found.valid, wanted.valid)
+    np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-5)
+    np.testing.assert_allclose(found.inertia, wanted.inertia, rtol=1e-4)
 
 
 @pytest.mark.parametrize("combiner", default_config.COMBINERS)

@@ -22,7 +22,7 @@ from sseg_jax.inference import scoring
 from sseg_jax.models import sseg, teacher, teacher_tail
 from sseg_jax.models.layers import resize_bilinear, unit
 from sseg_jax.models.pooling import in_front
-from sseg_jax.pseudo_masks import eye, generator, pixels, unrolled
+from sseg_jax.pseudo_masks import eye, generator, pixels, tokens, unrolled
 
 Weights = Mapping[str, Any]  # arrays by name
 
@@ -134,9 +134,12 @@ class Towers:
     params, state = tree["params"], tree.get("model_state", {})
     if isinstance(self.regions, eye.Eye):
       see = functools.partial(
-        self.regions.see, trained=params.get(teacher_tail.NAME)
+        self.regions.see,
+        state[teacher.NAME],
+        keys=None,
+        trained=params.get(teacher_tail.NAME),
       )
-      seen = self._one_by_one(see, state[teacher.NAME], images)
+      seen = self._one_by_one(see, images)
       return sseg.apply_image(self.graphdef, params, state, images, seen=seen)
     snap: tuple[Array, ...] = ()
     if self.regions is not None:
@@ -168,16 +171,24 @@ class Towers:
   def _labels(self, frozen: Any, images: Array) -> Array:
     if isinstance(self.regions, pixels.Pixels):
       return self.regions.generate(frozen, images, None)[0]
-    return self._one_by_one(self.regions.generate, frozen, images)[0]
+    keys = None
+    if not isinstance(self.regions, tokens.Tokens):
+      keys = jax.random.key(0)[None]
+    see = functools.partial(self.regions.generate, frozen, keys=keys)
+    return self._one_by_one(see, images)[0]
 
-  def _one_by_one(self, see: Callable, frozen: Any, images: Array) -> Any:
+  def _one_by_one(self, see: Callable, images: Array) -> Any:
     """Sees one picture at a time: K-means needs a batch of known size."""
-    keys = jax.random.key(0)[None]
 
     def one(image):
-      return jax.tree.map(lambda x: x[0], see(frozen, image[None], keys))
+      return jax.tree.map(lambda x: x[0], see(image[None]))
 
     return jax.lax.map(one, images)
+
+
+def _unrolled(made: tokens.Tokens) -> tokens.Tokens:
+  """Returns the same without loops, and without keys."""
+  return dataclasses.replace(made, clustering=unrolled.kmeans)
 
 
 def build(
@@ -200,10 +211,13 @@ def build(
   tree = {"params": params, "model_state": model_state}
   if teacher.is_eye(config):
     regions = eye.for_pictures(config, refine)
+    regions = dataclasses.replace(regions, tokens=_unrolled(regions.tokens))
   elif refine == "pseudo_masks":
     regions = generator.build(config)
     if isinstance(regions, pixels.Pixels):
       regions = dataclasses.replace(regions, cluster=unrolled.kmeans)
+    elif isinstance(regions, tokens.Tokens):
+      regions = _unrolled(regions)
     tree["frozen"] = regions.frozen
   weights = {k: np.asarray(v) for k, v in named_arrays.flat(tree).items()}
   return made(

@@ -271,7 +271,8 @@ class TextTower(nnx.Module):
     end = jnp.argmax(tokens, axis=-1)[:, None]
     inside = (place > 0) & (place < end)  # between the two markers
     counts = jnp.asarray(content_words.content_tokens())[tokens] & inside
-    counts = jnp.where(counts.any(1, keepdims=True), counts, inside)
+    # Not `jnp.where`: onnxruntime has none of booleans.
+    counts |= inside & ~counts.any(1, keepdims=True)
     # Words first, each part in its order.
     order = jnp.argsort(jnp.where(counts, place, place + length), axis=1)
     order = order[:, :most]

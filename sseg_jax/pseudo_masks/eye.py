@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from sseg_jax.errors import InputError
 from sseg_jax.models import teacher, teacher_tail, vit, vit_weights
 from sseg_jax.models.layers import normalize_pixels, unit
-from sseg_jax.pseudo_masks import kmeans
 from sseg_jax.pseudo_masks.tokens import Tokens
 
 # `evaluate.refine` -> `Eye.masks`, of a network that learned masks.
@@ -69,7 +68,7 @@ class Eye:
     self,
     frozen: Any,
     image: Num[Array, "b h w 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, "b"] | None,
     trained: Any = None,
   ) -> teacher.Regions:
     """Returns the regions of all clusterings; see `look`."""
@@ -79,7 +78,7 @@ class Eye:
     self,
     frozen: Any,
     image: Num[Array, "b h w 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, "b"] | None,
     trained: Any = None,
   ) -> tuple[Int[Array, "b cells_y cells_x"], teacher.Regions]:
     """Returns the labels of the first clustering, and the regions of all.
@@ -88,27 +87,20 @@ class Eye:
       frozen: parameters as `teacher.load` gives them.
       image: RGB in 0..255; sides are multiples of the patch, unless
         `pseudo_masks.scale` is other than 1.
-      keys: one for each picture, of the start of K-means.
+      keys: one for each picture, of the start of K-means. None: the clustering
+        of `tokens` reads none.
       trained: parameters of the `tail`; without it None.
     """
     of_clusters, of_features = self._cells(frozen, image, trained)
     labels, _ = self.tokens.cluster(of_clusters, image, keys)
     maps = [_masks(labels, self.k)]
-    b, y, x, d = of_clusters.shape
+    b, y, x, _ = of_clusters.shape
     for k in self.more_k:
-      more = kmeans.kmeans(
-        of_clusters.reshape(b, y * x, d),
-        jax.vmap(jax.random.fold_in, (0, None))(keys, k),
-        k=k,
-        iterations=self.tokens.iterations,
-        metric=self.tokens.metric,
-        init=self.tokens.init,
-        restarts=self.tokens.restarts,
-      )
+      more = self.tokens.grouped(of_clusters, keys, k, folded=k)
       found = _masks(more.labels.reshape(b, y, x), k)
       maps.append(_enlarged(found, labels.shape[1] // y))
     masks = jnp.concatenate(maps, 1)
-    logits = jnp.where(masks > 0, _INSIDE, -_INSIDE)
+    logits = (2 * masks - 1) * _INSIDE
     fine = labels.shape[1] // y
     shares = masks.reshape(b, -1, y, fine, x, fine).mean((3, 5))
     area = shares.sum((2, 3))  # [b, n]

@@ -5,6 +5,7 @@ On a first read, go straight to `Tokens.generate`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +55,7 @@ class Tokens:
     upsample: cells of the label map a patch, along a side.
     colour_steps: of `refine.follow_colours`.
     scale: of the picture that the network sees, over the one given.
+    clustering: `kmeans.kmeans`; an export takes `unrolled.kmeans`.
   """
 
   k: int
@@ -70,6 +72,7 @@ class Tokens:
   upsample: int = 1
   colour_steps: int = 0
   scale: float = 1.0
+  clustering: Callable[..., kmeans.KMeans] = kmeans.kmeans
 
   @classmethod
   def build(
@@ -163,7 +166,10 @@ class Tokens:
     return jax.image.resize(image.astype(jnp.float32), size, "linear")
 
   def generate(
-    self, frozen: Any, image: Num[Array, "b h w 3"], keys: Key[Array, "b"]
+    self,
+    frozen: Any,
+    image: Num[Array, "b h w 3"],
+    keys: Key[Array, "b"] | None,
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns label maps and which labels occur; image values 0..255."""
     cells = self.features(frozen, image)
@@ -173,28 +179,53 @@ class Tokens:
     self,
     cells: Float[Array, "b h w d"],
     image: Num[Array, "b height width 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, "b"] | None,
   ) -> tuple[Int[Array, "b cells_y cells_x"], Bool[Array, "b k"]]:
     """Returns what `generate` does, from the result of `features`."""
     if self.smooth_radius:
       cells = refine.smooth(
         cells, radius=self.smooth_radius, temperature=self.smooth_temperature
       )
-    b, h, w, d = cells.shape
-    clusters = kmeans.kmeans(
-      cells.reshape(b, h * w, d),
-      keys,
-      k=self.k,
-      iterations=self.iterations,
-      metric=self.metric,
-      init=self.init,
-      restarts=self.restarts,
-    )
+    clusters = self.grouped(cells, keys, self.k)
+    b, h, w, _ = cells.shape
     if self.upsample == 1 and not self.colour_steps:
       return clusters.labels.reshape(b, h, w), clusters.valid
     labels = self._finer_labels(cells, clusters, image)
     present = labels[:, None] == jnp.arange(self.k)[None, :, None, None]
     return labels, present.any((2, 3))
+
+  def grouped(
+    self,
+    cells: Float[Array, "b h w d"],
+    keys: Key[Array, "b"] | None,
+    k: int,
+    folded: int | None = None,
+  ) -> kmeans.KMeans:
+    """Returns K-means of the cells, as points in the order of rows.
+
+    Args:
+      cells: as `features` gives them.
+      keys: of each picture. None: `clustering` reads no keys.
+      k: clusters a picture.
+      folded: a number that is folded into each key, so that one key can start
+        several clusterings.
+    """
+    how = {}
+    if folded is not None and keys is None:
+      how["folded"] = folded
+    elif folded is not None:
+      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, folded)
+    b, h, w, d = cells.shape
+    return self.clustering(
+      cells.reshape(b, h * w, d),
+      keys,
+      k=k,
+      iterations=self.iterations,
+      metric=self.metric,
+      init=self.init,
+      restarts=self.restarts,
+      **how,
+    )
 
   def _finer_labels(
     self,

@@ -5,7 +5,9 @@ when the program is traced. Loops over clusters and iterations are written out,
 because converters to ONNX do not take loops over a batch.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +23,26 @@ def kmeans(
   keys: Array | None,
   *,
   k: int,
-  iterations: int,
-  metric: str,
-  init: str,
+  iterations: int = 10,
+  metric: str = "euclidean",
+  init: str = "kmeans++",
+  restarts: int = 1,
+  folded: int | None = None,
 ) -> KMeans:
   """Clusters as `kmeans.kmeans` does if every key is `jax.random.key(0)`.
 
   Takes its arguments, but `keys` are not read: the numbers that "kmeans++"
-  draws become constants of the program. The inertia is not computed and is 0.
+  draws become constants of the program.
+
+  Args:
+    points: of each picture.
+    keys: not read.
+    k: clusters a picture.
+    iterations: of Lloyd's algorithm.
+    metric: "euclidean" or "cosine".
+    init: "kmeans++" or "farthest".
+    restarts: of which the one of least inertia is kept.
+    folded: a number that is folded into the key first (`jax.random.fold_in`).
   """
   del keys
   points = points.astype(jnp.float32)
@@ -39,18 +53,42 @@ def kmeans(
     origin = points.mean(1, keepdims=True)
     points = points - origin
   square = (points * points).sum(-1)  # [b, p]
-  start = _plus_plus if init == "kmeans++" else _farthest
-  centers = start(points, square, k)
-  for _ in range(iterations):
-    centers = _moved(points, square, centers, metric)
+  found = []
+  for restart in range(restarts):
+    if init == "kmeans++":
+      folds = [n for n in (folded, restart or None) if n is not None]
+      centers = _plus_plus(points, square, k, folds)
+    else:
+      centers = _farthest(points, square, k)
+    for _ in range(iterations):
+      centers = _moved(points, square, centers, metric)
+    found.append(_clusters(points, square, centers))
+  best = functools.reduce(_better, found)
+  return best._replace(centers=best.centers + origin)
+
+
+def _clusters(points, square, centers) -> KMeans:
+  """Returns what the centers give, as `kmeans._one` does at its end."""
   labels = jnp.argmin(_distances(points, square, centers), -1)
-  valid = (labels[..., None] == jnp.arange(k)[None, None]).any(1)
+  members = labels[..., None] == jnp.arange(centers.shape[1])[None, None]
+  own = matmul("bpk,bkd->bpd", members.astype(jnp.float32), centers)
+  offset = points - own
   return KMeans(
     labels.astype(jnp.int32),
-    centers + origin,
-    valid,
-    jnp.zeros_like(square[:, 0]),
+    centers,
+    members.any(1),
+    (offset * offset).sum((1, 2)),
   )
+
+
+def _better(first: KMeans, second: KMeans) -> KMeans:
+  """Returns, of each picture, the clustering of less inertia."""
+  wins = second.inertia < first.inertia
+
+  def chosen(one, two):
+    return jnp.where(wins.reshape(-1, *[1] * (one.ndim - 1)), two, one)
+
+  return KMeans(*map(chosen, first, second))
 
 
 def _moved(points, square, centers, metric):
@@ -88,12 +126,13 @@ def _farthest(points, square, k):
   return jnp.concatenate(centers, 1)
 
 
-def _plus_plus(points, square, k):
-  """As `kmeans._plus_plus`, with the key 0."""
+def _plus_plus(points, square, k, folds: Sequence[int]):
+  """As `kmeans._plus_plus`, with the key 0 into which numbers are folded."""
   trials = 2 + int(math.log(k))
   count = points.shape[1]
   with jax.ensure_compile_time_eval():
-    first_key, key = jax.random.split(jax.random.key(0))
+    key = functools.reduce(jax.random.fold_in, folds, jax.random.key(0))
+    first_key, key = jax.random.split(key)
     first = int(jax.random.randint(first_key, (), 0, count))
     draws = np.asarray(jax.random.uniform(key, (k, trials)))
   centers = [points[:, first : first + 1]]
