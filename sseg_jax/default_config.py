@@ -7,9 +7,8 @@ their differences.
 """
 
 import ml_collections
-from ml_collections import config_dict
 
-from sseg_jax import self_training_fields
+from sseg_jax import evaluate_fields, self_training_fields
 from sseg_jax.batch_fields import check_batch, follow_batch
 
 __all__ = ["COMBINERS", "check_batch", "follow_batch", "get_config"]
@@ -216,6 +215,10 @@ def get_config() -> ml_collections.ConfigDict:
   # loss all. It needs model.teacher_masks, or a "stem" pooled under
   # pseudo-masks, where the contrastive loss does not use the backbone.
   c.loss.mask_every = 1
+  # "supervised" only, where pseudo-masks are embedded: which masks are named.
+  # "classes": one for each class of a label map. "pseudo_masks", the regions
+  # that are named at test: each gets the label of most of its pixels.
+  c.loss.label_regions = "classes"
   # What the contrastive loss compares. "global": a picture and a caption, as in
   # the paper. Two more, not of the paper, need model.mean="after":
   # "caption_attends", a caption and the regions that it attends to; "words",
@@ -315,36 +318,5 @@ def get_config() -> ml_collections.ConfigDict:
   # warning shows the stack of every thread; 0 switches it off.
   c.watchdog_minutes = 10.0
 
-  c.evaluate = ml_collections.ConfigDict()
-  c.evaluate.every_steps = 5000
-  # Comma-separated benchmarks evaluated between steps and at the end, KIND=PATH
-  # or [NAME=]FOLDER as in `sseg_jax.evaluate --benchmarks`. With
-  # data.source="shapes" its three held-out splits are evaluated as well, first.
-  c.evaluate.benchmarks = ""
-  # Pictures of each benchmark in evaluations between steps; 0 means all.
-  c.evaluate.max_images = 0
-  c.evaluate.image_size = 448  # short side at test (§4.1)
-  c.evaluate.stride = 224  # of the sliding window; its size is image_size
-  c.evaluate.combiner = "mean"  # of COMBINERS; "smallest" fits "pseudo" masks
-  # model.backbone="teacher" only: regions of a window at test. Larger ones than
-  # in training may be named more surely. 0: those of training.
-  c.evaluate.regions = 0
-  # "pseudo_masks": the generator clusters the test picture as well, and masks
-  # are aligned with the clusters; not in the paper. "none" does not change
-  # masks. "clusters", for model.teacher_masks: clusters are the masks.
-  c.evaluate.refine = "none"
-  # A pixel whose best score is below this threshold is background. None: the
-  # threshold is chosen for each benchmark on pictures of its training split, or
-  # without labels if it has no such split (inference/background.py). It is
-  # stored with the checkpoint.
-  c.evaluate.background_threshold = config_dict.placeholder(float)
-  c.evaluate.threshold_images = 100  # pictures used to choose the threshold
-  c.evaluate.templates = "simple"  # a key of prompts.TEMPLATES
-  # Words that stand for the classes of benchmarks, the best of which counts: a
-  # key of synonyms.SYNONYMS. "none", the published protocols, has the names
-  # alone. "common" has words that captions use, as "man" for "person".
-  c.evaluate.synonyms = "none"
-  c.evaluate.retrieval_size = 1000  # held-out pairs ranked against each other
-  # Number of rankings, each with one caption per picture; scores are the mean.
-  c.evaluate.retrieval_captions = 1
+  c.evaluate = evaluate_fields.defaults()
   return c

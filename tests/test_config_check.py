@@ -137,6 +137,14 @@ def _changed(**fields):
     ),
     ({"text.frozen": True}, "text.frozen=True: task='sseg' learns words"),
     (
+      {"loss.label_regions": "pseudo_masks"},
+      "loss.label_regions='pseudo_masks': task='sseg' learns no label maps",
+    ),
+    (
+      {"task": "supervised", "loss.label_regions": "pseudo_masks"},
+      "the network has to embed pseudo-masks; use 'classes', or",
+    ),
+    (
       {"self_training.teacher": "runs/a"},
       'its student needs task="supervised", not .sseg.',
     ),

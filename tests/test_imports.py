@@ -71,6 +71,7 @@ ORDER = (
     "default_config",
     "batch_fields",
     "html_page",
+    "evaluate_fields",
     "self_training_fields",
     "stored_config",
     "images",

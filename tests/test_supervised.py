@@ -53,7 +53,7 @@ def _config(by_regions):
   return c
 
 
-def _loss(config, batch, outputs, text, targets=None):
+def _loss(config, batch, outputs, text, targets=None, regions=None):
   class Fixed(sseg.SSeg):
     def __init__(self):
       self.logit_scale = nnx.Param(jnp.log(5.0))
@@ -73,6 +73,7 @@ def _loss(config, batch, outputs, text, targets=None):
     ),
     jax.tree.map(jnp.asarray, batch),
     jax.random.key(0),
+    regions,
   )
 
 
@@ -111,6 +112,35 @@ def test_a_region_counts_for_its_class():
   # The present classes take the first masks in their order.
   losses = -log_p[:2, 0, 3], -log_p[:2, 1, 254]
   np.testing.assert_allclose(metrics["loss/region"], np.mean(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_pseudo_mask_has_the_label_of_most_of_its_pixels(soft):
+  outputs, text = _outputs()
+  batch = _batch()
+  maps = np.zeros((B, 4, 4), np.int32)  # four pixels a cell
+  maps[:, :, 2:] = 1
+  maps[:, 0, 0] = 1
+  maps[:, 3, 3] = 2  # has ignored pixels alone
+  present = np.array([[True, True, True, False]] * B)
+  # Pixels of each label in the first two regions of both valid pictures.
+  pixels = np.zeros((2, 2, CLASSES))
+  pixels[:, 0, 254], pixels[:, 0, 3] = 64, 48
+  pixels[0, 1, 254], pixels[:, 1, 3] = 64, 16
+  wanted = np.eye(CLASSES)[pixels.argmax(-1)]
+  if soft:
+    planes = np.zeros((B, 2, SIDE, SIDE), np.uint8)
+    planes[:, 0], planes[:, 1] = 7, 51  # a fifth
+    batch["soft_labels"] = planes
+    wanted = 0.8 * pixels / pixels.sum(-1, keepdims=True)
+    wanted[..., 7] += 0.2
+  regions = jnp.asarray(maps), jnp.asarray(present)
+  _, metrics = jax.jit(
+    lambda *a: _loss(_config(True), batch, *a, regions=regions)
+  )(outputs, text)
+  log_p = _log_probabilities(outputs.part_embeddings, text)[:2, :2]
+  losses = -(wanted * log_p).sum(-1)
+  np.testing.assert_allclose(metrics["loss/region"], losses.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("by_regions", [False, True])

@@ -122,10 +122,12 @@ def test_supervised(make_tiny_config):
   assert_equal(run.step(BATCH | {"text": BATCH["text"][::-1]}), run.step())
 
 
-def test_supervised_by_regions(make_tiny_config):
-  """Where words are learned on pseudo-masks, they now are on true ones."""
+@pytest.mark.parametrize("named", ["classes", "pseudo_masks"])
+def test_supervised_by_regions(make_tiny_config, named):
+  """Words are learned on true masks, or on pseudo-masks with true names."""
   config = make_tiny_config()
   config.task = "supervised"
+  config.loss.label_regions = named
   config.model.mean = "after"
   config.model.query_embedding = "mask_pooled"
   config.model.pool_masks = "pseudo"

@@ -66,6 +66,11 @@ ROWS: dict[str, Row] = {
     {"task": "supervised"},
     _TABLE,
   ),
+  "supervised_regions": Row(
+    "the same network taught its pseudo-masks and their true names",
+    {"task": "supervised", "loss.label_regions": "pseudo_masks"},
+    _TABLE,
+  ),
   "untrained": Row(
     "random weights: the floor", groups=_TABLE, method="untrained"
   ),

@@ -32,6 +32,7 @@ RULES: dict[str, Rule] = {
   "optim.layer_decay": Rule(lambda x: 0 < x <= 1, "over 0 and at most 1"),
   "loss.mask_stride": Rule(lambda x: x in (1, 2, 4), "1, 2 or 4"),
   "loss.mask_every": at_least(1),
+  "loss.label_regions": one_of("classes", "pseudo_masks"),
   "loss.contrastive_block": at_least(0),
   "loss.contrastive_form": one_of(*contrastive.FORMS),
   "loss.sharpness": NOT_NEGATIVE,
@@ -131,6 +132,21 @@ def _frozen_text(c: Any) -> str | None:
   return (
     f"text.frozen=True: task={c.task!r} learns words from captions; use False,"
     ' or task="supervised"'
+  )
+
+
+def _label_regions(c: Any) -> str | None:
+  if c.loss.label_regions == "classes":
+    return None
+  start = f"loss.label_regions={c.loss.label_regions!r}: "
+  if c.task != "supervised":
+    return f"{start}task={c.task!r} learns no label maps; use 'classes'"
+  if c.model.head == "text" and query_embedding.by_regions(c.model):
+    return None
+  return (
+    f"{start}the network has to embed pseudo-masks; use 'classes', or"
+    " model.head='text', model.query_embedding='mask_pooled' and"
+    " model.pool_masks='pseudo'"
   )
 
 
@@ -271,6 +287,16 @@ BETWEEN: tuple[Between, ...] = (
     _region_words,
   ),
   Between(("task", "text.frozen"), _frozen_text),
+  Between(
+    (
+      "loss.label_regions",
+      "task",
+      "model.head",
+      "model.query_embedding",
+      "model.pool_masks",
+    ),
+    _label_regions,
+  ),
   Between(
     (
       "model.head",

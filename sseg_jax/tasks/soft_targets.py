@@ -36,7 +36,7 @@ def expected(
 def of_masks(
   masks: Int[Array, "b h w"],
   labels: Int[Array, "b h w"],
-  planes: UInt8[Array, "b p h w"],
+  planes: UInt8[Array, "b p h w"] | None,
   k: int,
   count: int,
 ) -> Float[Array, "b k c"]:
@@ -45,7 +45,7 @@ def of_masks(
   Args:
     masks: the number of each pixel's mask; `k` for none.
     labels: 0, 1, …, below `count`, wherever there is a mask.
-    planes: of other classes, as large as `labels`.
+    planes: of other classes, as large as `labels`. None: labels are sure.
     k: number of masks. One without pixels has probabilities of 0.
     count: number of labels.
   """
@@ -61,6 +61,8 @@ def of_masks(
 
 def _parts(labels, planes):
   """Returns classes and shares of 255, int32 [b,h,w] both, the label first."""
+  if planes is None:
+    return [(labels, jnp.full_like(labels, _FULL))]
   more = planes.shape[1] // 2
   planes = planes.astype(jnp.int32)
   others, shares = planes[:, :more], planes[:, more:]

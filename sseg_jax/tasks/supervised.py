@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sseg_jax import losses, prompts, tokenizer
 from sseg_jax.inference import scoring
 from sseg_jax.models import pooling, query_embedding, sseg
 from sseg_jax.models.dropout import ExampleRngs
 from sseg_jax.tasks import fixed_classes, soft_targets, true_masks
+from sseg_jax.tasks import sseg as sseg_task
 from sseg_jax.tasks.task import Metrics, Setup
 
 
@@ -72,8 +73,11 @@ def step_loss(
   """
   if setup.config.model.head != "text":
     return fixed_classes.loss(setup.config, model, batch, key)
+  regions = None
+  if setup.config.loss.label_regions == "pseudo_masks":
+    regions = sseg_task.pseudo_mask_labels(setup, frozen, batch)
   classes = frozen["class_tokens"], frozen["class_targets"]
-  return loss(setup.config, model, classes, batch, key)
+  return loss(setup.config, model, classes, batch, key, regions)
 
 
 def loss(
@@ -82,17 +86,19 @@ def loss(
   classes: tuple[Int[Array, "c l"], Float[Array, "labels c"]],
   batch: dict[str, Array],
   key: Array,
+  regions: tuple[Int[Array, "b y x"], Bool[Array, "b k"]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
   """Returns the weighted loss of true masks and true words, and metrics.
 
-  There is one mask for each class in a picture; masks are matched as
-  pseudo-masks are. Words are learned in one of two ways. With
-  `model.pool_masks="pseudo"`, where the paper's task embeds pseudo-masks, true
-  masks are embedded, and the loss is the cross-entropy of each mask's class.
-  Otherwise the loss is the cross-entropy of each pixel's class, from the scores
-  that inference uses (the "mean" combiner). So only the source of the masks and
-  words differs from the paper's task. Ignored pixels have no cross-entropy; in
-  the mask loss they belong to no mask, as in MaskFormer.
+  There is one mask for each class in a picture, or each of the `regions` is
+  one. Masks are matched as pseudo-masks are. Words are learned in one of two
+  ways. With `model.pool_masks="pseudo"`, where the paper's task embeds
+  pseudo-masks, these masks are embedded, and the loss is the cross-entropy of
+  each mask's class. Otherwise the loss is the cross-entropy of each pixel's
+  class, from the scores that inference uses (the "mean" combiner). So only the
+  source of the masks and words differs from the paper's task. Ignored pixels
+  have no cross-entropy; where classes are masks they belong to none, as in
+  MaskFormer.
 
   Args:
     config: fields as in `default_config.py`.
@@ -102,18 +108,21 @@ def loss(
       "soft_labels", uint8 [b,p,h,w], the cross-entropy is that of all classes
       that a pixel, or the pixels of a mask, may have; masks stay as they are.
     key: random key of dropout.
+    regions: label maps of pseudo-masks, and which of them exist
+      (`loss.label_regions`). Each is named by the label of most of its pixels.
+      One without a known label is not learned.
   """
   class_tokens, targets = (jnp.asarray(array) for array in classes)
   weights, k = config.loss, config.pseudo_masks.k
-  masks = true_masks.of(batch["labels"], len(targets), k)
-  counted = masks.exists & batch["valid"][:, None]
+  masks, exists, shares = _learned(batch, len(targets), k, regions)
+  counted = exists & batch["valid"][:, None]
 
   by_regions = query_embedding.by_regions(config.model)
-  regions = None
+  shown = None
   _, h, w, _ = batch["image"].shape
   if by_regions:
     stride = config.model.pool_stride
-    regions = pooling.region_shares(masks.labels, masks.exists, (h, w), stride)
+    shown = pooling.region_shares(masks, exists, (h, w), stride)
   every = weights.mask_every if by_regions else 1
   image_key, text_key = jax.random.split(key)
   image = model.encode_image(
@@ -121,7 +130,7 @@ def loss(
     train=True,
     rngs=ExampleRngs.from_ids(image_key, batch["id"]),
     valid=batch["valid"],
-    regions=regions,
+    regions=shown,
     masks_every=every,
   )
   if config.text.frozen:
@@ -134,7 +143,7 @@ def loss(
     )
   mask, metrics = losses.mask_loss(
     image.mask_logits,
-    masks.labels[::every],
+    masks[::every],
     counted[::every],
     dice_weight=weights.dice,
     focal_weight=weights.focal,
@@ -149,9 +158,8 @@ def loss(
   )
   if by_regions:
     name = "loss/region"
-    words = _region_loss(
-      class_probabilities, image, _wanted(masks, batch, targets, k), counted
-    )
+    wanted = jnp.einsum("bkl,lc->bkc", shares, targets, precision="highest")
+    words = _region_loss(class_probabilities, image, wanted, counted)
   else:
     name = "loss/pixel"
     words = _pixel_loss(class_probabilities, image, batch, targets)
@@ -159,17 +167,33 @@ def loss(
   return total, metrics | {"loss/mask": mask, name: words}
 
 
-def _wanted(
-  masks: true_masks.Masks, batch: dict[str, Array], targets: Array, k: int
-) -> Array:
-  """Returns the probabilities that each mask's classes should have, [b,k,c]."""
-  planes = batch.get("soft_labels")
+def _learned(
+  batch: dict[str, Array],
+  count: int,
+  k: int,
+  regions: tuple[Array, Array] | None,
+) -> tuple[Int[Array, "b y x"], Bool[Array, "b k"], Float[Array, "b k labels"]]:
+  """Returns label maps of masks, which of them exist, and what they are.
+
+  That is how likely each of `count` labels is. Other arguments are `loss`'s.
+  """
+  labels, planes = batch["labels"], batch.get("soft_labels")
+  if regions is None:
+    masks = true_masks.of(labels, count, k)
+    if planes is None:
+      shares = jax.nn.one_hot(true_masks.names(masks.present, k), count)
+    else:
+      shares = soft_targets.of_masks(masks.labels, labels, planes, k, count)
+    return masks.labels, masks.exists, shares
+  maps, present = regions
+  known = true_masks.known(labels, count)
+  fine = losses.resize_labels(maps, (labels.shape[1], labels.shape[2]))
+  fine, names = jnp.where(known, fine, k), jnp.where(known, labels, 0)
+  shares = soft_targets.of_masks(fine, names, planes, k, count)
+  exists = present & (shares > 0).any(-1)
   if planes is None:
-    return targets[true_masks.names(masks.present, k)]
-  shares = soft_targets.of_masks(
-    masks.labels, batch["labels"], planes, k, len(targets)
-  )
-  return jnp.einsum("bkl,lc->bkc", shares, targets, precision="highest")
+    shares = jax.nn.one_hot(shares.argmax(-1), count)
+  return maps, exists, shares
 
 
 def _region_loss(
