@@ -211,10 +211,11 @@ class Tokens:
         several clusterings.
     """
     how = {}
-    if folded is not None and keys is None:
-      how["folded"] = folded
-    elif folded is not None:
-      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, folded)
+    if folded is not None:
+      if keys is None:
+        how["folded"] = folded
+      else:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, folded)
     b, h, w, d = cells.shape
     return self.clustering(
       cells.reshape(b, h * w, d),
