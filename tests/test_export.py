@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import small_vit
+import test_eye
 from PIL import Image
 
 import sseg_jax
@@ -69,23 +70,6 @@ def _like_the_quickstart(c):
   )
   c.model.pool_stride = 1
   c.evaluate.update(combiner="mean", refine="pseudo_masks")
-
-
-def _like_the_photos(c, weights):
-  c.model.backbone = "teacher"
-  c.model.teacher = "tiny"
-  c.model.teacher_features = "tokens+keys:1"
-  c.model.teacher_more_k = (2,)
-  c.model.mean = "after"
-  c.model.proj_norm = "none"
-  c.model.proj_heads = 2
-  c.text.layers = 0  # a bag of words
-  c.text.letter_groups = 50
-  c.loss.contrastive_form = "words"
-  c.pseudo_masks.generator = "dino"
-  c.pseudo_masks.weights = weights
-  c.pseudo_masks.k = 3
-  c.pseudo_masks.restarts = 2
 
 
 def _source(config) -> source.Source:
@@ -147,7 +131,9 @@ def test_onnx_holds_an_eye_and_a_bag_of_words(
   # It knows neither loops over a batch nor a choice between booleans.
   monkeypatch.setitem(vit_sizes.VIT_SIZES, "tiny", small_vit.SIZES)
   weights = small_vit.write(tmp_path / "vit.npz")
-  _like_the_photos(tiny_config, weights)
+  test_eye.eye_config(tiny_config, weights)
+  tiny_config.model.teacher_more_k = (2,)
+  tiny_config.pseudo_masks.restarts = 2
   (tmp_path / "out").mkdir()
   _same_pixels("onnx", _source(tiny_config), tmp_path / "out")
 

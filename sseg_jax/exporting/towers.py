@@ -178,7 +178,7 @@ class Towers:
     return self._one_by_one(see, images)[0]
 
   def _one_by_one(self, see: Callable, images: Array) -> Any:
-    """Sees one picture at a time: K-means needs a batch of known size."""
+    """Sees one picture at a time, because the batch's size is unknown."""
 
     def one(image):
       return jax.tree.map(lambda x: x[0], see(image[None]))
