@@ -23,8 +23,8 @@ def config_of(small: bool, batch_size: int) -> Any:
   if small:
     c.image_size = 64
     c.model.update(backbone="swin_t", num_queries=12, decoder_layers=2)
-    c.model.update(ffn_dim=64, proj_hidden=64)
-    c.text.layers = 1
+    c.model.update(hidden_dim=64, mask_dim=64, ffn_dim=64, proj_hidden=64)
+    c.text.update(layers=1, width=64, num_heads=2)
   return c
 
 
