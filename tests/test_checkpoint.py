@@ -423,6 +423,7 @@ checkpoints.close()
 """
 
 
+@pytest.mark.slow
 def test_any_topology_loads_what_another_wrote(tmp_path):
   flags = xla_flags.simulated_devices(8)
   subprocess.run(

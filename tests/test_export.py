@@ -227,6 +227,7 @@ def test_a_runner_makes_the_same_tokens(plain, tmp_path):
   np.testing.assert_array_equal(found.reshape(8, -1), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("init", kmeans.INITS)
 @pytest.mark.parametrize("metric", kmeans.METRICS)
@@ -351,6 +352,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, capsys):
   assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_exists_stays_as_it_is(stored, tmp_path, capsys):
   _need("safetensors")
   (tmp_path / "safetensors").mkdir()

@@ -124,11 +124,13 @@ def test_predict_takes_the_list_where_no_words_are_given(
     assert set(json.loads(told.out)["areas"]) == {"background", "a", "b"}
 
 
+@pytest.mark.slow
 def test_words_outside_a_fixed_list_are_refused(make_tiny_config):
   with pytest.raises(InputError, match="knows 3 classes .* not 'dog'"):
     _fixed(make_tiny_config, "classes", True, words="red,dog")
 
 
+@pytest.mark.slow
 def test_transformers_takes_no_fixed_list(make_tiny_config):
   made = _fixed(make_tiny_config, "classes", True)
   with pytest.raises(InputError, match="model.head='classes'"):

@@ -121,6 +121,7 @@ def test_a_run_learns_and_leaves_the_eye_as_it_was(config):
   assert len(np.unique(scores.round(4).reshape(-1, 5), axis=0)) >= 2
 
 
+@pytest.mark.slow
 def test_the_exponent_of_the_config_reaches_the_loss(config, monkeypatch):
   config.loss.region_words, config.loss.region_words_q = 1.0, 0.25
   seen = []
@@ -178,6 +179,7 @@ def test_words_are_embedded_once_where_few_are_different(
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("fields", "message"),
   [

@@ -166,6 +166,7 @@ def test_scores_are_shares_and_win_as_the_sum_does(head, background, rng):
     np.testing.assert_array_equal(scores > 0.5, chosen > p[..., :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["classes", "upernet", "linear"])
 def test_a_segmenter_takes_its_classes_in_any_order(
   head, make_tiny_config, tiny_vit, rng

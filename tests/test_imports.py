@@ -189,6 +189,7 @@ def f():
   assert len(only) == 1 and "only tokenizer" in only[0]
 
 
+@pytest.mark.slow
 def test_no_tensorflow_outside_data():
   names = [
     ".".join(["sseg_jax", name]).rstrip(".")

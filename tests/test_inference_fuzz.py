@@ -80,6 +80,7 @@ pictures = st.one_of(
 )
 
 
+@pytest.mark.slow
 @fuzz.some(150, 1)
 @given(picture=pictures)
 def test_pictures(sandbox, picture):
@@ -230,6 +231,7 @@ def test_too_many_or_too_long_words():
     words_.parse(["a", "x" * 10_001])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["", [1], 10**400, -1, 1j, np.nan])
 def test_thresholds_that_are_none(stored_model, threshold):
   picture = np.zeros((32, 32, 3), np.uint8)

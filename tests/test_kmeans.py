@@ -58,6 +58,7 @@ def test_labels_centers_and_inertia_agree(init):
   )
 
 
+@pytest.mark.slow
 def test_an_example_depends_on_its_points_and_key_alone():
   points = jnp.asarray(np.random.default_rng(3).uniform(size=(5, 40, 6)))
   keys = _keys(5)
@@ -80,6 +81,7 @@ def test_kmeans_plus_plus_depends_on_the_key_and_farthest_does_not():
   assert changed == {"kmeans++": True, "farthest": False}
 
 
+@pytest.mark.slow
 def test_fewer_distinct_points_than_clusters_leave_invalid_clusters():
   rng = np.random.default_rng(5)
   values = rng.uniform(size=(3, 3)).astype(np.float32)
@@ -116,6 +118,7 @@ def test_unknown_names_are_errors(field):
     _kmeans(jnp.zeros((1, 6, 3)), _keys(1), **{field: "other"})
 
 
+@pytest.mark.slow
 def test_restarts_keep_the_best(rng):
   points = jnp.asarray(rng.random((3, 60, 2), np.float32))
   keys = jax.random.split(jax.random.key(3), 3)

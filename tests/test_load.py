@@ -21,6 +21,7 @@ def run(tmp_path_factory, make_tiny_config):
   return folder, out
 
 
+@pytest.mark.slow
 def test_an_export_gives_what_its_run_gives(run, rng):
   folder, out = run
   image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -100,6 +101,7 @@ def test_a_changed_config_is_told_in_one_line(run, tmp_path, field, value):
   assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
 
 
+@pytest.mark.slow
 def test_weights_of_another_network(run, tmp_path):
   weights = exported.read_weights(run[1])
   text = (run[1] / "config.json").read_text()

@@ -87,6 +87,7 @@ def test_training_gives_the_masks_of_every_layer_and_evaluation_of_the_last():
     np.testing.assert_allclose(train, test, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_deep_supervision_the_last_layer_stands_alone():
   def shape(**overrides):
     outputs = nnx.eval_shape(

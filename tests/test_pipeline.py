@@ -93,6 +93,7 @@ def test_text_is_one_of_the_captions(folder):
   assert choices == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 5, 9])
 def test_resume_gives_the_same_bits(folder, start):
   whole = _take(_config(), folder, 11)

@@ -227,6 +227,7 @@ def test_other_options_start_anew(tmp_path, monkeypatch):
   assert _files(out) == _files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_bytes(tmp_path, monkeypatch):
   monkeypatch.setattr(streams, "_FOLDER_PART", 16)
   source = _source(tmp_path / "source", 70)

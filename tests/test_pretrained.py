@@ -305,6 +305,7 @@ def test_a_vit_for_the_pyramid(config, tmp_path):
     train_step.init_state(train_step.make_setup(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("field", "source", "message"),
   [
@@ -340,6 +341,7 @@ def test_networks_without_published_weights(config, tmp_path):
     train_step.init_state(train_step.make_setup(config))
 
 
+@pytest.mark.slow
 def test_files_of_other_sizes(config, tmp_path):
   arrays = microsoft_swin((1,) * 4, dim=8, heads=(1,) * 4)
   config.model.weights = save(tmp_path / "swin.npz", arrays)

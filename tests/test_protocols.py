@@ -130,7 +130,13 @@ def mean_iou(pairs, classes):
   return 100 * np.mean(inter[union > 0] / union[union > 0])
 
 
-@pytest.mark.parametrize("name", [*protocols.PROTOCOLS])
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if protocol.pamr else [])
+    for name, protocol in protocols.PROTOCOLS.items()
+  ],
+)
 @pytest.mark.parametrize("has_background", [True, False])
 def test_equals_a_second_computation(name, has_background):
   # Smaller than the real one, so that a picture has many windows.
@@ -189,6 +195,7 @@ def test_windows_of_the_named_protocols():
   assert found.resized == found.size == (448, 448)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pamr", [False, True])
 def test_views_are_averaged_as_a_second_computation_says(pamr):
   scales = (0.75, 1.0, 1.5)

@@ -138,6 +138,7 @@ def test_medians_and_majorities_are_taken_as_often_as_asked(rng):
     colours = pixels.median_3x3(colours)
 
 
+@pytest.mark.slow
 def test_merged_masks_are_fewer_and_consistent(tiny_config, rng):
   image = np.full((2, 32, 32, 3), 60.0, np.float32)
   image[:, 8:24, 8:24] = 200.0
@@ -166,6 +167,7 @@ def test_median_of_bytes_stays_in_bytes(rng):
   np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_centers_from_a_ninth_of_the_cells_find_the_same_regions():
   image = _quarters(24)
   every = _config(k=4, stride=1, init="farthest", position_weight=0.1)

@@ -435,6 +435,7 @@ def changed(data: bytes, changes) -> bytes:
   return bytes(out)
 
 
+@pytest.mark.slow
 @fuzz.examples
 @given(st.sampled_from(SEEDS), CHANGES)
 def test_fuzz(seed, changes):

@@ -386,6 +386,7 @@ def test_vectors_of_any_length_become_units():
   np.testing.assert_allclose(layers.unit(vectors), units, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_zero_embeddings_have_finite_gradients():
   """That of an empty mask may be zero: it must not cost a run its steps."""
   classes = scoring.class_embeddings(jnp.eye(3, 4), 3)

@@ -249,6 +249,7 @@ def test_labels_are_those_of_the_mean_of_views(red, tmp_path, monkeypatch):
     _label(one, folder, out)
 
 
+@pytest.mark.slow
 def test_the_fields_say_how_the_teacher_sees_pictures(stored_network, tmp_path):
   fields = self_training_fields.defaults()
   fields.teacher = str(stored_network / "export")

@@ -85,6 +85,7 @@ class Fixed(teacher_masks.TeacherMasks):
     return self.logits[None]
 
 
+@pytest.mark.slow
 def test_a_mask_has_the_features_under_it(halves):
   seen, labels, logits = halves
   own = Fixed(logits).regions_of(seen)

@@ -33,6 +33,7 @@ def trained(config):
   return config
 
 
+@pytest.mark.slow
 def test_blocks_give_what_the_network_gives(monkeypatch):
   model = vit.ViT(**small_vit.SIZES, rngs=parameter_keys(0))
   pixels = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))

@@ -56,6 +56,7 @@ def test_parameter_count_at_the_papers_size():
   assert sum(leaf.size for leaf in blocks) == 9_477_120
 
 
+@pytest.mark.slow
 def test_initial_deviations():
   model = tiny(width=128, layers=6)
   block = model.blocks[0]

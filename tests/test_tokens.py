@@ -38,6 +38,7 @@ def test_an_example_does_not_depend_on_its_batch(weights):
   np.testing.assert_array_equal(both[1:], second)
 
 
+@pytest.mark.slow
 def test_parameters_are_an_argument(weights):
   masks = generator.build(config_of(weights))
   other = jax.tree.map(lambda x: x[..., ::-1] * 2, masks.frozen)

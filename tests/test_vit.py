@@ -43,6 +43,7 @@ def test_one_token_a_patch_after_the_prefix(registers):
   assert tokens.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_intermediate_layers_and_parts_of_the_attention():
   model = tiny()
   first, last = model.features(image(), [("tokens", 0), ("tokens", -1)])

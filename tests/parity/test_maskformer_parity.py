@@ -184,6 +184,7 @@ def test_sine_positions_equal_maskformer(reference):
   assert error <= 1e-4
 
 
+@pytest.mark.slow
 def test_encoder_equals_detr():
   """The pixel decoder's encoder is DETR's, over projected features."""
   detr = pytest.importorskip("transformers.models.detr.modeling_detr")

@@ -205,6 +205,7 @@ def test_groupvit_and_its_segmentation_logits(tmp_path):
   assert max(errors.values()) <= 1e-4
 
 
+@pytest.mark.slow
 def test_masks_are_the_groups_of_transformers(tmp_path):
   """The row of Table 1: each pixel's likeliest group, at the picture's size."""
   from transformers.models.groupvit import modeling_groupvit

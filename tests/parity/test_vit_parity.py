@@ -57,6 +57,7 @@ def test_golden_networks(name, rule, size):
     assert relative_error(ours, golden[f"{name}_tokens_{size}"]) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["224x224", "448x448", "192x256"])
 def test_dino_s_own_code(shared, size):
   with np.load(shared / "data" / "golden_dino_layout.npz") as golden:
