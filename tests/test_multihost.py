@@ -235,6 +235,30 @@ def test_all_leave_an_evaluation_in_which_one_is_asked_to_stop(
   assert sorted(steps) == [("0", "3"), ("1", "3")]
 
 
+def test_all_label_and_train_and_the_first_scores(
+  one, launch, records, tmp_path
+):
+  """S-Seg+: the first process reads checkpoints without the other one."""
+  plain = f"{records}/../plain"
+  fields = {
+    "task": "supervised",
+    "data.train": "",
+    "text.frozen": True,
+    "evaluate.benchmarks": plain,
+    "self_training.teacher": one,
+    "self_training.pictures": records,
+    "self_training.classes": f"{plain}/classes.txt",
+    "self_training.shard_size": 60,
+  }
+  run = launch(tmp_path, 2, 1, 1, **fields)
+  assert run.end() == 0, run.output
+  result = json.loads((tmp_path / "result.json").read_text())
+  assert result["labels"]["pictures"] == 240
+  for name in ("teacher", "student"):
+    assert result[name]["benchmarks"].keys() == {"plain"}
+  assert checkpoint.load(tmp_path / "student").step == STEPS
+
+
 def starts(tmp_path, *each, code=2):
   """Starts main with each list of flags; returns what each prints as error.
 
