@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sseg_jax.errors import InputError
-from sseg_jax.images.palette import palette
+
+_MARKED = 12  # points
 
 
 def axes(size: tuple[float, float], dpi: int) -> tuple[Any, Any]:
@@ -46,10 +47,10 @@ def curve(
   Needs matplotlib; InputError says so where it is missing.
   """
   figure, plot = axes((6, 3.8), dpi=150)
-  colours = palette(len(lines), has_background=False)
-  for i, (name, (abscissae, ordinates)) in enumerate(lines.items()):
-    colour = colours[i] / 255
-    plot.plot(abscissae, ordinates, color=colour, label=name, linewidth=1.8)
+  for name, (abscissae, ordinates) in lines.items():
+    # A line of few points shows which ones were measured.
+    marker = "o" if len(abscissae) <= _MARKED else None
+    plot.plot(abscissae, ordinates, label=name, marker=marker, linewidth=1.8)
   if mark:
     plot.plot(*mark[:2], "o", color="black", markersize=6)
     low, high = plot.get_xlim()
