@@ -82,6 +82,7 @@ def test_a_box_has_the_pixels_of_the_whole_picture(tf, subsampling, kind):
     np.testing.assert_array_equal(part, whole[top : top + h, left : left + w])
 
 
+@pytest.mark.slow
 def test_every_place_and_ratio_is_drawn_as_often(tf):
   box, _ = _crops(
     tf, (10, 11), _seeds(tf, 1000), scale=(81 / 110,) * 2, ratio=(1.0, 1.0)

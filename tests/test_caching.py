@@ -93,6 +93,7 @@ def test_cached_and_online_are_equal(folder, weights, tmp_path, config, name):
   batches.close()
 
 
+@pytest.mark.slow
 def test_nothing_else_of_the_records_changes(folder, tmp_path, config):
   _add(folder, tmp_path / "out", config)
   before, after = (
@@ -165,6 +166,7 @@ def test_settings_that_changed_are_not_mixed(folder, tmp_path, config):
     pipeline.train_batches(config, folders=[str(tmp_path / "out")])
 
 
+@pytest.mark.slow
 def test_a_shard_that_was_cut_or_replaced_is_written_again(
   folder, tmp_path, config, monkeypatch
 ):

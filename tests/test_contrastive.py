@@ -98,6 +98,7 @@ def test_the_loss_is_both_cross_entropies_over_valid_pairs(form):
   np.testing.assert_allclose(found, across + down, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_words_that_are_embedded_once_give_the_same_loss_and_gradients():
   pictures, captions, valid = batch("words", e=10)
   ids = np.random.default_rng(1).integers(0, 5, captions.exist.shape)
@@ -333,6 +334,7 @@ def gradients_of_words(mesh=None, block=0, sharding=None):
   )
 
 
+@pytest.mark.slow
 def test_regions_in_blocks_ask_for_the_same_words():
   whole, blocks = (gradients_of_words(None, block) for block in (0, 16))
   assert difference(whole, blocks) < 1e-5

@@ -13,6 +13,7 @@ def rngs_of(ids):
   return dropout.ExampleRngs.from_ids(jax.random.key(0), ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [dropout.Dropout, dropout.DropPath])
 def test_an_example_loses_the_same_in_any_batch(kind):
   layer, x = kind(0.5), jnp.ones((64, 3, 5))

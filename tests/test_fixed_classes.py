@@ -36,6 +36,7 @@ def _config(make, head, **fields):
   return c
 
 
+@pytest.mark.slow
 def test_rates_of_the_blocks_are_beit_s():
   """Number by number, the table of BEiT's 12 blocks with 0.65."""
   shapes = nnx.eval_shape(
@@ -100,6 +101,7 @@ def test_a_poly_schedule_with_its_warmup():
     np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_class_loss_is_torch_s(rng):
   torch = pytest.importorskip("torch")
   logits = rng.normal(size=(2, 2, 5, 4)).astype(np.float32)

@@ -130,6 +130,7 @@ def test_words(sandbox, words, background):
       assert all(all(group) for group in found.synonyms)
 
 
+@pytest.mark.slow
 @fuzz.some(60, 0.3)
 @given(
   text=st.lists(hostile.word, max_size=6).map("\n".join)

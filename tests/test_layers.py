@@ -152,6 +152,7 @@ def test_gelu_is_jax_s_own():
   )
 
 
+@pytest.mark.slow
 def test_heads_are_networks_of_their_own(rng):
   many = layers.Projection(
     6, 16, 6, norm="none", dtype=FLOAT, rngs=nnx.Rngs(0), heads=2

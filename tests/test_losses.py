@@ -274,6 +274,7 @@ def test_mask_loss_takes_a_coarser_label_map_at_the_size_of_the_logits():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 4])
 def test_mask_loss_at_a_size_of_its_own(stride):
   """As of logits and labels that were brought to that size before."""

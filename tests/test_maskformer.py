@@ -118,6 +118,7 @@ def test_mask_logits_are_float32_whatever_the_products_are():
   assert outputs.query_features.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_queries_attend_to_the_level_that_is_named():
   def sees(memory, level):
     features = dict(levels())

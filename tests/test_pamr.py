@@ -46,6 +46,7 @@ def test_a_window_equals_torch(rng, size):
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_weights_sum_to_one_and_scores_stay_between():
   image = jnp.zeros((3, 20, 30)).at[:, :, 15:].set(200.0)
   weights = np.asarray(pamr.affinities(image))

@@ -95,6 +95,7 @@ class Page(html.parser.HTMLParser):
       self._text += data
 
 
+@pytest.mark.slow
 def test_runs_stand_beside_the_printed_figures(tmp_path):
   first, _ = run(tmp_path, "voc")
   _, text = run(tmp_path, "voc", protocol="tcl")

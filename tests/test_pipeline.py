@@ -117,6 +117,7 @@ def test_process_count_does_not_change_the_global_batch(folder):
     _assert_same(batch, joined)
 
 
+@pytest.mark.slow
 def test_batches_put_pictures_that_learn_masks_where_the_step_takes_them(
   folder,
 ):
@@ -316,6 +317,7 @@ def test_labels_and_cached_pseudo_masks_follow_the_picture(tmp_path):
     assert np.mean(np.any(near, axis=0)) > 0.97
 
 
+@pytest.mark.slow
 def test_photometric_alters_the_students_view_alone(folder):
   plain = _take(_config(), folder, 2)
   altered = _take(_config(photometric=1.0), folder, 2)

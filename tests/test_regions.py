@@ -85,6 +85,7 @@ def test_outline_knows_neither_place_nor_size_but_in_the_last_number():
   np.testing.assert_allclose(empty, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_outline_is_the_moments_it_says(rng):
   mask = (rng.random((9, 7)) < 0.4).astype(np.float64)
   y, x = np.nonzero(mask)

@@ -331,6 +331,7 @@ def test_real_network(tiny_config):
   np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_words_are_encoded_without_their_padding(tiny_config):
   c = tiny_config
   c.text.context_length = 77

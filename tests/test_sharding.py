@@ -100,6 +100,7 @@ assert sharding.replicated(mesh).is_fully_replicated
 """
 
 
+@pytest.mark.slow
 def test_on_eight_devices():
   flags = xla_flags.simulated_devices(8)
   subprocess.run(

@@ -21,6 +21,7 @@ def _zeros(tree, change=lambda name, x: x):
   )
 
 
+@pytest.mark.slow
 def test_arrays_of_the_same_name_and_shape_are_taken(
   stored_network, tiny_config, caplog
 ):

@@ -247,6 +247,7 @@ def test_tfrecords_that_are_damaged(tmp_path):
   assert 1 <= report.train < 6
 
 
+@pytest.mark.slow
 def test_a_data_set_of_tfds(tmp_path, monkeypatch):
   tfds = pytest.importorskip("tensorflow_datasets")
 

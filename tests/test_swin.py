@@ -69,6 +69,7 @@ def test_published_sizes(size, width, blocks):
     assert all(b.attention.num_heads * 32 == channels for b in stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("h", "w"), [(224, 224), (75, 130)])
 def test_output_shapes(h, w):
   model = published("swin_t")
@@ -130,6 +131,7 @@ def test_a_shifted_window_never_joins_opposite_borders():
     assert (together == (gaps < window)).all()
 
 
+@pytest.mark.slow
 def test_shift_lets_windows_exchange_information():
   def reach(**overrides):
     """Tokens of res2 that change with the first token's pixels."""

@@ -35,6 +35,7 @@ def learning(config):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (4, 4)])
 def test_a_pyramid_takes_any_number_of_tokens(height, width):
   pyramid = vit_pyramid.Pyramid(

@@ -53,6 +53,7 @@ def test_parameters_are_an_argument(weights):
   assert sum(np.size(c) for c in constants) < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "feature, width",
   [("tokens", 64), ("keys", 64), ("values:0", 64), ("tokens+keys:1", 128)],
@@ -83,6 +84,7 @@ def test_a_rule_of_positions_that_does_not_exist(weights):
     generator.build(config_of(weights, position_rule="cubic"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "rule"),
   [("dino", "dino"), ("mae", "size"), ("imagenet_vit", "size")],

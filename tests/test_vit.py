@@ -26,6 +26,7 @@ def count(name):
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.slow
 def test_parameters_of_the_published_networks():
   assert count("dino_vits8") == 21_670_272
   # Four registers more, no token for masked patches in either.
@@ -59,6 +60,7 @@ def test_intermediate_layers_and_parts_of_the_attention():
     np.testing.assert_allclose(found, part, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_each_other():
   model = tiny()
   np.testing.assert_allclose(

@@ -16,6 +16,7 @@ SMALL = dict(
 
 
 # The ViTs of the DeiT paper without their class heads, and the pyramid.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "vit_count"), [("vit_s16", 21_665_664), ("vit_b16", 85_798_656)]
 )
@@ -70,6 +71,7 @@ def test_levels_show_where_a_picture_changed(rng):
     assert (y * stride // 32, x * stride // 32) == (0, 1), name
 
 
+@pytest.mark.slow
 def test_branches_are_dropped_in_training_only(rng):
   model = ViTPyramid(**SMALL, drop_path=0.9, rngs=nnx.Rngs(0))
   still = ViTPyramid(**SMALL, rngs=nnx.Rngs(0))
@@ -88,6 +90,7 @@ def test_branches_are_dropped_in_training_only(rng):
   assert not np.allclose(run(model, True)["res4"], expected)
 
 
+@pytest.mark.slow
 def test_a_call_and_features_agree(rng):
   network = vit.ViT(
     width=16, patch=8, depth=2, num_heads=2, grid=4, rngs=nnx.Rngs(0)

@@ -78,6 +78,7 @@ def equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth"])
 def test_formats_give_the_same_network(tmp_path, suffix):
   path = save(tmp_path / f"w{suffix}", arrays())

@@ -64,6 +64,7 @@ def test_contrastive_and_its_gradients():
     np.testing.assert_allclose(mine, tensor.grad.numpy(), **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_size", [(21, 17), (8, 12)])
 def test_mask_loss_and_its_gradient(label_size):
   rng = np.random.default_rng(1)

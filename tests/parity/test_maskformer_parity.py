@@ -239,6 +239,7 @@ def test_encoder_equals_detr():
   assert relative_error(actual, expected) <= 1e-4
 
 
+@pytest.mark.slow
 def test_published_parameter_counts():
   def count(module):
     leaves = jax.tree.leaves(nnx.state(module, nnx.Param))

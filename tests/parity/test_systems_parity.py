@@ -43,6 +43,7 @@ def norm(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_clip_and_value_path(tmp_path):
   reference = saved_networks.clip(tmp_path)
   image, tokens = inputs()
@@ -139,6 +140,7 @@ def maskclips_scores(reference, image, texts, smoothing, denoising):
   return output[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("smoothing", "denoising"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.9), (1.0, 0.9)]
 )
