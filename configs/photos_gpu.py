@@ -11,9 +11,10 @@ Hardware: one GPU of 8 GB or more, 16 CPU cores; 25 kB of disk a photo for the
 Hours: 0.1 (training alone), projected, not measured. `python -m sseg_jax.plan
   --config=configs/photos_gpu.py --topology=v5e:1x1` compiles the step for one
   TPU v5e chip: at least 133 ms, 2,000 of them 4.4 minutes (6.4 if nothing
-  overlaps), and 2.0 GB. That chip computes a fifth of what an H100 does; GPUs
-  have no plan. Before it, DINO sees 100,000 photos in 20 s at the 0.00019 s
-  that were measured on an H100; to read the photos takes longer.
+  overlaps), and 2.0 GB. That chip computes a fifth of what an H100 does; no
+  step is compiled for GPUs without one. Before it, DINO sees 100,000 photos in
+  20 s at the 0.00019 s that were measured on an H100; to read the photos takes
+  longer.
 Score: no score: has not been run.
 
 What differs from photos.py was chosen without a run: a batch of four times as

@@ -6,7 +6,7 @@ from typing import Any
 
 from sseg_jax.errors import InputError
 
-_MARKED = 12  # points
+_MARKED = 12  # a line of at most so many points shows each of them
 
 
 def axes(size: tuple[float, float], dpi: int) -> tuple[Any, Any]:
@@ -48,7 +48,6 @@ def curve(
   """
   figure, plot = axes((6, 3.8), dpi=150)
   for name, (abscissae, ordinates) in lines.items():
-    # A line of few points shows which ones were measured.
     marker = "o" if len(abscissae) <= _MARKED else None
     plot.plot(abscissae, ordinates, label=name, marker=marker, linewidth=1.8)
   if mark:
