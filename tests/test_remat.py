@@ -74,6 +74,7 @@ def test_a_policy_that_does_not_exist_is_named():
 
 
 def test_parameters_are_those_of_a_model_that_keeps_everything(tiny_config):
+  tiny_config.model.decoder_layers = 2
   expected = sseg.build(tiny_config)[1:]
   tiny_config.model.remat = "nothing_saveable"
   found = sseg.build(tiny_config)[1:]

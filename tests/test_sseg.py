@@ -88,6 +88,7 @@ def tiny(make_tiny_config):
   wide as the decoder.
   """
   config = make_tiny_config()
+  config.model.decoder_layers = 2
   config.model.proj_norm = "ln"
   _, params, model_state = sseg.build(config)
   rng = np.random.default_rng(0)

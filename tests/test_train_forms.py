@@ -96,6 +96,7 @@ def test_mask_pooled_without_deep_supervision(make_tiny_config):
   config.model.query_embedding = "mask_pooled"
   config.model.mean = "after"
   config.model.proj_norm = "none"
+  config.model.decoder_layers = 2
   config.model.deep_supervision = False
   config.model.dropout = 0.0
   config.text.layers = 1
@@ -132,7 +133,7 @@ def test_supervised_by_regions(make_tiny_config, named):
   config.model.query_embedding = "mask_pooled"
   config.model.pool_masks = "pseudo"
   config.model.pool_feature = "stem"
-  config.loss.mask_every = 2
+  config.loss.mask_every = config.model.decoder_layers = 2
   config.loss.mask = 0.0
   run = Descent(config)
   losses = run.losses(20)

@@ -68,7 +68,7 @@ class Run:
 def run(make_tiny_config):
   """The paper's form, with its batch norm and dropout."""
   config = make_tiny_config()
-  config.text.layers = 1
+  config.model.decoder_layers, config.text.layers = 2, 1
   return Run(config)
 
 
