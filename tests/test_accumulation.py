@@ -65,7 +65,7 @@ def test_parts_have_the_gradients_of_the_whole(
   tiny_config, embedding, norm, steps
 ):
   config = tiny_config
-  config.model.decoder_layers = config.text.layers = 1
+  config.text.layers = 1
   config.model.proj_norm = norm
   config.model.dropout = 0.2
   config.text.dropout = 0.1
@@ -134,7 +134,7 @@ sharding.MIN_SIZE = 256  # so that a tiny model is split as well
 
 def run(data, fsdp, steps):
   config = _tiny_config()
-  config.model.decoder_layers = config.text.layers = 1
+  config.text.layers = 1
   config.accumulate_steps = steps
   config.mesh.data, config.mesh.fsdp = data, fsdp
   mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])

@@ -270,7 +270,7 @@ def test_a_run_chooses_and_stores_its_thresholds(tmp_path, tiny_config):
       Image.fromarray(image).save(folder / "images" / name)
       Image.fromarray(labels.astype(np.uint8)).save(folder / "labels" / name)
   (folder / "classes.txt").write_text("\n".join(["background", *CLASSES]))
-  tiny_config.model.decoder_layers = tiny_config.text.layers = 1
+  tiny_config.text.layers = 1
   tiny_config.data.source = "shapes"
   tiny_config.total_steps = 4
   tiny_config.checkpoint.every_steps = 2

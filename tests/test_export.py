@@ -82,6 +82,7 @@ def _source(config) -> source.Source:
 @pytest.fixture(scope="module", params=["paper", "quickstart"])
 def made(request, make_tiny_config):
   config = make_tiny_config()
+  config.model.decoder_layers = 2  # each keeps its own weights
   if request.param == "quickstart":
     _like_the_quickstart(config)
   return _source(config)
@@ -429,6 +430,7 @@ def test_transformers_loads_the_image_tower(
   pytest.importorskip("transformers")
   config = make_tiny_config()
   config.model.update(backbone=backbone, memory="res5", hidden_dim=256)
+  config.model.decoder_layers = 2  # each keeps its own weights
   config.evaluate.image_size = 64  # torch normalises no map of a single cell
   made = _source(config)
   written, failed = write.transformers_alone(

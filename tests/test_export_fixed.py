@@ -38,7 +38,6 @@ def _fixed(make, head, background, **sizes):
   config.task, config.model.head = "supervised", head
   names = ("red", "green", "blue")
   config.data.classes = ("background", *names) if background else names
-  config.model.decoder_layers = 1
   if head == "upernet":
     config.model.backbone, config.model.hidden_dim = "tiny_vit", 16
   else:
@@ -99,7 +98,7 @@ def test_predict_takes_the_list_where_no_words_are_given(
   head, make_tiny_config, tmp_path, capsys
 ):
   config = make_tiny_config()
-  config.model.head, config.model.decoder_layers = head, 1
+  config.model.head = head
   if head == "classes":
     config.task, config.data.classes = "supervised", ("background", "a", "b")
     config.evaluate.background_threshold = 0.5

@@ -37,7 +37,7 @@ def run(""",
     "test_eye.eye_config(config, weights)\n  config.model.teacher_masks = True"
     "\n  config.batch_size,",
   )
-  .replace("config.model.decoder_layers = config.text.layers = 1", "pass")
+  .replace("config.text.layers = 1", "pass")
 )
 SCRIPT += """
 results = {}

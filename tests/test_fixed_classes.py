@@ -26,7 +26,6 @@ def _config(make, head, **fields):
   c = make()
   c.task, c.model.head = "supervised", head
   c.data.classes = NAMES
-  c.model.decoder_layers = 1
   if head in ("upernet", "linear"):
     c.model.backbone, c.model.hidden_dim = "tiny_vit", 16
     c.model.frozen = head == "linear"
@@ -337,7 +336,7 @@ def _written(folder, head):
     "  c = conftest._tiny_config()",
     f"  c.task, c.model.head = 'supervised', {head!r}",
     "  c.batch_size, c.total_steps, c.data.lanes = 2, 2, 2",
-    "  c.model.decoder_layers = c.optim.warmup_steps = 1",
+    "  c.optim.warmup_steps = 1",
     "  c.evaluate.every_steps = 0",
   ]
   if head in ("upernet", "linear"):

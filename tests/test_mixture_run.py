@@ -36,7 +36,7 @@ def test_a_run_on_a_mixture_resumes(tmp_path, make_tiny_config):
     folders.append(f"{tmp_path}/records/{source.name}/train")
   c = make_tiny_config()
   c.total_steps = 6
-  c.model.decoder_layers = c.text.layers = 1
+  c.text.layers = 1
   c.data.source = "records"
   c.data.train, c.data.weights = ",".join(folders), "2,1,1"
   c.log_every_steps = 2

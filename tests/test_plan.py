@@ -339,7 +339,7 @@ def test_closed_form_of_the_paper_agrees_with_the_traced_step():
 def local(make_tiny_config):
   """The plan for this machine, with three steps run."""
   config = make_tiny_config()
-  config.model.decoder_layers = config.text.layers = 1
+  config.text.layers = 1
   config.model.dropout = 0.0
   return planner.plan(config, None)
 

@@ -472,7 +472,6 @@ def config(make_tiny_config, stored_network, tmp_path_factory):
   c = make_tiny_config()
   c.task, c.total_steps = "supervised", 4
   c.text.frozen = True
-  c.model.decoder_layers = 1  # to compile sooner
   c.model.deep_supervision = False
   c.checkpoint.every_steps = c.evaluate.every_steps = 0
   c.evaluate.benchmarks = str(folder / "mine")

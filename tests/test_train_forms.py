@@ -113,7 +113,7 @@ def test_supervised(make_tiny_config):
   config = make_tiny_config()
   config.task = "supervised"
   config.model.mean = "after"
-  config.model.decoder_layers = config.text.layers = 1
+  config.text.layers = 1
   run = Descent(config)
   losses = run.losses(12)
   assert losses[-1] < 0.8 * losses[0]
@@ -161,7 +161,7 @@ def stem_config(make_tiny_config, **fields):
   config.model.mean = "after"
   config.model.proj_norm = "none"
   config.model.dropout = 0.0
-  config.model.decoder_layers = config.text.layers = 1
+  config.text.layers = 1
   config.loss.update(fields)
   return config
 
