@@ -46,6 +46,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def contexts_without_threads() -> Iterator[None]:
+  """Keeps the time to lower a program from growing with their number.
+
+  JAX lowers each program in a new context of MLIR. A context that may be used
+  by several threads leaves a cache in each of them, and every later program
+  walks through all caches of its thread: after 2,000 small programs, the next
+  takes twice as long. A worker of this suite lowers more than 5,000.
+  """
+  from jax._src.interpreters import mlir
+
+  class OneThread(mlir.JaxIrContext):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      self.enable_multithreading(False)
+
+    def set_thread_pool(self, pool):
+      pass
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(mlir, "JaxIrContext", OneThread)
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def package_init() -> Iterator[Callable]:
   """Replaces `sseg.init` by one that compiles no program of its own.
 
