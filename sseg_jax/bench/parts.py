@@ -34,9 +34,11 @@ def step(small: bool) -> Case:
     c.model.update(proj_hidden=64)
     c.text.layers = 1
   c.pseudo_masks.stride = teacher.stride
+  graphdef, params, statistics = sseg.build(c)
   setup = train_step.Setup(
     c,
-    sseg.build(c)[0],
+    graphdef,
+    (params, statistics),
     teacher,
     optim.build(c),
     {"pseudo_masks": teacher.frozen},

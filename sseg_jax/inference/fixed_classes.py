@@ -18,7 +18,7 @@ from sseg_jax.errors import InputError
 from sseg_jax.inference.class_set import ClassSet
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.inference.sliding_window import Layout, Places, assemble
-from sseg_jax.models import fixed_classes, sseg
+from sseg_jax.models import fixed_classes
 
 # Of background and a class, the more likely one.
 EVEN = 0.5
@@ -92,7 +92,7 @@ class FixedSegmenter(SSegSegmenter):
       tuple(config.data.classes), "data.classes"
     )
     self.known = names
-    graphdef = sseg.build(config)[0]
+    graphdef = self._graphdef
 
     def named(params, model_state, images, frozen):
       del frozen

@@ -117,7 +117,7 @@ class SSegSegmenter:
         f"image_size={self.image_size} is more than {LARGEST_SIZE}; give less"
       )
     self.config = config
-    graphdef = sseg.build(config)[0]
+    graphdef = self._graphdef = sseg.build(config)[0]
     self.refine = refine or config.evaluate.refine
     if self.refine not in REFINEMENTS:
       raise InputError(

@@ -32,11 +32,14 @@ def make_setup(
   """
   field_rules.check(config, fields.RULES, fields.BETWEEN)
   _check_mesh(config, mesh)
-  graphdef, _, _ = sseg.build(config, sharding.mesh_of_kernels(config, mesh))
+  kernels = sharding.mesh_of_kernels(config, mesh)
+  graphdef, params, statistics = sseg.build(config, kernels)
+  shapes = params, statistics
   made = generator.for_training(config, mesh, abstract=abstract)
   frozen = {"pseudo_masks": made.frozen}
   frozen |= TASKS[config.task].frozen(config, class_names)
-  return Setup(config, graphdef, made, optim.build(config), frozen, mesh)
+  optimizer = optim.build(config)
+  return Setup(config, graphdef, shapes, made, optimizer, frozen, mesh)
 
 
 def _check_mesh(config: Any, mesh: Mesh | AbstractMesh | None) -> None:

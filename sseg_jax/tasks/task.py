@@ -21,6 +21,7 @@ class Setup:
   Attributes:
     config: the run's fields.
     graphdef: structure of the model.
+    shapes: of its parameters and of its statistics, nested dictionaries.
     generator: makes the pseudo-masks.
     optimizer: the optax transformation.
     frozen: arrays that are never trained: the generator's network and, in the
@@ -31,6 +32,7 @@ class Setup:
 
   config: Any
   graphdef: nnx.GraphDef
+  shapes: tuple[dict[Any, Any], dict[Any, Any]]
   generator: generator.PseudoMasks
   optimizer: optax.GradientTransformation
   frozen: dict[str, Any]
