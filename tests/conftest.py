@@ -14,13 +14,17 @@ import xla_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("XLA_FLAGS", xla_flags.FAST)
+# Threads of torch and scikit-learn that wait for each other take six times the
+# time of one thread where other processes use the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What one test compiles, others and the commands that they start read: workers
 # of one run have the folder of the process that started them.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   folder = tempfile.mkdtemp(prefix="sseg_jax_compiled_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+  # To write a program that compiles sooner takes as long as it would save.
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
 
 import jax
 import jaxtyping
@@ -67,6 +71,26 @@ def contexts_without_threads() -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mlir, "JaxIrContext", OneThread)
     yield
+
+
+@pytest.fixture(autouse=True)
+def lowered_programs_are_dropped() -> Iterator[None]:
+  """Frees, after each test, the MLIR of the programs that were compiled.
+
+  JAX keeps up to thousands of them, each with a context of more than a
+  megabyte, and to make the next context takes longer the more there are.
+  Functions that were compiled stay compiled.
+  """
+  yield
+  from jax._src import pjit
+  from jax._src.interpreters import pxla
+
+  for module, name in (
+    (pjit, "_pjit_lower"),
+    (pxla, "_cached_lowering_to_hlo"),
+  ):
+    if cache := getattr(module, name, None):  # not JAX's public interface
+      cache.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
