@@ -117,7 +117,7 @@ def quickstart(folder, short):
 
   if short:
     fields = {"total_steps": 60, "log_every_steps": 1}
-    run = command(folder / "quickstart", **fields)
+    run = command(folder / "quickstart", python=sys.executable, **fields)
     return watch(run, ENVIRONMENT, 10, SHORT_SECONDS)
   arguments = [
     *(sys.executable, "-m", "sseg_jax.main"),
@@ -149,7 +149,7 @@ def epochs(folder, short):
     "checkpoint.every_steps": 100,
     "evaluate.every_steps": 0,
   }
-  run = command(folder / "epochs", **fields)
+  run = command(folder / "epochs", python=sys.executable, **fields)
   if short:
     return watch(run, ENVIRONMENT, 20, SHORT_SECONDS)
   return watch(run, ENVIRONMENT, SETTLED, SECONDS)

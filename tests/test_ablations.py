@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 
+import preloaded
 import pytest
 
 from sseg_jax import ablations, config_check, config_files
@@ -312,7 +313,7 @@ def test_a_whole_table(tmp_path):
   flags = [f"--config={tmp_path}/tiny.py", f"--out={tmp_path}/out", "--json"]
   rows = "--rows=trained,untrained,global_words,oracle"
   made = subprocess.run(
-    [sys.executable, "-m", "sseg_jax.ablations", *flags, rows],
+    [preloaded.python(), "-m", "sseg_jax.ablations", *flags, rows],
     capture_output=True,
     text=True,
     check=False,

@@ -3,10 +3,10 @@
 import io
 import json
 import subprocess
-import sys
 import tarfile
 
 import fake_gcs
+import preloaded
 import pytest
 from PIL import Image
 
@@ -30,8 +30,14 @@ def _tar(first: int, count: int) -> bytes:
 
 
 def _prepare(environment, source, out):
-  command = [sys.executable, "-m", "sseg_jax.prepare", f"--source={source}"]
-  command += [f"--out={out}", "--workers=0", "--image_size=16", "--val_size=2"]
+  command = [preloaded.python(), "-m", "sseg_jax.prepare"]
+  command += [
+    f"--source={source}",
+    f"--out={out}",
+    "--workers=0",
+    "--image_size=16",
+    "--val_size=2",
+  ]
   return subprocess.run(
     [*command, "--shard_size=4", "--json"],
     env=environment,

@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import preloaded
 import pytest
 from test_train_end_to_end import ENVIRONMENT, ROOT, command
 from xla_flags import FAST
@@ -162,7 +163,7 @@ def scattered(records, place, tmp_path):
   fields = FIELDS | {"data.train": records, "mesh.fsdp": 2}
   processes = [
     subprocess.Popen(
-      [sys.executable, "-c", SCATTERED, *arguments],
+      [preloaded.python(), "-c", SCATTERED, *arguments],
       env=ENVIRONMENT
       | {
         "XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count=2",

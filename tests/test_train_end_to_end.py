@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import preloaded
 import pytest
 
 from sseg_jax import evaluate, predict
@@ -45,10 +46,10 @@ TINY = {
 }
 
 
-def command(workdir, *arguments, **overrides):
+def command(workdir, *arguments, python=None, **overrides):
   fields = TINY | {k.replace("__", "."): v for k, v in overrides.items()}
   return [
-    sys.executable,
+    python or preloaded.python(),
     "-m",
     "sseg_jax.main",
     f"--config={ROOT / 'configs' / 'quickstart.py'}",
@@ -83,7 +84,7 @@ def fails(code, stderr):
 def trained(tmp_path_factory):
   """Work directory and printed JSON of a whole run."""
   workdir = tmp_path_factory.mktemp("run")
-  done = run(workdir, "--json")
+  done = run(workdir, "--json", python=sys.executable)
   assert done.returncode == 0, done.stderr
   return workdir, json.loads(done.stdout.splitlines()[-1])
 

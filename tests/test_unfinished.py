@@ -6,9 +6,9 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 from test_evaluate import Coded, Listed, sample, save_checkpoint
@@ -288,7 +288,7 @@ def test_killed_command_counts_the_same(
     ]
 
   killed = subprocess.run(
-    [sys.executable, "-c", _COMMAND, "9", *flags("killed")],
+    [preloaded.python(), "-c", _COMMAND, "9", *flags("killed")],
     cwd=ROOT,
     env=os.environ,
     capture_output=True,

@@ -9,8 +9,9 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 from typing import Any
+
+import preloaded
 
 _FAST = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
@@ -49,7 +50,7 @@ def found_on(count: int, script: str) -> Any:
   """
   tests = pathlib.Path(__file__).parent
   done = subprocess.run(
-    [sys.executable, "-c", script],
+    [preloaded.python(), "-c", script],
     env=os.environ
     | {
       "JAX_PLATFORMS": "cpu",

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import preloaded
 import pytest
 
 from sseg_jax.benchmarks import oracle, table1_rows, voc
@@ -40,7 +41,7 @@ def test_the_reference_s_scores(shared, row, reference):
   # A process of its own compiles with all of XLA's optimisations: a network of
   # twelve blocks then sees the photos in half the time.
   done = subprocess.run(
-    [sys.executable, __file__, row, str(shared / "data")],
+    [preloaded.python(), __file__, row, str(shared / "data")],
     env=os.environ
     | {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
