@@ -116,9 +116,10 @@ def _config(stored: Any, place: str) -> ConfigDict:
   remedy = "the file is damaged or was changed; load another copy"
   try:
     config = stored_config.completed(stored)
-    for name in config_files.names(default_config.get_config()):
+    defaults = default_config.get_config()
+    for name in config_files.names(defaults):
       *path, last = name.split(".")
-      node, kinds = config, default_config.get_config()
+      node, kinds = config, defaults
       for part in path:
         node, kinds = node[part], kinds[part]
       kind = kinds.get_type(last)
