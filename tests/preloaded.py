@@ -72,7 +72,12 @@ sys.exit(code)
 
 @functools.cache
 def python() -> str:
-  """Returns the path of the program; starts its server in the first call."""
+  """Returns the path of the program; starts its server in the first call.
+
+  Elsewhere than on Linux it is `sys.executable`.
+  """
+  if sys.platform != "linux":
+    return sys.executable
   folder = pathlib.Path(tempfile.mkdtemp(prefix="sseg_jax_python_"))
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   address = str(folder / "socket")

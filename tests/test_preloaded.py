@@ -10,7 +10,10 @@ import time
 import preloaded
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(sys.platform != "linux", reason="forks as Linux does"),
+]
 
 SCRIPT = """
 import atexit, os, sys
