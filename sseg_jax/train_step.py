@@ -84,7 +84,7 @@ def init_state(setup: Setup, *, published: bool = True) -> TrainState:
 
 def abstract_state(setup: Setup) -> TrainState:
   """Returns the shapes and types of the state's arrays; computes nothing."""
-  params, model_state = jax.tree.map(lambda x: x, setup.shapes)  # a copy
+  params, model_state = setup.shapes
   step: Any = jax.ShapeDtypeStruct((), jnp.int32)
   return TrainState(
     step,

@@ -23,7 +23,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   folder = tempfile.mkdtemp(prefix="sseg_jax_compiled_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  # To write a program that compiles sooner takes as long as it would save.
+  # To write programs that compile sooner took longer than reading them saved.
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
 
 import jax

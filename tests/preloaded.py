@@ -4,7 +4,8 @@ To import them takes five seconds of each command that a test starts. `python()`
 is the path of a program that stands in for `sys.executable`: it understands
 `-m`, `-c` and a script, with arguments, environment, working directory, input
 and output, signals and the exit status. A server that has imported the modules
-forks a process for each call.
+forks a process for each call. (The fork server of `multiprocessing` calls
+functions; tests start commands, and the launcher starts some of its own.)
 
 What a test must not do with it: ask what a command imports, how long it takes
 to start, or for the memory of its process; nor run another copy of the package.
@@ -94,7 +95,8 @@ def python() -> str:
     stdout=subprocess.PIPE,
     text=True,
   )
-  assert server.stdout.readline() == "ready\n"
+  told = server.stdout.readline()
+  assert told == "ready\n", "the server has ended; it says above why"
   atexit.register(server.kill)
   program = folder / "python"
   program.write_text(_PROGRAM.format(python=sys.executable, address=address))

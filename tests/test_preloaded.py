@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = [
   pytest.mark.slow,
-  pytest.mark.skipif(sys.platform != "linux", reason="forks as Linux does"),
+  pytest.mark.skipif(sys.platform != "linux", reason="it is sys.executable"),
 ]
 
 SCRIPT = """

@@ -34,12 +34,18 @@ def make_setup(
   _check_mesh(config, mesh)
   kernels = sharding.mesh_of_kernels(config, mesh)
   graphdef, params, statistics = sseg.build(config, kernels)
-  shapes = params, statistics
   made = generator.for_training(config, mesh, abstract=abstract)
   frozen = {"pseudo_masks": made.frozen}
   frozen |= TASKS[config.task].frozen(config, class_names)
-  optimizer = optim.build(config)
-  return Setup(config, graphdef, shapes, made, optimizer, frozen, mesh)
+  return Setup(
+    config,
+    graphdef,
+    (params, statistics),
+    made,
+    optim.build(config),
+    frozen,
+    mesh,
+  )
 
 
 def _check_mesh(config: Any, mesh: Mesh | AbstractMesh | None) -> None:

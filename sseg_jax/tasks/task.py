@@ -21,7 +21,8 @@ class Setup:
   Attributes:
     config: the run's fields.
     graphdef: structure of the model.
-    shapes: of its parameters and of its statistics, nested dictionaries.
+    shapes: of its parameters and of its statistics, as `sseg.build` returns
+      them: nested dictionaries of `jax.ShapeDtypeStruct`.
     generator: makes the pseudo-masks.
     optimizer: the optax transformation.
     frozen: arrays that are never trained: the generator's network and, in the
