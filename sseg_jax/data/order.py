@@ -34,10 +34,13 @@ def mix(*parts: int | np.ndarray) -> np.ndarray:
   """
   h = np.zeros(1, np.uint64)
   for part in parts:
-    h = (h ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    h = h ^ (h >> np.uint64(31))
+    h = h ^ np.asarray(part).astype(np.uint64)
+    h += np.uint64(0x9E3779B97F4A7C15)
+    h ^= h >> np.uint64(30)
+    h *= np.uint64(0xBF58476D1CE4E5B9)
+    h ^= h >> np.uint64(27)
+    h *= np.uint64(0x94D049BB133111EB)
+    h ^= h >> np.uint64(31)
   return h
 
 
@@ -188,7 +191,17 @@ class LaneOrder:
     """Returns a lane's records, windows and within them permuted, uint32."""
     size = self._bounds[lane + 1] - self._bounds[lane]
     windows = -(-size // self._window)
-    window = np.arange(size) * windows // size
+    starts = -(-np.arange(windows + 1) * size // windows)
+    counts = np.diff(starts)  # differ by one at most
+    window = np.repeat(np.arange(windows), counts)
     place = mix(self._seed, lane, epoch, np.arange(windows), of_windows)
     within = mix(self._seed, lane, epoch, window, np.arange(size), of_records)
-    return np.lexsort((within, place[window])).astype(np.uint32)
+    # A window is one row. To sort the rows is three times as fast as to sort
+    # all records by both keys.
+    exists = np.arange(counts.max()) < counts[:, None]
+    keys = np.full(exists.shape, np.iinfo(np.uint64).max)
+    keys[exists] = within
+    rows = np.argsort(place, kind="stable")
+    columns = np.argsort(keys, axis=1, kind="stable")[rows]
+    records = starts[rows, None] + columns
+    return records[columns < counts[rows, None]].astype(np.uint32)
