@@ -2,8 +2,10 @@
 
 import copy
 import json
+import subprocess
 
 import numpy as np
+import preloaded
 import pytest
 import stored
 
@@ -35,6 +37,33 @@ def test_an_export_gives_what_its_run_gives(run, rng):
     assert other.segment(image, "cat, dog").threshold == 0.7
   named = sseg_jax.load(out, templates="identity")
   assert named.templates == ("{}",)
+
+
+COMPILED = """
+import sys
+import jax
+import sseg_jax
+
+events = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda name, seconds, **_: events.append(name)
+)
+sseg_jax.load(sys.argv[1])
+print(sum("backend_compile" in name for name in events))
+"""
+
+
+@pytest.mark.slow
+def test_loading_compiles_nothing(run):
+  """In a process of its own: in this one, other tests have compiled."""
+  done = subprocess.run(
+    [preloaded.python(), "-c", COMPILED, run[1]],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "0\n"
 
 
 def test_a_repository_is_downloaded(run, monkeypatch, tmp_path):

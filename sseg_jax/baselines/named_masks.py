@@ -34,8 +34,7 @@ class NamedMasks(abc.ABC):
     Raises:
       InputError: if a field has no possible value.
     """
-    self._params = jax.tree.map(jnp.asarray, params)
-    self._model_state = jax.tree.map(jnp.asarray, model_state)
+    self._params, self._model_state = jax.device_put((params, model_state))
     self._config = config
     # For the class embeddings: they are the method's own.
     self._segmenter = SSegSegmenter(self._params, self._model_state, config)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sseg_jax.checkpoints import exported, named_arrays
@@ -16,7 +15,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(towers: Towers, folder: Path, fields: dict) -> None:
   """Writes both functions with the weights inside."""
   del fields
-  weights = {name: jnp.asarray(x) for name, x in towers.weights.items()}
+  weights = jax.device_put(dict(towers.weights))
   tokens, *picture = shapes(towers)
   _write(
     folder / "embed_classes.jax_export",

@@ -28,7 +28,7 @@ class Clusters:
     self._image_size = int(config.image_size)
     self._generate = jax.jit(self._made.generate)
     frozen = model_state[teacher.NAME] if is_eye else self._made.frozen
-    self._frozen = jax.tree.map(jnp.asarray, frozen)
+    self._frozen = jax.device_put(frozen)
 
   def __call__(
     self, image: UInt8[np.ndarray, "h w 3"]

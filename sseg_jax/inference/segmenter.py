@@ -156,15 +156,15 @@ class SSegSegmenter:
 
   def set_weights(self, params: Any, model_state: Any) -> None:
     """Takes other weights of the same network, without compiling again."""
-    self._params = jax.tree.map(jnp.asarray, params)
-    self.model_state = jax.tree.map(jnp.asarray, model_state)
+    # `jnp.asarray` would compile a program for each shape of numpy's arrays.
+    self._params, self.model_state = jax.device_put((params, model_state))
     # The last few alone: a server meets ever new words.
     self._embeddings = functools.lru_cache(_CLASS_SETS)(self._embed_classes)
 
   @functools.cached_property
   def _frozen(self) -> Any:
     """The arrays of a network beside the model; see `Look.frozen`."""
-    return jax.tree.map(jnp.asarray, self._look.frozen)
+    return jax.device_put(self._look.frozen)
 
   def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
     """Returns embeddings of whole pictures, 0..255; sides as in training."""

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -203,7 +202,7 @@ def load(
 
   def filled(tree):
     flat = named_arrays.flat(tree)
-    arrays = [jnp.asarray(new.get(name, leaf)) for name, leaf in flat.items()]
+    arrays = [jax.device_put(new.get(name, x)) for name, x in flat.items()]
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
   return filled(params), filled(model_state)

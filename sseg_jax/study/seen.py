@@ -44,7 +44,7 @@ class Seen:
     assert look.sees is not None
     self.multiple = look.multiple
     self._see = jax.jit(look.sees.see)
-    self._frozen = jax.tree.map(jnp.asarray, teacher.load(config))
+    self._frozen = jax.device_put(teacher.load(config))
     self._kept: dict[str, teacher.Regions] = {}
 
   def __call__(
