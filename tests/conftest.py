@@ -30,6 +30,7 @@ import jax
 import jaxtyping
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -47,6 +48,14 @@ _FIRST = ("test_multihost.py", "test_kill_trials.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Starts the longest first: else one worker waits for another at the end."""
   items.sort(key=lambda item: item.path.name not in _FIRST)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Looks for garbage once at the end, not five times: two seconds for each."""
+  from _pytest import unraisableexception  # not pytest's public interface
+
+  if key := getattr(unraisableexception, "gc_collect_iterations_key", None):
+    config.stash[key] = 1
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,26 +104,29 @@ def lowered_programs_are_dropped() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def package_init() -> Iterator[Callable]:
-  """Replaces `sseg.init` by one that compiles no program of its own.
+  """Makes the networks of one configuration once, their weights too.
 
-  The package compiles one program for each network, for some three seconds.
-  Here each array is drawn by itself, and arrays of one shape share a program.
-  Some weights differ in their last bit; test_sseg.py compares both.
+  Replaces `sseg.build` and `sseg.init`; see `built_once`.
 
   Yields:
-    the package's own.
+    the package's own `init`.
   """
-  from sseg_jax.models import fixed_classes, keys, sseg
+  import built_once
 
-  def init(config, seed):
-    network = fixed_classes.network(config) or sseg.SSeg
-    key = keys.parameter_keys(jax.random.key(seed))
-    return sseg.split(network(config, rngs=key))[1:]
-
-  package = sseg.init
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sseg, "init", init)
-    yield package
+    yield built_once.replace(patch)
+
+
+@pytest.fixture(scope="module")
+def signs_of_gradients() -> Iterator[None]:
+  """Steps by the sign of the gradient, which is how AdamW takes its first step.
+
+  AdamW itself is two fifths of what a step of a tiny network compiles. For
+  tests of what else a step does; clipping and frozen parts stay.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(optax, "adamw", lambda rate, **_: optax.sign_sgd(rate))
+    yield
 
 
 @pytest.fixture
@@ -252,20 +264,21 @@ def _tiny_config() -> ml_collections.ConfigDict:
   c.model.hidden_dim = 32
   c.model.mask_dim = 32
   c.model.num_queries = 8
-  # A step of two layers compiles for nearly twice as long. Tests of what layers
-  # do to each other ask for two.
+  # One layer compiles much sooner. Tests of what layers do to each other take
+  # two.
   c.model.decoder_layers = 1
   c.model.num_heads = 4
   c.model.ffn_dim = 64
   c.model.embed_dim = 32
   c.model.proj_hidden = 64
-  c.text.layers = 2
+  c.text.layers = 1
   c.text.width = 32
   c.text.num_heads = 2
   c.text.context_length = 16
   c.pseudo_masks.k = 4
   c.pseudo_masks.stride = 4
   c.optim.warmup_steps = 2
+  c.optim.clip_norm = 0.0  # a sixth of what a step compiles
   c.data.lanes = 4
   c.data.shuffle_window = 16
   c.data.threads = 1

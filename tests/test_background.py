@@ -15,6 +15,8 @@ from sseg_jax.default_config import COMBINERS
 from sseg_jax.inference import background, segmenter, sources
 from sseg_jax.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 CLASSES = prompts.CLASS_NAMES["voc"]
 
 

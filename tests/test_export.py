@@ -135,6 +135,7 @@ def test_onnx_holds_an_eye_and_a_bag_of_words(
   test_eye.eye_config(tiny_config, weights)
   tiny_config.model.teacher_more_k = (2,)
   tiny_config.pseudo_masks.restarts = 2
+  tiny_config.pseudo_masks.iterations = 3  # each is written out
   (tmp_path / "out").mkdir()
   _same_pixels("onnx", _source(tiny_config), tmp_path / "out")
 

@@ -24,6 +24,8 @@ from sseg_jax.models.vit_sizes import VIT_SIZES
 from sseg_jax.plan import step
 from sseg_jax.pseudo_masks import caching, eye, generator, region_features
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

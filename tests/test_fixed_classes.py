@@ -347,6 +347,7 @@ def _written(folder, head):
   return path
 
 
+@pytest.mark.usefixtures("signs_of_gradients")
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["classes", "upernet", "linear"])
 def test_real_labels_of_voc_from_the_command_to_the_scores(

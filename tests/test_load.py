@@ -103,7 +103,7 @@ CHANGES = (
   ("model.decoder_layers", 0),
   ("model.dropout", float("nan")),
   ("text.context_length", 10**6),
-  ("text.layers", 1),
+  ("text.layers", 2),
   ("dtype", "object"),
   ("evaluate", None),
   ("evaluate.image_size", 33),

@@ -11,7 +11,10 @@ from test_resume import StopAfter, curve
 from sseg_jax import prepare, train
 from sseg_jax.checkpoints import checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures("signs_of_gradients"),
+]
 
 
 def _sources(place):

@@ -34,6 +34,7 @@ FIELDS = {
   # Some gradients are zero but for rounding: with the default, Adam would make
   # steps of full length of the rounding.
   "optim.eps": 1e-3,
+  "optim.clip_norm": 5.0,
   "log_every_steps": 1,
   "checkpoint.every_steps": 2,
   "evaluate.every_steps": 0,

@@ -4,10 +4,10 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
+import preloaded
 import pytest
 import small_vit
 from flax import nnx
@@ -515,7 +515,7 @@ def test_a_step_compiles_for_absent_chips(tmp_path):
   }.items():
     run = subprocess.run(
       [
-        *(sys.executable, "-m", "sseg_jax.plan", f"--config={config}"),
+        *(preloaded.python(), "-m", "sseg_jax.plan", f"--config={config}"),
         *(f"--topology={topology}", "--json", *fields),
       ],
       capture_output=True,

@@ -29,6 +29,8 @@ from sseg_jax.self_training import (
   teacher,
 )
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 SIZES = ((32, 48), (32, 32), (32, 48), (64, 32), (32, 48))
 
 

@@ -28,6 +28,8 @@ from sseg_jax.models.layers import PIXEL_MEAN, normalize_pixels
 from sseg_jax.models.vit_pyramid import TokenMap
 from sseg_jax.study import __main__ as study
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 SIDE, PATCH = 32, 8
 SIZES = dict(
   patch=PATCH, width=16, depth=1, num_heads=2, grid=4, position_rule="size"

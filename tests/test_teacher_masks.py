@@ -24,6 +24,8 @@ from sseg_jax.models.layers import unit
 from sseg_jax.plan import step
 from sseg_jax.pseudo_masks import caching, eye
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 __all__ = ["config", "weights"]  # fixtures
 
 

@@ -21,6 +21,8 @@ from sseg_jax.models import teacher_tail, vit, vit_weights
 from sseg_jax.models.keys import parameter_keys
 from sseg_jax.pseudo_masks import eye
 
+pytestmark = pytest.mark.usefixtures("signs_of_gradients")
+
 __all__ = ["config", "weights"]  # fixtures
 
 

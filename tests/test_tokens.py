@@ -134,6 +134,7 @@ def test_every_network_has_usual_weights():
   assert tokens.USUAL_WEIGHTS.keys() <= generator.GENERATORS.keys()
 
 
+@pytest.mark.usefixtures("signs_of_gradients")
 @pytest.mark.slow
 def test_a_training_step_with_a_frozen_network(weights, tiny_config, rng):
   from sseg_jax import train_step

@@ -9,8 +9,11 @@ from sseg_jax.plan import chips, generators, step
 
 pytestmark = pytest.mark.usefixtures("flags_of_libtpu")
 
-# Multiply-adds of ViT-S/8 at 224 px, 785 tokens.
-MACS = 22.4e9
+
+def _macs(side, blocks):
+  """Multiply-adds of blocks of ViT-S/8; 22.4e9 for twelve at 224 px."""
+  tokens, d = (side // 8) ** 2 + 1, 384
+  return blocks * (12 * d**2 * tokens + 2 * d * tokens**2)
 
 
 @pytest.fixture
@@ -22,16 +25,19 @@ def device_of(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "blocks"), [("v5e", 12), ("v6e", 2)])
-def test_dino_compiles_for(name, blocks, device_of, monkeypatch):
+@pytest.mark.parametrize(
+  ("name", "blocks", "side"), [("v5e", 12, 224), ("v6e", 2, 112)]
+)
+def test_dino_compiles_for(name, blocks, side, device_of, monkeypatch):
   monkeypatch.setitem(vit.VIT_SIZES["dino_vits8"], "depth", blocks)
   chip = chips.find(name)
   found = generators.project(
-    "dino", chip, device_of(chip), image_size=224, batch_size=128, k=8
+    "dino", chip, device_of(chip), image_size=side, batch_size=128, k=8
   )
-  # Two operations each; attention sees 896 tokens in place of 785.
-  macs = MACS * blocks / 12
-  assert 1 < found["gflop_per_image"] / (2e-9 * macs) < 1.15
+  # Two operations each; attention sees 896 tokens in place of 785, or 256 of
+  # 197.
+  macs = _macs(side, blocks)
+  assert 1 < found["gflop_per_image"] / (2e-9 * macs) < 1.2
   assert found["loops_of_unknown_length"] == 0
   assert found["memory"] < chip.hbm_bytes
   assert 0.1 < found["peak"] <= 1

@@ -38,6 +38,7 @@ TINY = {
   "data.shapes.train_size": 32,
   "data.shapes.eval_size": 2,
   "optim.warmup_steps": 2,
+  "optim.clip_norm": 0.0,
   "log_every_steps": 2,
   "checkpoint.every_steps": 4,
   "evaluate.every_steps": 4,

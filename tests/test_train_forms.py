@@ -128,6 +128,7 @@ def test_supervised_by_regions(make_tiny_config, named):
   """Words are learned on true masks, or on pseudo-masks with true names."""
   config = make_tiny_config()
   config.task = "supervised"
+  config.text.layers = 2
   config.loss.label_regions = named
   config.model.mean = "after"
   config.model.query_embedding = "mask_pooled"
