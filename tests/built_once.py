@@ -1,7 +1,7 @@
 """Networks of one configuration, built once for all tests of a process.
 
-To build one takes a third of a second, and its first weights two more. Tests
-ask for those of the same few configurations hundreds of times.
+To build one takes up to a third of a second, and its first weights up to two
+more. Tests ask for those of the same few configurations hundreds of times.
 """
 
 import functools

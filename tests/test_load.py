@@ -10,7 +10,7 @@ import pytest
 import stored
 
 import sseg_jax
-from sseg_jax.checkpoints import exported, hub
+from sseg_jax.checkpoints import exported, hub, named_arrays
 from sseg_jax.errors import InputError
 
 
@@ -64,6 +64,15 @@ def test_loading_compiles_nothing(run):
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout == "0\n"
+
+
+def test_weights_on_the_device_are_copies():
+  for _ in range(20):  # whether JAX shares memory depends on where it lies
+    given = np.zeros(4096, np.float32)
+    made = named_arrays.on_device({"a": given})
+    given[:] = 1
+    assert not np.asarray(made["a"]).any()
+  assert named_arrays.on_device(made)["a"] is made["a"]
 
 
 def test_a_repository_is_downloaded(run, monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.images import reader
 from sseg_jax.inference import scoring
 from sseg_jax.inference.class_set import ClassSet
@@ -34,7 +35,8 @@ class NamedMasks(abc.ABC):
     Raises:
       InputError: if a field has no possible value.
     """
-    self._params, self._model_state = jax.device_put((params, model_state))
+    self._params = named_arrays.on_device(params)
+    self._model_state = named_arrays.on_device(model_state)
     self._config = config
     # For the class embeddings: they are the method's own.
     self._segmenter = SSegSegmenter(self._params, self._model_state, config)

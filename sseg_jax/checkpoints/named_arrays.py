@@ -89,6 +89,18 @@ def read(folder: epath.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return flat(handler.restore(folder / "state", args=args))
 
 
+def on_device(tree: Any) -> Any:
+  """Copies numpy's arrays of a pytree to the device; keeps those of JAX.
+
+  `jnp.asarray` would compile a program for each new shape. `jax.device_put`
+  alone may share the memory of the caller, who may write to it later.
+  """
+  return jax.tree.map(
+    lambda x: x if isinstance(x, jax.Array) else jax.device_put(np.array(x)),
+    tree,
+  )
+
+
 def flat(tree: Any) -> dict[str, Any]:
   """Leaves by name, as "params/blocks/0/kernel"."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)

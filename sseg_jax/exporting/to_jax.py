@@ -15,7 +15,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(towers: Towers, folder: Path, fields: dict) -> None:
   """Writes both functions with the weights inside."""
   del fields
-  weights = jax.device_put(dict(towers.weights))
+  weights = named_arrays.on_device(dict(towers.weights))
   tokens, *picture = shapes(towers)
   _write(
     folder / "embed_classes.jax_export",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.inference.sliding_window import evaluation_size
 from sseg_jax.models import teacher
 from sseg_jax.pseudo_masks import generator, sizes
@@ -28,7 +29,7 @@ class Clusters:
     self._image_size = int(config.image_size)
     self._generate = jax.jit(self._made.generate)
     frozen = model_state[teacher.NAME] if is_eye else self._made.frozen
-    self._frozen = jax.device_put(frozen)
+    self._frozen = named_arrays.on_device(frozen)
 
   def __call__(
     self, image: UInt8[np.ndarray, "h w 3"]

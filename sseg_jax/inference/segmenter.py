@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from sseg_jax import contrastive
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.errors import InputError
 from sseg_jax.field_rules import REFINEMENTS
 from sseg_jax.inference import look, padding, scoring
@@ -156,15 +157,15 @@ class SSegSegmenter:
 
   def set_weights(self, params: Any, model_state: Any) -> None:
     """Takes other weights of the same network, without compiling again."""
-    # `jnp.asarray` would compile a program for each shape of numpy's arrays.
-    self._params, self.model_state = jax.device_put((params, model_state))
+    self._params = named_arrays.on_device(params)
+    self.model_state = named_arrays.on_device(model_state)
     # The last few alone: a server meets ever new words.
     self._embeddings = functools.lru_cache(_CLASS_SETS)(self._embed_classes)
 
   @functools.cached_property
   def _frozen(self) -> Any:
     """The arrays of a network beside the model; see `Look.frozen`."""
-    return jax.device_put(self._look.frozen)
+    return named_arrays.on_device(self._look.frozen)
 
   def encode_images(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
     """Returns embeddings of whole pictures, 0..255; sides as in training."""

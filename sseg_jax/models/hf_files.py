@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -233,6 +232,6 @@ def filled(
     raise InputError(f"{place}: {error}") from error
   leaves = named_arrays.flat(nnx.to_pure_dict(state))
   found = convert(leaves)
-  arrays = {name: jax.device_put(found[name]) for name in leaves}
+  arrays = named_arrays.on_device({name: found[name] for name in leaves})
   nnx.replace_by_pure_dict(state, named_arrays.nested(arrays, int_keys=True))
   return nnx.merge(graphdef, state)

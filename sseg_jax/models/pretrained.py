@@ -202,8 +202,9 @@ def load(
 
   def filled(tree):
     flat = named_arrays.flat(tree)
-    arrays = [jax.device_put(new.get(name, x)) for name, x in flat.items()]
-    return jax.tree.unflatten(jax.tree.structure(tree), arrays)
+    arrays = [new.get(name, leaf) for name, leaf in flat.items()]
+    made = jax.tree.unflatten(jax.tree.structure(tree), arrays)
+    return named_arrays.on_device(made)
 
   return filled(params), filled(model_state)
 

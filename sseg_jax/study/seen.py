@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from sseg_jax.benchmarks import Benchmark, Sample
+from sseg_jax.checkpoints import named_arrays
 from sseg_jax.inference.look import Look
 from sseg_jax.inference.segmenter import SSegSegmenter
 from sseg_jax.models import sseg, teacher
@@ -44,7 +45,7 @@ class Seen:
     assert look.sees is not None
     self.multiple = look.multiple
     self._see = jax.jit(look.sees.see)
-    self._frozen = jax.device_put(teacher.load(config))
+    self._frozen = named_arrays.on_device(teacher.load(config))
     self._kept: dict[str, teacher.Regions] = {}
 
   def __call__(
